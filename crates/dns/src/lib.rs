@@ -1,0 +1,2 @@
+//! Cluster DNS: a pure zone and a server.
+#![forbid(unsafe_code)]

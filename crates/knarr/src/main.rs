@@ -1,0 +1,4 @@
+//! The binary: flags, configuration, wiring, supervision, signals.
+#![forbid(unsafe_code)]
+
+fn main() {}

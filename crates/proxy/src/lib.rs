@@ -1,0 +1,2 @@
+//! Services to rule set (pure) to one nf_tables transaction.
+#![forbid(unsafe_code)]

@@ -1,0 +1,1 @@
+//! The small single-threaded process, one a pod, that holds its containers. No tokio.

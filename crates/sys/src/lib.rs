@@ -1,0 +1,1 @@
+//! Mounts, namespaces, cgroups, pidfds and safe path opening. Knows neither Kubernetes nor containers.

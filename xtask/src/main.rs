@@ -1,0 +1,4 @@
+//! Project tasks: test, tidy, bench.
+#![forbid(unsafe_code)]
+
+fn main() {}
