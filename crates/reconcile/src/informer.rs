@@ -1,0 +1,284 @@
+//! One informer a kind a process: lists once, then watches, and tells its users what changed.
+//!
+//! An informer runs one task. It never gives up: a broken watch is resumed where it was, a revision
+//! that is gone leads to a new list, whose differences become changes like any other.
+
+use std::any::{Any, TypeId};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::fmt::Debug;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::{StreamExt, TryStreamExt};
+use kube::api::{Api, ListParams, WatchEvent, WatchParams};
+use kube::{Client, Resource, ResourceExt};
+use parking_lot::{Mutex, RwLock};
+use serde::de::DeserializeOwned;
+use tokio::sync::watch;
+
+use crate::Tasks;
+
+/// A kind that an informer can hold: any k8s-openapi type.
+pub trait Object: Resource<DynamicType = ()> + DeserializeOwned + Clone + Debug + Send + Sync + 'static {}
+impl<K> Object for K where K: Resource<DynamicType = ()> + DeserializeOwned + Clone + Debug + Send + Sync + 'static {}
+
+/// One object's change. Created: no `old`. Deleted: no `new`.
+pub struct Change<K> {
+    /// The object as it was last seen.
+    pub old: Option<Arc<K>>,
+    /// The object as it is now.
+    pub new: Option<Arc<K>>,
+}
+
+impl<K> Clone for Change<K> {
+    fn clone(&self) -> Self {
+        Change { old: self.old.clone(), new: self.new.clone() }
+    }
+}
+
+impl<K> Change<K> {
+    /// The object as it is now or, when it is deleted, as it last was.
+    pub fn latest(&self) -> &Arc<K> {
+        self.new.as_ref().or(self.old.as_ref()).expect("a change has one side at least")
+    }
+}
+
+type Handler<K> = Box<dyn Fn(&Change<K>) + Send + Sync>;
+type Key = (String, String);
+
+struct Shared<K> {
+    objects: RwLock<BTreeMap<Key, Arc<K>>>,
+    /// Held while a change is told, so that a new handler sees each object exactly once.
+    handlers: Mutex<Vec<Handler<K>>>,
+    synced: watch::Sender<bool>,
+}
+
+/// What is known of one kind. Clones share it.
+pub struct Informer<K>(Arc<Shared<K>>);
+
+impl<K> Clone for Informer<K> {
+    fn clone(&self) -> Self {
+        Informer(self.0.clone())
+    }
+}
+
+/// The informers of a process over one client. Clones share them.
+#[derive(Clone)]
+pub struct Informers {
+    client: Client,
+    tasks: Tasks,
+    by_kind: Arc<Mutex<HashMap<(TypeId, String), Arc<dyn Any + Send + Sync>>>>,
+}
+
+impl Informers {
+    /// No informer runs yet; each starts when it is first asked for, as a task of `tasks`.
+    pub fn new(client: Client, tasks: Tasks) -> Informers {
+        Informers { client, tasks, by_kind: Arc::default() }
+    }
+
+    /// The client that the informers use.
+    pub fn client(&self) -> &Client {
+        &self.client
+    }
+
+    /// The informer of all objects of a kind.
+    pub fn of<K: Object>(&self) -> Informer<K> {
+        self.selected("")
+    }
+
+    /// The informer of those objects that match a field selector, as `spec.nodeName=a`.
+    pub fn selected<K: Object>(&self, fields: &str) -> Informer<K> {
+        let mut by_kind = self.by_kind.lock();
+        let shared = by_kind.entry((TypeId::of::<K>(), fields.to_string())).or_insert_with(|| {
+            let shared = Arc::new(Shared::<K> {
+                objects: RwLock::default(),
+                handlers: Mutex::default(),
+                synced: watch::Sender::new(false),
+            });
+            let task = run(shared.clone(), Api::<K>::all(self.client.clone()), fields.to_string());
+            self.tasks.spawn(format!("informer {}", K::plural(&())), task);
+            shared
+        });
+        Informer(shared.clone().downcast::<Shared<K>>().expect("the key holds the type"))
+    }
+}
+
+impl<K: Object> Informer<K> {
+    /// The object of this name; the namespace is empty for cluster-wide kinds.
+    pub fn get(&self, namespace: &str, name: &str) -> Option<Arc<K>> {
+        self.0.objects.read().get(&(namespace.to_string(), name.to_string())).cloned()
+    }
+
+    /// All objects, ordered by namespace and name.
+    pub fn list(&self) -> Vec<Arc<K>> {
+        self.0.objects.read().values().cloned().collect()
+    }
+
+    /// The objects of one namespace, ordered by name.
+    pub fn in_namespace(&self, namespace: &str) -> Vec<Arc<K>> {
+        let from = (namespace.to_string(), String::new());
+        let objects = self.0.objects.read();
+        objects.range(from..).take_while(|((n, _), _)| n == namespace).map(|(_, o)| o.clone()).collect()
+    }
+
+    /// How many objects there are.
+    pub fn len(&self) -> usize {
+        self.0.objects.read().len()
+    }
+
+    /// True when there is none.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Calls `handler` for each object that is known now, as if just created, and then for each
+    /// change, in order. It runs in the informer's task: it must be quick and must not block.
+    pub fn on_change(&self, handler: impl Fn(&Change<K>) + Send + Sync + 'static) {
+        let mut handlers = self.0.handlers.lock();
+        for object in self.list() {
+            handler(&Change { old: None, new: Some(object) });
+        }
+        handlers.push(Box::new(handler));
+    }
+
+    /// The same as a channel.
+    pub fn subscribe(&self) -> tokio::sync::mpsc::UnboundedReceiver<Change<K>> {
+        let (sender, receiver) = tokio::sync::mpsc::unbounded_channel();
+        self.on_change(move |change| {
+            // A subscriber that went away needs nothing.
+            let _ = sender.send(change.clone());
+        });
+        receiver
+    }
+
+    /// Completes when the first list has been taken in.
+    pub async fn synced(&self) {
+        let mut synced = self.0.synced.subscribe();
+        // The sender lives as long as `self`.
+        let _ = synced.wait_for(|s| *s).await;
+    }
+
+    /// True when the first list has been taken in.
+    pub fn has_synced(&self) -> bool {
+        *self.0.synced.borrow()
+    }
+}
+
+fn key<K: Object>(object: &K) -> Key {
+    (object.namespace().unwrap_or_default(), object.name_any())
+}
+
+impl<K: Object> Shared<K> {
+    fn put(&self, mut object: K) {
+        // Nobody who reconciles reads these, and they are a third of an object.
+        object.meta_mut().managed_fields = None;
+        let object = Arc::new(object);
+        let handlers = self.handlers.lock();
+        let old = self.objects.write().insert(key(object.as_ref()), object.clone());
+        if old.as_ref().is_some_and(|o| o.meta().resource_version == object.meta().resource_version) {
+            return;
+        }
+        tell(&handlers, &Change { old, new: Some(object) });
+    }
+
+    fn remove(&self, key: &Key) {
+        let handlers = self.handlers.lock();
+        let old = self.objects.write().remove(key);
+        if old.is_some() {
+            tell(&handlers, &Change { old, new: None });
+        }
+    }
+
+    fn replace(&self, listed: Vec<K>) {
+        let names: BTreeSet<Key> = listed.iter().map(key).collect();
+        let gone: Vec<Key> = self.objects.read().keys().filter(|k| !names.contains(*k)).cloned().collect();
+        gone.iter().for_each(|key| self.remove(key));
+        listed.into_iter().for_each(|object| self.put(object));
+    }
+}
+
+fn tell<K>(handlers: &[Handler<K>], change: &Change<K>) {
+    handlers.iter().for_each(|handler| handler(change));
+}
+
+const PAGE: u32 = 500;
+const MAX_PAUSE: Duration = Duration::from_secs(5);
+
+async fn run<K: Object>(shared: Arc<Shared<K>>, api: Api<K>, fields: String) {
+    let mut pause = Duration::from_millis(20);
+    loop {
+        match list_and_watch(&shared, &api, &fields).await {
+            Ok(()) => pause = Duration::from_millis(20),
+            Err(error) => {
+                tracing::debug!(kind = %K::kind(&()), "listing again after {pause:?}: {error}");
+                tokio::time::sleep(pause).await;
+                pause = (pause * 2).min(MAX_PAUSE);
+            }
+        }
+    }
+}
+
+/// Returns `Ok` when the watch cannot be resumed and a new list is due, after a good start.
+async fn list_and_watch<K: Object>(shared: &Shared<K>, api: &Api<K>, fields: &str) -> kube::Result<()> {
+    let mut params = ListParams::default().limit(PAGE);
+    if !fields.is_empty() {
+        params = params.fields(fields);
+    }
+    let mut listed = Vec::new();
+    let mut version = loop {
+        let page = api.list(&params).await?;
+        listed.extend(page.items);
+        match page.metadata.continue_.filter(|c| !c.is_empty()) {
+            Some(token) => params = params.continue_token(&token),
+            None => break page.metadata.resource_version.unwrap_or_default(),
+        }
+    };
+    shared.replace(listed);
+    shared.synced.send_replace(true);
+
+    let mut params = WatchParams::default().timeout(290);
+    if !fields.is_empty() {
+        params = params.fields(fields);
+    }
+    let mut failures = 0;
+    loop {
+        let mut events = match api.watch(&params, &version).await {
+            Ok(events) => events.boxed(),
+            Err(kube::Error::Api(status)) if status.code == 410 => return Ok(()),
+            Err(error) if failures > 10 => return Err(error),
+            Err(error) => {
+                failures += 1;
+                tracing::debug!(kind = %K::kind(&()), "watching again: {error}");
+                tokio::time::sleep(Duration::from_millis(50 << failures.min(6))).await;
+                continue;
+            }
+        };
+        loop {
+            match events.try_next().await {
+                Ok(Some(event)) => {
+                    failures = 0;
+                    match event {
+                        WatchEvent::Added(object) | WatchEvent::Modified(object) => {
+                            version = object.resource_version().unwrap_or(version);
+                            shared.put(object);
+                        }
+                        WatchEvent::Deleted(object) => {
+                            version = object.resource_version().unwrap_or(version);
+                            shared.remove(&key(&object));
+                        }
+                        WatchEvent::Bookmark(bookmark) => version = bookmark.metadata.resource_version,
+                        WatchEvent::Error(status) if status.code == 410 => return Ok(()),
+                        WatchEvent::Error(status) => return Err(kube::Error::Api(status)),
+                    }
+                }
+                Ok(None) => break,
+                Err(error) => {
+                    tracing::debug!(kind = %K::kind(&()), "the watch broke: {error}");
+                    failures += 1;
+                    tokio::time::sleep(Duration::from_millis(50)).await;
+                    break;
+                }
+            }
+        }
+    }
+}
