@@ -1,0 +1,144 @@
+//! Certificates that peers show: who they are, and whether a CA of ours vouches for them.
+//!
+//! The chain check is ours and not rustls' because guides make client certificates with plain
+//! `openssl x509 -req`, which are X.509 version 1; rustls refuses those and Go takes them.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use jiff::Timestamp;
+use x509_parser::prelude::{FromDer, X509Certificate, X509Name};
+
+use crate::{Error, Result, pem};
+
+/// Who a client certificate speaks for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Peer {
+    /// Common name: the user.
+    pub cn: String,
+    /// Organisations: the groups.
+    pub orgs: Vec<String>,
+    /// Start of validity, in seconds since 1970.
+    pub not_before: i64,
+    /// End of validity, in seconds since 1970.
+    pub not_after: i64,
+    /// SHA-256 of the certificate, in hexadecimal (upstream's credential id is `X509SHA256=…`).
+    pub fingerprint: String,
+}
+
+impl Peer {
+    /// Reads a certificate (DER) without checking who signed it.
+    pub fn from_der(der: &[u8]) -> Result<Self> {
+        Ok(peer(&parse(der)?, der))
+    }
+}
+
+/// The CA certificates that may vouch for clients.
+#[derive(Debug, Clone)]
+pub struct Roots {
+    ders: Vec<Vec<u8>>,
+}
+
+impl Roots {
+    /// All certificates of a PEM bundle.
+    pub fn from_pem(bundle: &str) -> Result<Self> {
+        let ders: Vec<Vec<u8>> =
+            pem::decode(bundle).into_iter().filter(|b| b.label == "CERTIFICATE").map(|b| b.der).collect();
+        if ders.is_empty() {
+            return Err(Error::Pem("CERTIFICATE"));
+        }
+        for der in &ders {
+            parse(der)?;
+        }
+        Ok(Self { ders })
+    }
+
+    /// Checks a chain as the peer sent it (leaf first, DER) for TLS client use at `now`.
+    pub fn verify_client(&self, chain: &[impl AsRef<[u8]>], now: Timestamp) -> Result<Peer> {
+        let first = chain.first().ok_or_else(|| Error::Verify("no certificate".into()))?.as_ref();
+        let leaf = parse(first)?;
+        check_time(&leaf, now)?;
+        if let Ok(Some(usage)) = leaf.extended_key_usage()
+            && !usage.value.client_auth
+            && !usage.value.any
+        {
+            return Err(Error::Verify("certificate specifies an incompatible key usage".into()));
+        }
+        let intermediates =
+            chain[1..].iter().take(8).map(|c| parse(c.as_ref())).collect::<Result<Vec<_>>>()?;
+        let roots = self.ders.iter().map(|d| parse(d)).collect::<Result<Vec<_>>>()?;
+        let mut current = &leaf;
+        for _ in 0..=intermediates.len() {
+            for root in &roots {
+                if vouches(root, current, true) {
+                    check_time(root, now)?;
+                    return Ok(peer(&leaf, first));
+                }
+            }
+            match intermediates.iter().find(|i| vouches(i, current, false)) {
+                Some(next) => {
+                    check_time(next, now)?;
+                    current = next;
+                }
+                None => break,
+            }
+        }
+        Err(Error::Verify("certificate signed by unknown authority".into()))
+    }
+}
+
+fn parse(der: &[u8]) -> Result<X509Certificate<'_>> {
+    let (_, cert) = X509Certificate::from_der(der).map_err(|e| Error::Certificate(e.to_string()))?;
+    Ok(cert)
+}
+
+/// Whether `issuer` signed `subject` and may. A root of version 1 has no constraints to look at:
+/// the administrator's naming it a root is enough, as in Go.
+fn vouches(issuer: &X509Certificate<'_>, subject: &X509Certificate<'_>, root: bool) -> bool {
+    if issuer.subject().as_raw() != subject.issuer().as_raw() {
+        return false;
+    }
+    let may = match issuer.basic_constraints() {
+        Ok(Some(constraints)) => constraints.value.ca,
+        Ok(None) => root && issuer.version.0 < 2,
+        Err(_) => false,
+    };
+    may && subject.verify_signature(Some(issuer.public_key())).is_ok()
+}
+
+fn check_time(cert: &X509Certificate<'_>, now: Timestamp) -> Result<()> {
+    let seconds = now.as_second();
+    let validity = cert.validity();
+    if seconds < validity.not_before.timestamp() || seconds > validity.not_after.timestamp() {
+        return Err(Error::Verify("certificate has expired or is not yet valid".into()));
+    }
+    Ok(())
+}
+
+fn peer(cert: &X509Certificate<'_>, der: &[u8]) -> Peer {
+    let (cn, orgs) = subject(cert.subject());
+    let hash = ring::digest::digest(&ring::digest::SHA256, der);
+    Peer {
+        cn,
+        orgs,
+        not_before: cert.validity().not_before.timestamp(),
+        not_after: cert.validity().not_after.timestamp(),
+        fingerprint: hash.as_ref().iter().map(|b| format!("{b:02x}")).collect(),
+    }
+}
+
+/// Common name (the last one, as Go) and organisations of a name.
+pub(crate) fn subject(name: &X509Name<'_>) -> (String, Vec<String>) {
+    let text = |a: &x509_parser::x509::AttributeTypeAndValue<'_>| {
+        a.as_str().map(str::to_owned).unwrap_or_else(|_| String::from_utf8_lossy(a.as_slice()).into_owned())
+    };
+    let cn = name.iter_common_name().last().map(text).unwrap_or_default();
+    (cn, name.iter_organization().map(text).collect())
+}
+
+/// An IP address of a subject alternative name.
+pub(crate) fn ip(bytes: &[u8]) -> Option<IpAddr> {
+    if let Ok(v4) = <[u8; 4]>::try_from(bytes) {
+        return Some(Ipv4Addr::from(v4).into());
+    }
+    <[u8; 16]>::try_from(bytes).ok().map(|v6| Ipv6Addr::from(v6).into())
+}
