@@ -1,0 +1,37 @@
+//! Access to stored objects for registry code: allocators, admission plug-ins, authorizers.
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use serde_json::Value;
+
+use crate::types::{Resource, Status};
+
+/// Reads from the watch cache: cheap, synchronous, possibly a moment behind other servers, never behind this server's own writes.
+/// Objects are as served (with resourceVersion, apiVersion and kind).
+pub trait Reader: Send + Sync {
+    /// `namespace` is empty for cluster-scoped resources.
+    fn get(&self, resource: &Resource, namespace: &str, name: &str) -> Option<Arc<Value>>;
+    /// All of one namespace, or of all when it is `None` or empty.
+    fn list(&self, resource: &Resource, namespace: Option<&str>) -> Vec<Arc<Value>>;
+    /// Changes whenever an object of this resource changed: what was compiled from them can be kept while it stays.
+    fn version(&self, resource: &Resource) -> u64;
+}
+
+/// Decides the new object from the stored one, for `Writer::modify`; may be called again after a conflict.
+pub type Modify<'a> = &'a mut (dyn FnMut(&mut Value) -> Result<(), Status> + Send);
+
+/// Writes built-in objects without authorization or admission, but with metadata upkeep, defaults and optimistic concurrency.
+/// Strategies are not asked either, except that deletes are graceful and honour finalizers.
+#[async_trait]
+pub trait Writer: Send + Sync {
+    /// Linearizable read of the stored object.
+    async fn get(&self, resource: &'static Resource, namespace: &str, name: &str) -> Result<Value, Status>;
+    /// Creates from an object with metadata.name (and namespace).
+    async fn create(&self, resource: &'static Resource, object: Value) -> Result<Value, Status>;
+    /// Replaces; with metadata.resourceVersion only that version.
+    async fn update(&self, resource: &'static Resource, object: Value) -> Result<Value, Status>;
+    /// Reads, changes, writes; retried on conflict. An unchanged object is not written.
+    async fn modify(&self, resource: &'static Resource, namespace: &str, name: &str, change: Modify<'_>) -> Result<Value, Status>;
+    /// Deletes with these DeleteOptions (Null for none) as the API would: grace period, finalizers, preconditions, dryRun.
+    async fn delete(&self, resource: &'static Resource, namespace: &str, name: &str, options: &Value) -> Result<Value, Status>;
+}
