@@ -1,2 +1,9 @@
 //! Types and schemas of the Kubernetes API: the fact table, defaulting, validation, patches and codecs. No async, HTTP or clocks.
 #![forbid(unsafe_code)]
+
+pub mod field;
+pub mod field_labels;
+pub mod names;
+pub mod quantity;
+pub mod selector;
+pub mod status;
