@@ -7,6 +7,7 @@
 
 mod events;
 mod informer;
+pub mod labels;
 mod queue;
 mod tasks;
 

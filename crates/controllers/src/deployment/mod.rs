@@ -1,0 +1,20 @@
+//! Deployments: a replica set a revision, scaled up and down by the strategy, and the status and
+//! conditions that `kubectl rollout` reads. The plan is in [`plan`], the template's name in [`hash`].
+
+pub mod hash;
+pub mod plan;
+mod status;
+mod sync;
+
+pub use sync::start;
+
+/// The label by which the pods of one revision are told from those of others.
+pub const HASH_LABEL: &str = "pod-template-hash";
+/// The revision of a deployment and of its replica sets.
+pub const REVISION: &str = "deployment.kubernetes.io/revision";
+/// The revisions that a replica set stood for before it became current again.
+pub const REVISION_HISTORY: &str = "deployment.kubernetes.io/revision-history";
+/// The replicas that the deployment wanted when a set was last scaled.
+pub const DESIRED: &str = "deployment.kubernetes.io/desired-replicas";
+/// The most replicas that the deployment allowed when a set was last scaled.
+pub const MAX: &str = "deployment.kubernetes.io/max-replicas";

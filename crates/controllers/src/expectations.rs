@@ -1,0 +1,101 @@
+//! What a controller has done that its informer has not shown yet. While anything is outstanding the
+//! informer's picture is too old to plan on.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use k8s_openapi::api::core::v1::Pod;
+use kube::ResourceExt;
+use parking_lot::Mutex;
+use reconcile::{Change, Informer};
+
+/// After this time an expectation is given up: the watch has surely caught up.
+const TIMEOUT: Duration = Duration::from_secs(300);
+
+#[derive(Default)]
+struct Pending {
+    created: HashSet<String>,
+    deleted: HashSet<String>,
+    since: Option<Instant>,
+}
+
+/// Outstanding creations and deletions of pods, by the owner's uid. Clones are the same.
+#[derive(Clone, Default)]
+pub struct Expectations(Arc<Mutex<HashMap<String, Pending>>>);
+
+impl Expectations {
+    /// Follows `pods`, so that what is seen is no longer expected.
+    pub fn following(pods: &Informer<Pod>) -> Expectations {
+        let expectations = Expectations::default();
+        let observer = expectations.clone();
+        pods.on_change(move |change| observer.observe(change));
+        expectations
+    }
+
+    fn observe(&self, change: &Change<Pod>) {
+        let pod = change.latest();
+        let Some(owner) = crate::ownership::controller_of(&pod.metadata) else { return };
+        let uid = pod.uid().unwrap_or_default();
+        let mut pending = self.0.lock();
+        if let Some(entry) = pending.get_mut(&owner.uid) {
+            entry.created.remove(&uid);
+            if change.new.is_none() || pod.metadata.deletion_timestamp.is_some() {
+                entry.deleted.remove(&uid);
+            }
+            if entry.created.is_empty() && entry.deleted.is_empty() {
+                pending.remove(&owner.uid);
+            }
+        }
+    }
+
+    /// A pod was created; `pods` is asked whether it has been seen already.
+    pub fn created(&self, owner: &str, pod: &Pod, pods: &Informer<Pod>) {
+        let uid = pod.uid().unwrap_or_default();
+        self.insert(owner, |p| p.created.insert(uid.clone()));
+        let seen = pods.get(&pod.namespace().unwrap_or_default(), &pod.name_any());
+        if seen.is_some_and(|p| p.uid() == pod.uid()) {
+            self.remove(owner, |p| p.created.remove(&uid));
+        }
+    }
+
+    /// A pod is about to be deleted. To be called before the deletion is sent.
+    pub fn deleting(&self, owner: &str, uid: &str) {
+        self.insert(owner, |p| p.deleted.insert(uid.to_string()));
+    }
+
+    /// The deletion failed.
+    pub fn not_deleted(&self, owner: &str, uid: &str) {
+        self.remove(owner, |p| p.deleted.remove(uid));
+    }
+
+    /// Whether everything that was done for `owner` has been seen.
+    pub fn fulfilled(&self, owner: &str) -> bool {
+        let mut pending = self.0.lock();
+        match pending.get(owner).and_then(|p| p.since) {
+            None => true,
+            Some(since) if since.elapsed() > TIMEOUT => {
+                pending.remove(owner);
+                true
+            }
+            Some(_) => false,
+        }
+    }
+
+    fn insert(&self, owner: &str, change: impl FnOnce(&mut Pending) -> bool) {
+        let mut pending = self.0.lock();
+        let entry = pending.entry(owner.to_string()).or_default();
+        entry.since = Some(Instant::now());
+        change(entry);
+    }
+
+    fn remove(&self, owner: &str, change: impl FnOnce(&mut Pending) -> bool) {
+        let mut pending = self.0.lock();
+        if let Some(entry) = pending.get_mut(owner) {
+            change(entry);
+            if entry.created.is_empty() && entry.deleted.is_empty() {
+                pending.remove(owner);
+            }
+        }
+    }
+}

@@ -1,0 +1,154 @@
+//! What controllers ask of pods, and how they make and delete them.
+
+use std::time::Duration;
+
+use futures::StreamExt;
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::{Pod, PodTemplateSpec};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
+use kube::api::{Api, DeleteParams, PostParams};
+use kube::{Client, ResourceExt};
+use reconcile::{EventType, Informer, Recorder, Reference};
+
+use crate::expectations::Expectations;
+
+/// The pod's phase, or nothing when it has none yet.
+pub fn phase(pod: &Pod) -> &str {
+    pod.status.as_ref().and_then(|s| s.phase.as_deref()).unwrap_or("")
+}
+
+/// Whether the pod counts as a replica: it has not ended and is not being deleted.
+pub fn is_active(pod: &Pod) -> bool {
+    !matches!(phase(pod), "Succeeded" | "Failed") && pod.metadata.deletion_timestamp.is_none()
+}
+
+/// Since when the pod is ready.
+pub fn ready_since(pod: &Pod) -> Option<Timestamp> {
+    let conditions = pod.status.as_ref()?.conditions.as_ref()?;
+    let ready = conditions.iter().find(|c| c.type_ == "Ready" && c.status == "True")?;
+    Some(ready.last_transition_time.as_ref().map_or(Timestamp::UNIX_EPOCH, |t| t.0))
+}
+
+/// Whether the pod is ready.
+pub fn is_ready(pod: &Pod) -> bool {
+    ready_since(pod).is_some()
+}
+
+/// Whether the pod has been ready for `min_ready` and if not yet, after what time it will have been.
+pub fn availability(pod: &Pod, min_ready: Duration, now: Timestamp) -> Result<(), Option<Duration>> {
+    let since = ready_since(pod).ok_or(None)?;
+    let age = now.duration_since(since).unsigned_abs();
+    if min_ready.is_zero() || age >= min_ready { Ok(()) } else { Err(Some(min_ready - age)) }
+}
+
+/// The pod that a template makes for an owner.
+pub fn from_template(namespace: &str, generate_name: String, template: &PodTemplateSpec, owner: OwnerReference) -> Pod {
+    let meta = template.metadata.clone().unwrap_or_default();
+    Pod {
+        metadata: ObjectMeta {
+            generate_name: Some(generate_name),
+            namespace: Some(namespace.to_string()),
+            labels: meta.labels,
+            annotations: meta.annotations,
+            finalizers: meta.finalizers,
+            owner_references: Some(vec![owner]),
+            ..ObjectMeta::default()
+        },
+        spec: template.spec.clone(),
+        status: None,
+    }
+}
+
+/// Makes and deletes the pods of one controller, with its events and expectations.
+#[derive(Clone)]
+pub struct PodControl {
+    pub client: Client,
+    pub pods: Informer<Pod>,
+    pub expectations: Expectations,
+    pub recorder: Recorder,
+}
+
+/// Requests under way at once for one owner.
+const PARALLEL: usize = 32;
+
+impl PodControl {
+    /// Creates the pods in batches that double while all goes well, so that a quota or a broken
+    /// template is met by few requests. Returns the first error.
+    pub async fn create(&self, owner: &Reference, pods: Vec<Pod>) -> kube::Result<usize> {
+        let mut made = 0;
+        let mut batch = 1;
+        let mut rest = pods.into_iter();
+        loop {
+            let now: Vec<Pod> = rest.by_ref().take(batch).collect();
+            if now.is_empty() {
+                return Ok(made);
+            }
+            let results: Vec<kube::Result<()>> =
+                futures::stream::iter(now).map(|pod| self.create_one(owner, pod)).buffer_unordered(PARALLEL).collect().await;
+            made += results.iter().filter(|r| r.is_ok()).count();
+            results.into_iter().collect::<kube::Result<Vec<()>>>()?;
+            batch *= 2;
+        }
+    }
+
+    async fn create_one(&self, owner: &Reference, pod: Pod) -> kube::Result<()> {
+        let api = Api::<Pod>::namespaced(self.client.clone(), &owner.namespace);
+        match api.create(&PostParams::default(), &pod).await {
+            Ok(pod) => {
+                self.expectations.created(&owner.uid, &pod, &self.pods);
+                let message = format!("Created pod: {}", pod.name_any());
+                self.recorder.event(owner, EventType::Normal, "SuccessfulCreate", message);
+                Ok(())
+            }
+            Err(error) => {
+                // In a namespace that is going away nothing can be made, and nobody needs to hear of it.
+                let ending = matches!(&error, kube::Error::Api(s) if s.message.contains("because it is being terminated"));
+                if !ending {
+                    self.recorder.event(owner, EventType::Warning, "FailedCreate", format!("Error creating: {}", text(&error)));
+                }
+                Err(error)
+            }
+        }
+    }
+
+    /// Deletes the pods; one that is already gone is no error.
+    pub async fn delete(&self, owner: &Reference, pods: &[std::sync::Arc<Pod>]) -> kube::Result<()> {
+        let results: Vec<kube::Result<()>> = futures::stream::iter(pods.to_vec())
+            .map(|pod| async move { self.delete_one(owner, &pod).await })
+            .buffer_unordered(PARALLEL)
+            .collect()
+            .await;
+        results.into_iter().collect()
+    }
+
+    async fn delete_one(&self, owner: &Reference, pod: &Pod) -> kube::Result<()> {
+        let uid = pod.uid().unwrap_or_default();
+        self.expectations.deleting(&owner.uid, &uid);
+        let api = Api::<Pod>::namespaced(self.client.clone(), &owner.namespace);
+        let params = DeleteParams::default()
+            .preconditions(kube::api::Preconditions { uid: Some(uid.clone()), resource_version: None });
+        match api.delete(&pod.name_any(), &params).await {
+            Ok(_) => {
+                self.recorder.event(owner, EventType::Normal, "SuccessfulDelete", format!("Deleted pod: {}", pod.name_any()));
+                Ok(())
+            }
+            Err(kube::Error::Api(status)) if status.code == 404 || status.code == 409 => {
+                self.expectations.not_deleted(&owner.uid, &uid);
+                Ok(())
+            }
+            Err(error) => {
+                self.expectations.not_deleted(&owner.uid, &uid);
+                self.recorder.event(owner, EventType::Warning, "FailedDelete", format!("Error deleting: {}", text(&error)));
+                Err(error)
+            }
+        }
+    }
+}
+
+/// What an API error says, without the client's wrapping.
+pub fn text(error: &kube::Error) -> String {
+    match error {
+        kube::Error::Api(status) => status.message.clone(),
+        other => other.to_string(),
+    }
+}

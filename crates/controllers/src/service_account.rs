@@ -1,0 +1,45 @@
+//! Service accounts: every active namespace has a `default` one.
+
+use k8s_openapi::api::core::v1::{Namespace, ServiceAccount};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use kube::ResourceExt;
+use kube::api::{Api, PostParams};
+use reconcile::{Queue, Requeue, run_workers};
+
+use crate::Context;
+
+/// Starts the controller.
+pub fn start(context: &Context) {
+    let namespaces = context.informers.of::<Namespace>();
+    let accounts = context.informers.of::<ServiceAccount>();
+    let queue = Queue::<String>::new();
+    let q = queue.clone();
+    namespaces.on_change(move |c| q.add(c.latest().name_any()));
+    let q = queue.clone();
+    accounts.on_change(move |c| {
+        if c.new.is_none() {
+            q.add(c.latest().namespace().unwrap_or_default());
+        }
+    });
+    let client = context.client.clone();
+    run_workers(&context.tasks, "serviceaccount", 2, queue, move |namespace: String| {
+        let (client, namespaces, accounts) = (client.clone(), namespaces.clone(), accounts.clone());
+        async move {
+            namespaces.synced().await;
+            accounts.synced().await;
+            let active = namespaces.get("", &namespace).is_some_and(|n| {
+                n.metadata.deletion_timestamp.is_none() && n.status.as_ref().and_then(|s| s.phase.as_deref()) != Some("Terminating")
+            });
+            if !active || accounts.get(&namespace, "default").is_some() {
+                return Ok(Requeue::No);
+            }
+            let metadata = ObjectMeta { name: Some("default".into()), namespace: Some(namespace.clone()), ..ObjectMeta::default() };
+            let account = ServiceAccount { metadata, ..ServiceAccount::default() };
+            match Api::<ServiceAccount>::namespaced(client, &namespace).create(&PostParams::default(), &account).await {
+                Ok(_) => Ok(Requeue::No),
+                Err(kube::Error::Api(status)) if matches!(status.code, 404 | 409) || status.message.contains("being terminated") => Ok(Requeue::No),
+                Err(error) => Err(error),
+            }
+        }
+    });
+}
