@@ -1,9 +1,11 @@
 //! Types and schemas of the Kubernetes API: the fact table, defaulting, validation, patches and codecs. No async, HTTP or clocks.
 #![forbid(unsafe_code)]
 
+pub mod apply;
 pub mod field;
 pub mod field_labels;
 pub mod names;
 pub mod quantity;
 pub mod selector;
 pub mod status;
+pub mod topology;
