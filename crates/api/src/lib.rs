@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 pub mod apply;
+pub mod defaults;
 pub mod field;
 pub mod field_labels;
 pub mod names;

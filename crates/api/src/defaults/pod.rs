@@ -1,0 +1,135 @@
+//! Defaults of pods and of the pod specs in everything that makes pods.
+
+use serde_json::{Value, json};
+
+use super::{Object, child, existing, fill, list, number, put, str_of, text};
+
+/// A pod itself, which gets more defaults than a template.
+pub(super) fn pod(object: &mut Object) {
+    let pod = child(object, "spec");
+    spec(pod);
+    for containers in ["containers", "initContainers"] {
+        list(Some(pod), containers, |c| {
+            if let Some(resources) = existing(c, "resources") {
+                fill(resources, "limits", "requests");
+            }
+        });
+    }
+    put(pod, "enableServiceLinks", || json!(true));
+}
+
+/// A pod template.
+pub(super) fn template(template: &mut Object) {
+    spec(child(template, "spec"));
+}
+
+/// A pod spec, wherever it stands.
+pub fn spec(spec: &mut Object) {
+    text(spec, "dnsPolicy", "ClusterFirst");
+    text(spec, "restartPolicy", "Always");
+    put(spec, "securityContext", || json!({}));
+    put(spec, "terminationGracePeriodSeconds", || json!(30));
+    text(spec, "schedulerName", "default-scheduler");
+    let host_network = spec.get("hostNetwork") == Some(&json!(true));
+    for containers in ["containers", "initContainers", "ephemeralContainers"] {
+        let ports = host_network && containers != "ephemeralContainers";
+        list(Some(spec), containers, |c| container(c, ports));
+    }
+    list(Some(spec), "volumes", volume);
+}
+
+fn container(container: &mut Object, host_ports: bool) {
+    let policy = if latest(str_of(container, "image")) { "Always" } else { "IfNotPresent" };
+    text(container, "imagePullPolicy", policy);
+    text(container, "terminationMessagePath", "/dev/termination-log");
+    text(container, "terminationMessagePolicy", "File");
+    put(container, "resources", || json!({}));
+    list(Some(container), "ports", |port| {
+        text(port, "protocol", "TCP");
+        if host_ports && let Some(number) = port.get("containerPort").cloned() {
+            put(port, "hostPort", || number);
+        }
+    });
+    list(Some(container), "env", |variable| {
+        if let Some(field) = existing(variable, "valueFrom").and_then(|v| existing(v, "fieldRef")) {
+            text(field, "apiVersion", "v1");
+        }
+    });
+    for name in ["livenessProbe", "readinessProbe", "startupProbe"] {
+        if let Some(probe) = existing(container, name) {
+            number(probe, "timeoutSeconds", 1);
+            number(probe, "periodSeconds", 10);
+            number(probe, "successThreshold", 1);
+            number(probe, "failureThreshold", 3);
+            http(probe);
+            if let Some(grpc) = existing(probe, "grpc") {
+                put(grpc, "service", || json!(""));
+            }
+        }
+    }
+    if let Some(lifecycle) = existing(container, "lifecycle") {
+        for hook in ["postStart", "preStop"] {
+            if let Some(hook) = existing(lifecycle, hook) {
+                http(hook);
+            }
+        }
+    }
+}
+
+fn http(handler: &mut Object) {
+    if let Some(get) = existing(handler, "httpGet") {
+        text(get, "path", "/");
+        text(get, "scheme", "HTTP");
+    }
+}
+
+/// Whether an image reference names the tag `latest`, or neither tag nor digest.
+fn latest(image: &str) -> bool {
+    if image.contains('@') {
+        return false;
+    }
+    let last = image.rsplit('/').next().unwrap_or(image);
+    last.split_once(':').is_none_or(|(_, tag)| tag == "latest")
+}
+
+fn volume(volume: &mut Object) {
+    if volume.iter().all(|(key, value)| key == "name" || value.is_null()) {
+        volume.insert("emptyDir".into(), json!({}));
+    }
+    for source in ["secret", "configMap", "downwardAPI", "projected"] {
+        if let Some(source) = existing(volume, source) {
+            put(source, "defaultMode", || json!(0o644));
+        }
+    }
+    list(existing(volume, "downwardAPI"), "items", field_ref);
+    list(existing(volume, "projected"), "sources", |source| {
+        if let Some(token) = existing(source, "serviceAccountToken") {
+            put(token, "expirationSeconds", || json!(3600));
+        }
+        list(existing(source, "downwardAPI"), "items", field_ref);
+    });
+    if let Some(host) = existing(volume, "hostPath") {
+        put(host, "type", || json!(""));
+    }
+    if let Some(iscsi) = existing(volume, "iscsi") {
+        text(iscsi, "iscsiInterface", "default");
+    }
+    if let Some(rbd) = existing(volume, "rbd") {
+        text(rbd, "pool", "rbd");
+        text(rbd, "user", "admin");
+        text(rbd, "keyring", "/etc/ceph/keyring");
+    }
+    if let Some(image) = existing(volume, "image") {
+        let policy = if latest(str_of(image, "reference")) { "Always" } else { "IfNotPresent" };
+        text(image, "pullPolicy", policy);
+    }
+    if let Some(claim) = existing(volume, "ephemeral").and_then(|e| existing(e, "volumeClaimTemplate")) {
+        text(child(claim, "spec"), "volumeMode", "Filesystem");
+    }
+}
+
+fn field_ref(item: &mut Object) {
+    if let Some(field) = item.get_mut("fieldRef").and_then(Value::as_object_mut) {
+        text(field, "apiVersion", "v1");
+    }
+}
