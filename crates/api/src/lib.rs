@@ -3,10 +3,12 @@
 
 pub mod apply;
 pub mod defaults;
+pub mod facts;
 pub mod field;
 pub mod field_labels;
 pub mod names;
 pub mod quantity;
+pub mod resources;
 pub mod selector;
 pub mod status;
 pub mod topology;
