@@ -7,6 +7,7 @@ pub mod facts;
 pub mod field;
 pub mod field_labels;
 pub mod names;
+pub mod patch;
 pub mod quantity;
 pub mod resources;
 pub mod selector;

@@ -15,8 +15,9 @@ mod typed;
 pub use managers::{Manager, Operation, decode, encode};
 pub use set::{Element, Scalar, Set, show_path};
 
+use crate::resources::Resource;
 use crate::status::{self, Cause, Status};
-use crate::topology::Node;
+use crate::topology::{Node, builtin, skeleton};
 use serde_json::{Value, json};
 
 /// The annotation in which client-side `kubectl apply` keeps its last input.
@@ -49,6 +50,16 @@ impl<'a> Target<'a> {
         Target { node, api_version, kind, subresource, reset }
     }
 
+    /// A built-in resource or one of its subresources.
+    pub fn builtin(resource: &'a Resource, api_version: &'a str, subresource: &'a str) -> Target<'a> {
+        let mut t =
+            Target::new(builtin(resource.type_name), api_version, resource.kind, subresource, resource.subresource("status").is_some());
+        if (resource.kind, subresource) == ("CertificateSigningRequest", "approval") {
+            t.reset = Set::of(&[&["spec"], &["status", "certificate"]]);
+        }
+        t
+    }
+
     fn manager(&self, name: &str, operation: Operation, now: &str) -> Manager {
         Manager {
             name: if name.is_empty() { "unknown" } else { name }.to_owned(),
@@ -66,8 +77,15 @@ pub fn manager_of_user_agent(user_agent: &str) -> String {
     user_agent.split('/').next().unwrap_or_default().chars().take(128).collect()
 }
 
+/// The object before anything is written to it.
 fn empty(target: &Target<'_>) -> Value {
-    json!({"apiVersion": target.api_version, "kind": target.kind})
+    let mut v = match target.node {
+        Node::Type(t) => skeleton(t),
+        _ => json!({}),
+    };
+    v["apiVersion"] = target.api_version.into();
+    v["kind"] = target.kind.into();
+    v
 }
 
 fn uid(v: &Value) -> &str {
