@@ -12,4 +12,5 @@ pub mod quantity;
 pub mod resources;
 pub mod selector;
 pub mod status;
+pub mod table;
 pub mod topology;
