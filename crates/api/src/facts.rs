@@ -166,6 +166,8 @@ struct Flat {
     by_name: Vec<(&'static str, &'static Field)>,
     /// Those that the normal form may have to add.
     forced: Vec<&'static Field>,
+    /// Own fields with a protobuf form, in number order.
+    numbered: Vec<&'static Field>,
 }
 
 static API_VERSION: Field = meta_field("apiVersion");
@@ -214,6 +216,17 @@ impl Type {
         &self.flat().forced
     }
 
+    /// Own fields (inlined structs as one) with a protobuf form, in number order.
+    pub fn numbered(&'static self) -> &'static [&'static Field] {
+        &self.flat().numbered
+    }
+
+    /// The own field with this protobuf number.
+    pub fn by_number(&'static self, number: u32) -> Option<&'static Field> {
+        let all = self.numbered();
+        all.binary_search_by_key(&number, |f| f.number).ok().map(|i| all[i])
+    }
+
     fn flat(&'static self) -> &'static Flat {
         self.flat.get_or_init(|| {
             let mut by_name = Vec::new();
@@ -243,7 +256,9 @@ impl Type {
                     }
                 })
                 .collect();
-            Flat { by_name, forced }
+            let mut numbered: Vec<_> = self.fields.iter().filter(|f| f.number != 0).collect();
+            numbered.sort_by_key(|f| f.number);
+            Flat { by_name, forced, numbered }
         })
     }
 

@@ -3,13 +3,16 @@
 
 pub mod apply;
 pub mod defaults;
+pub mod codec;
 pub mod facts;
 pub mod field;
 pub mod field_labels;
+pub mod gotime;
 pub mod names;
 pub mod patch;
 pub mod quantity;
 pub mod resources;
+pub mod schema;
 pub mod selector;
 pub mod status;
 pub mod table;

@@ -1,0 +1,421 @@
+//! The Kubernetes protobuf form: the `k8s\0` magic, a `runtime.Unknown` envelope and a message
+//! whose shape the fact table gives. Output is byte for byte what upstream writes for the same
+//! object: fields in number order, zero values of non-pointer fields written, map keys sorted.
+
+use super::wire::{Part, Reader, put_bytes, put_fixed64, put_int, put_nested};
+use super::{DecodeError, Decoded, EncodeError, Gvk, json};
+use crate::facts::{self, Field, Presence, Ty, Type};
+use crate::gotime;
+use crate::schema;
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use serde_json::{Map, Number, Value};
+
+/// The first four bytes of every object.
+pub const MAGIC: &[u8; 4] = b"k8s\0";
+
+/// A decoded `runtime.Unknown`.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Envelope<'a> {
+    pub api_version: String,
+    pub kind: String,
+    pub raw: &'a [u8],
+    pub content_type: String,
+}
+
+/// Takes the magic and the envelope off.
+pub fn decode_envelope(bytes: &[u8]) -> Result<Envelope<'_>, DecodeError> {
+    let Some(rest) = bytes.strip_prefix(MAGIC) else {
+        return Err(DecodeError::Protobuf(
+            "provided data does not appear to be a protobuf message, expected prefix [107 56 115 0]".into(),
+        ));
+    };
+    let mut envelope = Envelope::default();
+    let mut reader = Reader::new(rest);
+    while let Some((number, part)) = reader.next()? {
+        match (number, part) {
+            (1, Part::Bytes(meta)) => {
+                let mut reader = Reader::new(meta);
+                while let Some(field) = reader.next()? {
+                    match field {
+                        (1, Part::Bytes(text)) => envelope.api_version = utf8(text)?,
+                        (2, Part::Bytes(text)) => envelope.kind = utf8(text)?,
+                        _ => {}
+                    }
+                }
+            }
+            (2, Part::Bytes(raw)) => envelope.raw = raw,
+            (4, Part::Bytes(text)) => envelope.content_type = utf8(text)?,
+            _ => {}
+        }
+    }
+    Ok(envelope)
+}
+
+/// Decodes an object with its envelope.
+pub fn decode_object(bytes: &[u8], expect: Option<&Gvk>) -> Result<Decoded, DecodeError> {
+    let mut envelope = decode_envelope(bytes)?;
+    if let Some(expect) = expect {
+        if envelope.kind.is_empty() {
+            envelope.kind = expect.kind.clone();
+        }
+        if envelope.api_version.is_empty() {
+            envelope.api_version = expect.api_version();
+        }
+    }
+    if envelope.content_type == "application/json" {
+        return json::parse(envelope.raw);
+    }
+    let (group, version) = crate::resources::split_api_version(&envelope.api_version);
+    let ty = crate::resources::type_name(group, version, &envelope.kind).and_then(facts::type_by_name);
+    let Some(ty) = ty else {
+        return Err(DecodeError::UnknownKind { api_version: envelope.api_version, kind: envelope.kind });
+    };
+    let mut map = decode_message(ty, envelope.raw)?;
+    map.insert("apiVersion".into(), envelope.api_version.into());
+    map.insert("kind".into(), envelope.kind.into());
+    Ok(Decoded { value: Value::Object(map), duplicates: Vec::new() })
+}
+
+/// Decodes a bare message into the normal form.
+pub fn decode_message(ty: &'static Type, bytes: &[u8]) -> Result<Map<String, Value>, DecodeError> {
+    let mut map = Map::new();
+    fields(ty, bytes, &mut map)?;
+    schema::fill(ty, &mut map);
+    Ok(map)
+}
+
+fn fields(ty: &'static Type, bytes: &[u8], map: &mut Map<String, Value>) -> Result<(), DecodeError> {
+    let mut reader = Reader::new(bytes);
+    while let Some((number, part)) = reader.next()? {
+        let Some(field) = ty.by_number(number) else { continue };
+        match (field.ty, part) {
+            (Ty::Struct(id), Part::Bytes(nested)) if field.inline => fields(id.get(), nested, map)?,
+            (Ty::List(item), part) => {
+                let list = entry(map, field.json, Value::Array(Vec::new()));
+                let Value::Array(list) = list else { continue };
+                match (item, part) {
+                    (Ty::Int32 | Ty::Int64 | Ty::Bool, Part::Bytes(packed)) => {
+                        let mut packed = Reader::new(packed);
+                        while !packed.is_empty() {
+                            list.push(value(*item, Part::Varint(packed.varint()?))?);
+                        }
+                    }
+                    _ => list.push(value(*item, part)?),
+                }
+            }
+            (Ty::Map(item), Part::Bytes(pair)) => {
+                let (mut key, mut content) = (String::new(), None);
+                let mut reader = Reader::new(pair);
+                while let Some((number, part)) = reader.next()? {
+                    match (number, part) {
+                        (1, Part::Bytes(text)) => key = utf8(text)?,
+                        (2, part) => content = Some(value(*item, part)?),
+                        _ => {}
+                    }
+                }
+                let content = content.unwrap_or_else(|| schema::zero(*item));
+                if let Value::Object(object) = entry(map, field.json, Value::Object(Map::new())) {
+                    object.insert(key, content);
+                }
+            }
+            (inner, part) => {
+                let content = value(inner, part)?;
+                let empty = match field.presence {
+                    Presence::Always => false,
+                    Presence::OmitEmpty => schema::is_empty(inner, &content),
+                    Presence::OmitZero => content.is_null() || schema::is_empty(inner, &content),
+                };
+                if field.pointer || !empty {
+                    map.insert(field.json.to_owned(), content);
+                } else {
+                    map.remove(field.json);
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+fn entry<'m>(map: &'m mut Map<String, Value>, key: &str, empty: Value) -> &'m mut Value {
+    map.entry(key).or_insert(empty)
+}
+
+fn utf8(bytes: &[u8]) -> Result<String, DecodeError> {
+    match std::str::from_utf8(bytes) {
+        Ok(text) => Ok(text.to_owned()),
+        Err(_) => Ok(String::from_utf8_lossy(bytes).into_owned()),
+    }
+}
+
+fn value(ty: Ty, part: Part<'_>) -> Result<Value, DecodeError> {
+    Ok(match (ty, part) {
+        (Ty::String | Ty::Named(_), Part::Bytes(text)) => Value::String(utf8(text)?),
+        (Ty::Bool, Part::Varint(v)) => Value::Bool(v != 0),
+        (Ty::Int32, Part::Varint(v)) => Value::Number((v as i32).into()),
+        (Ty::Int64, Part::Varint(v)) => Value::Number((v as i64).into()),
+        (Ty::Float64, Part::Fixed64(v)) => Number::from_f64(f64::from_bits(v)).map_or(Value::Null, Value::Number),
+        (Ty::Bytes, Part::Bytes(data)) => Value::String(STANDARD.encode(data)),
+        (Ty::Time | Ty::MicroTime, Part::Bytes(data)) => {
+            if data.is_empty() {
+                return Ok(Value::Null);
+            }
+            let seconds = int_field(data, 1)?;
+            let nanos = int_field(data, 2)? as u32;
+            match ty {
+                Ty::Time if seconds == gotime::ZERO => Value::Null,
+                Ty::Time => Value::String(gotime::format(seconds)),
+                _ => Value::String(gotime::format_micro(seconds, nanos)),
+            }
+        }
+        (Ty::Duration, Part::Bytes(data)) => Value::String(gotime::format_duration(int_field(data, 1)?)),
+        (Ty::Quantity, Part::Bytes(data)) => match bytes_field(data, 1)? {
+            Some(text) if !text.is_empty() => Value::String(utf8(text)?),
+            _ => Value::String("0".into()),
+        },
+        (Ty::IntOrString, Part::Bytes(data)) => {
+            if int_field(data, 1)? == 0 {
+                Value::Number((int_field(data, 2)? as i32).into())
+            } else {
+                Value::String(utf8(bytes_field(data, 3)?.unwrap_or_default())?)
+            }
+        }
+        (Ty::RawExtension | Ty::FieldsV1 | Ty::Json, Part::Bytes(data)) => raw(bytes_field(data, 1)?.unwrap_or_default())?,
+        (Ty::PropsOrArray, Part::Bytes(data)) => {
+            let (one, many) = (bytes_field(data, 1)?, all_bytes(data, 2)?);
+            match one {
+                Some(one) => props(one)?,
+                None if many.is_empty() => Value::Null,
+                None => Value::Array(many.into_iter().map(props).collect::<Result<_, _>>()?),
+            }
+        }
+        (Ty::PropsOrBool, Part::Bytes(data)) => match bytes_field(data, 2)? {
+            Some(one) => props(one)?,
+            None => Value::Bool(int_field(data, 1)? != 0),
+        },
+        (Ty::PropsOrStrings, Part::Bytes(data)) => match bytes_field(data, 1)? {
+            Some(one) => props(one)?,
+            None => strings(&all_bytes(data, 2)?)?,
+        },
+        (Ty::Strings, Part::Bytes(data)) => strings(&all_bytes(data, 1)?)?,
+        (Ty::Struct(id), Part::Bytes(data)) => Value::Object(decode_message(id.get(), data)?),
+        (ty, part) => {
+            return Err(DecodeError::Protobuf(format!("proto: wrong wireType for a {}: {part:?}", ty.go())));
+        }
+    })
+}
+
+fn props(data: &[u8]) -> Result<Value, DecodeError> {
+    let ty = schema::props_type();
+    Ok(Value::Object(decode_message(ty, data)?))
+}
+
+fn strings(parts: &[&[u8]]) -> Result<Value, DecodeError> {
+    Ok(Value::Array(parts.iter().map(|p| utf8(p).map(Value::String)).collect::<Result<_, _>>()?))
+}
+
+/// The bytes of an embedded object: JSON, or an object with its envelope.
+fn raw(data: &[u8]) -> Result<Value, DecodeError> {
+    if data.is_empty() {
+        Ok(Value::Null)
+    } else if data.starts_with(MAGIC) {
+        Ok(decode_object(data, None)?.value)
+    } else {
+        Ok(json::parse(data)?.value)
+    }
+}
+
+fn int_field(data: &[u8], wanted: u32) -> Result<i64, DecodeError> {
+    let (mut reader, mut found) = (Reader::new(data), 0);
+    while let Some((number, part)) = reader.next()? {
+        if let (true, Part::Varint(v)) = (number == wanted, part) {
+            found = v as i64;
+        }
+    }
+    Ok(found)
+}
+
+fn bytes_field(data: &[u8], wanted: u32) -> Result<Option<&[u8]>, DecodeError> {
+    Ok(all_bytes(data, wanted)?.pop())
+}
+
+fn all_bytes(data: &[u8], wanted: u32) -> Result<Vec<&[u8]>, DecodeError> {
+    let (mut reader, mut found) = (Reader::new(data), Vec::new());
+    while let Some((number, part)) = reader.next()? {
+        if let (true, Part::Bytes(v)) = (number == wanted, part) {
+            found.push(v);
+        }
+    }
+    Ok(found)
+}
+
+/// Encodes an object with magic and envelope. Its type is found by its `apiVersion` and `kind`.
+pub fn encode_object(object: &Value) -> Result<Vec<u8>, EncodeError> {
+    let gvk = Gvk::of(object);
+    let none = || EncodeError::NoProtobuf(gvk.kind.clone());
+    let ty = crate::resources::type_name(&gvk.group, &gvk.version, &gvk.kind).and_then(facts::type_by_name).ok_or_else(none)?;
+    if ty.fields.iter().all(|f| f.number == 0) {
+        return Err(none());
+    }
+    let empty = Map::new();
+    let map = object.as_object().unwrap_or(&empty);
+    let mut out = Vec::with_capacity(1024);
+    out.extend_from_slice(MAGIC);
+    put_nested(&mut out, 1, |out| {
+        put_bytes(out, 1, gvk.api_version().as_bytes());
+        put_bytes(out, 2, gvk.kind.as_bytes());
+        Ok::<(), EncodeError>(())
+    })?;
+    put_nested(&mut out, 2, |out| encode_message(ty, map, out))?;
+    put_bytes(&mut out, 3, b"");
+    put_bytes(&mut out, 4, b"");
+    Ok(out)
+}
+
+/// A `metav1.WatchEvent` message around an object; no envelope of its own, as on a watch stream.
+pub fn encode_watch_event_protobuf(kind: &str, object: &Value) -> Result<Vec<u8>, EncodeError> {
+    Ok(watch_event_protobuf(kind, &encode_object(object)?))
+}
+
+/// The same around an object that is encoded already.
+pub fn watch_event_protobuf(kind: &str, object: &[u8]) -> Vec<u8> {
+    let mut out = Vec::with_capacity(object.len() + 32);
+    put_bytes(&mut out, 1, kind.as_bytes());
+    let _ = put_nested(&mut out, 2, |out| {
+        put_bytes(out, 1, object);
+        Ok::<(), std::convert::Infallible>(())
+    });
+    out
+}
+
+/// Puts the length in front that separates messages of a watch stream (4 bytes, big endian).
+pub fn frame(message: &[u8]) -> Vec<u8> {
+    let mut out = Vec::with_capacity(message.len() + 4);
+    out.extend_from_slice(&(message.len() as u32).to_be_bytes());
+    out.extend_from_slice(message);
+    out
+}
+
+/// Appends the bare message of an object of a type.
+pub fn encode_message(ty: &'static Type, map: &Map<String, Value>, out: &mut Vec<u8>) -> Result<(), EncodeError> {
+    for field in ty.numbered() {
+        put_field(field, map, out).map_err(|e| match e {
+            EncodeError::Type { path, expected } => EncodeError::Type { path: format!("{}.{path}", field.json), expected },
+            other => other,
+        })?;
+    }
+    Ok(())
+}
+
+fn put_field(field: &'static Field, map: &Map<String, Value>, out: &mut Vec<u8>) -> Result<(), EncodeError> {
+    if let (true, Ty::Struct(id)) = (field.inline, field.ty) {
+        return put_nested(out, field.number, |out| encode_message(id.get(), map, out));
+    }
+    let content = map.get(field.json).filter(|v| !v.is_null());
+    match (field.ty, content) {
+        (Ty::List(item), Some(Value::Array(list))) => list.iter().try_for_each(|v| put(*item, field.number, v, out)),
+        (Ty::Map(item), Some(Value::Object(object))) => {
+            let mut keys: Vec<_> = object.iter().collect();
+            keys.sort_by_key(|(k, _)| *k);
+            keys.into_iter().try_for_each(|(key, v)| {
+                put_nested(out, field.number, |out| {
+                    put_bytes(out, 1, key.as_bytes());
+                    put(*item, 2, v, out)
+                })
+            })
+        }
+        (Ty::List(_) | Ty::Map(_), None) => Ok(()),
+        (Ty::List(_) | Ty::Map(_), Some(_)) => Err(mismatch(field.ty)),
+        (ty, Some(content)) => put(ty, field.number, content, out),
+        (_, None) if field.pointer => Ok(()),
+        // a nil slice and a nil list message are absent, everything else writes its zero
+        (Ty::Bytes, None) => Ok(()),
+        (Ty::Strings, None) => Ok(()),
+        (ty, None) => put(ty, field.number, &schema::zero(ty), out),
+    }
+}
+
+fn mismatch(ty: Ty) -> EncodeError {
+    EncodeError::Type { path: String::new(), expected: ty.go() }
+}
+
+fn put(ty: Ty, number: u32, content: &Value, out: &mut Vec<u8>) -> Result<(), EncodeError> {
+    let wrong = || mismatch(ty);
+    match (ty, content) {
+        (Ty::String | Ty::Named(_), Value::String(text)) => put_bytes(out, number, text.as_bytes()),
+        (Ty::String | Ty::Named(_), Value::Null) => put_bytes(out, number, b""),
+        (Ty::Bool, Value::Bool(v)) => put_int(out, number, i64::from(*v)),
+        (Ty::Int32 | Ty::Int64, Value::Number(v)) => put_int(out, number, v.as_i64().ok_or_else(wrong)?),
+        (Ty::Float64, Value::Number(v)) => put_fixed64(out, number, v.as_f64().ok_or_else(wrong)?.to_bits()),
+        (Ty::Bytes, Value::String(text)) => put_bytes(out, number, &STANDARD.decode(text).map_err(|_| wrong())?),
+        (Ty::Bytes, Value::Null) => put_bytes(out, number, b""),
+        (Ty::Time | Ty::MicroTime, Value::Null) => put_bytes(out, number, b""),
+        (Ty::Time | Ty::MicroTime, Value::String(text)) => {
+            let (seconds, nanos) = gotime::parse(text).ok_or_else(wrong)?;
+            let nanos = if matches!(ty, Ty::Time) { 0 } else { nanos / 1000 * 1000 };
+            put_nested(out, number, |out| {
+                put_int(out, 1, seconds);
+                put_int(out, 2, i64::from(nanos));
+                Ok(())
+            })?;
+        }
+        (Ty::Duration, Value::String(text)) => {
+            let nanos = gotime::parse_duration(text).ok_or_else(wrong)?;
+            put_nested(out, number, |out| {
+                put_int(out, 1, nanos);
+                Ok(())
+            })?;
+        }
+        (Ty::Quantity, Value::String(text)) => put_nested(out, number, |out| {
+            put_bytes(out, 1, text.as_bytes());
+            Ok(())
+        })?,
+        (Ty::Quantity, Value::Number(v)) => put(ty, number, &Value::String(v.to_string()), out)?,
+        (Ty::IntOrString, Value::Number(v)) => {
+            let v = v.as_i64().ok_or_else(wrong)?;
+            put_int_or_string(out, number, 0, v, "")?;
+        }
+        (Ty::IntOrString, Value::String(text)) => put_int_or_string(out, number, 1, 0, text)?,
+        (Ty::RawExtension | Ty::FieldsV1 | Ty::Json, content) => put_nested(out, number, |out| {
+            if !content.is_null() || matches!(ty, Ty::Json) {
+                put_bytes(out, 1, &super::to_json(content));
+            }
+            Ok(())
+        })?,
+        (Ty::PropsOrArray, Value::Array(list)) => put_nested(out, number, |out| list.iter().try_for_each(|v| put_props(out, 2, v)))?,
+        (Ty::PropsOrArray | Ty::PropsOrStrings, Value::Object(_)) => put_nested(out, number, |out| put_props(out, 1, content))?,
+        (Ty::PropsOrArray, Value::Null) => put_bytes(out, number, b""),
+        (Ty::PropsOrBool, Value::Bool(allows)) => put_nested(out, number, |out| {
+            put_int(out, 1, i64::from(*allows));
+            Ok(())
+        })?,
+        (Ty::PropsOrBool, Value::Object(_)) => put_nested(out, number, |out| {
+            put_int(out, 1, 1);
+            put_props(out, 2, content)
+        })?,
+        (Ty::PropsOrStrings, Value::Array(list)) => put_nested(out, number, |out| list.iter().try_for_each(|v| put(Ty::String, 2, v, out)))?,
+        (Ty::Strings, Value::Array(list)) => put_nested(out, number, |out| list.iter().try_for_each(|v| put(Ty::String, 1, v, out)))?,
+        (Ty::Struct(id), Value::Object(map)) => put_nested(out, number, |out| encode_message(id.get(), map, out))?,
+        (Ty::Struct(id), Value::Null) => put_nested(out, number, |out| encode_message(id.get(), &Map::new(), out))?,
+        _ => return Err(wrong()),
+    }
+    Ok(())
+}
+
+fn put_props(out: &mut Vec<u8>, number: u32, content: &Value) -> Result<(), EncodeError> {
+    let map = content.as_object().ok_or_else(|| mismatch(Ty::PropsOrArray))?;
+    put_nested(out, number, |out| encode_message(schema::props_type(), map, out))
+}
+
+fn put_int_or_string(out: &mut Vec<u8>, number: u32, kind: i64, int: i64, text: &str) -> Result<(), EncodeError> {
+    put_nested(out, number, |out| {
+        put_int(out, 1, kind);
+        put_int(out, 2, int);
+        put_bytes(out, 3, text.as_bytes());
+        Ok(())
+    })
+}
+
+#[cfg(test)]
+#[path = "protobuf_tests.rs"]
+mod tests;

@@ -1,0 +1,102 @@
+use super::*;
+use crate::codec::{ContentType, decode};
+use crate::schema::normalize;
+use serde_json::json;
+
+fn type_of(value: &Value) -> &'static str {
+    let gvk = Gvk::of(value);
+    crate::resources::type_name(&gvk.group, &gvk.version, &gvk.kind).unwrap()
+}
+
+/// The normal form survives the way through protobuf.
+#[track_caller]
+fn round_trip(mut value: Value) -> Vec<u8> {
+    let found = normalize(type_of(&value), &mut value).unwrap();
+    assert_eq!(found.unknown, Vec::<String>::new());
+    let bytes = encode_object(&value).unwrap();
+    let decoded = decode(&bytes, ContentType::Protobuf, None).unwrap().value;
+    assert_eq!(decoded, value);
+    bytes
+}
+
+#[test]
+fn many_kinds_round_trip() {
+    round_trip(json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "a", "namespace": "d", "uid": "u", "generation": 1, "creationTimestamp": "2026-01-02T03:04:05Z",
+        "labels": {"b": "2", "a": "1"}, "ownerReferences": [{"apiVersion": "v1", "kind": "X", "name": "x", "uid": "1", "controller": true}],
+        "managedFields": [{"manager": "kubectl", "operation": "Update", "apiVersion": "v1", "time": "2026-01-02T03:04:05Z", "fieldsType": "FieldsV1", "fieldsV1": {"f:metadata": {"f:name": {}}}}]},
+        "spec": {"containers": [{"name": "c", "image": "i", "command": ["a", ""], "ports": [{"containerPort": 80, "protocol": "TCP"}],
+            "env": [{"name": "E", "valueFrom": {"configMapKeyRef": {"name": "cm", "key": "k", "optional": false}}}],
+            "resources": {"limits": {"cpu": "100m", "memory": "1Gi"}},
+            "livenessProbe": {"httpGet": {"path": "/", "port": "http"}, "periodSeconds": 5},
+            "readinessProbe": {"tcpSocket": {"port": 8080}},
+            "lifecycle": {"preStop": {"exec": {"command": ["x"]}}},
+            "securityContext": {"runAsUser": 0, "capabilities": {"drop": ["ALL"]}}}],
+            "volumes": [{"name": "v", "emptyDir": {"sizeLimit": "1Gi"}}, {"name": "s", "secret": {"secretName": "x", "defaultMode": 420}},
+                {"name": "p", "projected": {"sources": [{"serviceAccountToken": {"path": "token", "expirationSeconds": 3607}}, {"configMap": {"name": "ca"}}]}}],
+            "securityContext": {"supplementalGroups": [1, 2]}, "tolerations": [{"operator": "Exists", "tolerationSeconds": 0}]},
+        "status": {"phase": "Running", "conditions": [{"type": "Ready", "status": "True", "lastTransitionTime": "2026-01-02T03:04:05Z"}],
+            "containerStatuses": [{"name": "c", "state": {"running": {"startedAt": "2026-01-02T03:04:05Z"}}, "ready": true, "restartCount": 1, "image": "i", "imageID": "x"}],
+            "podIPs": [{"ip": "10.0.0.1"}]}}));
+    round_trip(json!({"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": "a"}, "spec": {"replicas": 0, "selector": {"matchLabels": {"a": "b"}},
+        "strategy": {"rollingUpdate": {"maxSurge": "25%", "maxUnavailable": 0}}, "template": {"metadata": {}, "spec": {"containers": [{"name": "c"}]}}}}));
+    round_trip(json!({"apiVersion": "v1", "kind": "Secret", "type": "Opaque", "data": {"a": "AAECAw==", "empty": ""}}));
+    round_trip(json!({"apiVersion": "v1", "kind": "ConfigMap", "data": {"a": "", "b": "x"}, "immutable": false}));
+    round_trip(json!({"apiVersion": "coordination.k8s.io/v1", "kind": "Lease", "spec": {"holderIdentity": "n", "leaseDurationSeconds": 40, "renewTime": "2026-01-02T03:04:05.123456Z"}}));
+    round_trip(json!({"apiVersion": "apps/v1", "kind": "ControllerRevision", "revision": 3, "data": {"spec": {"x": [1, "2"]}}}));
+    round_trip(json!({"apiVersion": "v1", "kind": "Service", "spec": {"ports": [{"port": 80, "targetPort": 8080}, {"port": 81, "targetPort": "web"}], "clusterIP": "None"}}));
+    round_trip(json!({"apiVersion": "certificates.k8s.io/v1", "kind": "CertificateSigningRequest", "spec": {"request": "YQ==", "signerName": "x", "extra": {"k": ["a", "b"]}}}));
+    round_trip(json!({"apiVersion": "networking.k8s.io/v1", "kind": "Ingress", "spec": {"rules": [{"host": "x", "http": {"paths": [{"path": "/", "pathType": "Prefix", "backend": {"service": {"name": "s", "port": {"number": 80}}}}]}}]}}));
+    round_trip(json!({"apiVersion": "autoscaling/v2", "kind": "HorizontalPodAutoscaler", "spec": {"maxReplicas": 3, "scaleTargetRef": {"kind": "Deployment", "name": "x"},
+        "metrics": [{"type": "Resource", "resource": {"name": "cpu", "target": {"type": "Utilization", "averageUtilization": 50}}}]}}));
+    round_trip(json!({"apiVersion": "v1", "kind": "PodList", "metadata": {"resourceVersion": "5", "remainingItemCount": 3}, "items": [{"metadata": {"name": "a"}, "spec": {"containers": [{"name": "c"}]}}]}));
+    round_trip(json!({"apiVersion": "v1", "kind": "Status", "metadata": {}, "status": "Failure", "code": 404, "reason": "NotFound", "details": {"name": "x", "causes": [{"reason": "a", "field": "b"}]}}));
+    round_trip(json!({"apiVersion": "v1", "kind": "DeleteOptions", "gracePeriodSeconds": 0, "propagationPolicy": "Foreground", "preconditions": {"uid": "u"}, "dryRun": ["All"]}));
+    round_trip(json!({"apiVersion": "policy/v1", "kind": "Eviction", "metadata": {"name": "p"}, "deleteOptions": {"gracePeriodSeconds": 5}}));
+    round_trip(json!({"apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", "spec": {"audiences": ["a"], "expirationSeconds": 3600}}));
+    round_trip(json!({"apiVersion": "admissionregistration.k8s.io/v1", "kind": "MutatingWebhookConfiguration",
+        "webhooks": [{"name": "w", "clientConfig": {"caBundle": "YQ=="}, "rules": [{"operations": ["*"], "apiGroups": [""], "apiVersions": ["v1"], "resources": ["pods"]}], "sideEffects": "None", "admissionReviewVersions": ["v1"]}]}));
+    round_trip(json!({"apiVersion": "apiextensions.k8s.io/v1", "kind": "CustomResourceDefinition", "spec": {"group": "g", "names": {"plural": "xs", "kind": "X"}, "scope": "Namespaced",
+        "versions": [{"name": "v1", "served": true, "storage": true, "schema": {"openAPIV3Schema": {"type": "object", "properties": {"a": {"type": "number", "minimum": 1.5, "default": 2},
+            "l": {"type": "array", "items": {"type": "string"}}, "m": {"type": "object", "additionalProperties": {"type": "string"}}, "n": {"additionalProperties": false}}}}}]}}));
+    round_trip(json!({"apiVersion": "apidiscovery.k8s.io/v2", "kind": "APIGroupDiscoveryList", "items": [{"metadata": {"name": "apps"}, "versions": [{"version": "v1", "freshness": "Current",
+        "resources": [{"resource": "deployments", "scope": "Namespaced", "verbs": ["get"], "singularResource": "deployment", "responseKind": {"group": "", "version": "", "kind": "Deployment"}}]}]}]}));
+    round_trip(json!({"apiVersion": "v1", "kind": "APIResourceList", "groupVersion": "v1", "resources": [{"name": "pods", "singularName": "pod", "namespaced": true, "kind": "Pod", "verbs": ["get", "list"]}]}));
+}
+
+/// Bytes of upstream's encoder, written out by hand from its rules.
+#[test]
+fn bytes_are_upstreams() {
+    let bytes = encode_object(&json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "a"}, "data": {"k": "v"}})).unwrap();
+    let meta = b"\x0a\x01a\x12\x00\x1a\x00\x22\x00\x2a\x00\x32\x00\x38\x00\x42\x00";
+    let mut expect = b"k8s\0\x0a\x0f\x0a\x02v1\x12\x09ConfigMap\x12\x1b\x0a\x11".to_vec();
+    expect.extend_from_slice(meta);
+    expect.extend_from_slice(b"\x12\x06\x0a\x01k\x12\x01v\x1a\x00\x22\x00");
+    assert_eq!(bytes, expect);
+}
+
+#[test]
+fn watch_events_carry_an_enveloped_object() {
+    let pod = json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "a"}, "spec": {"containers": null}, "status": {}});
+    let event = encode_watch_event_protobuf("ADDED", &pod).unwrap();
+    let ty = facts::type_by_name("io.k8s.apimachinery.pkg.apis.meta.v1.WatchEvent").unwrap();
+    let decoded = decode_message(ty, &event).unwrap();
+    assert_eq!(decoded["type"], "ADDED");
+    assert_eq!(decoded["object"]["metadata"]["name"], "a");
+    assert_eq!(&frame(&event)[..4], (event.len() as u32).to_be_bytes());
+}
+
+#[test]
+fn broken_messages_are_errors_not_panics() {
+    let good = encode_object(&json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "abc", "labels": {"a": "b"}}, "spec": {"containers": [{"name": "x"}]}})).unwrap();
+    for cut in 0..good.len() {
+        let _ = decode(&good[..cut], ContentType::Protobuf, None);
+    }
+    for at in 0..good.len() {
+        let mut bad = good.clone();
+        bad[at] ^= 0xff;
+        let _ = decode(&bad, ContentType::Protobuf, None);
+    }
+    assert!(decode(b"{}", ContentType::Protobuf, None).is_err());
+    assert!(matches!(encode_object(&json!({"apiVersion": "x/v1", "kind": "Foo"})), Err(EncodeError::NoProtobuf(_))));
+    assert!(matches!(encode_object(&json!({"apiVersion": "meta.k8s.io/v1", "kind": "Table"})), Err(EncodeError::NoProtobuf(_))));
+}
