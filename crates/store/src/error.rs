@@ -12,7 +12,9 @@ pub enum Error {
         revision: i64,
     },
     /// The revision asked for does not exist yet.
-    #[error("required revision is a future revision: {requested} was asked for, the store is at {current}")]
+    #[error(
+        "required revision is a future revision: {requested} was asked for, the store is at {current}"
+    )]
     Future {
         /// The revision asked for.
         requested: i64,
@@ -31,7 +33,9 @@ pub enum Error {
         limit: usize,
     },
     /// The disk is full, or a quota is reached. Reads still work; writes are tried anew.
-    #[error("no space left on the file system that holds {path}: free some space there; the store resumes by itself")]
+    #[error(
+        "no space left on the file system that holds {path}: free some space there; the store resumes by itself"
+    )]
     NoSpace {
         /// The store's directory.
         path: PathBuf,

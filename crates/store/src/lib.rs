@@ -22,7 +22,8 @@ mod watch;
 
 pub use error::Error;
 pub use types::{
-    Compare, Event, KeyValue, Op, RangeRequest, RangeResponse, Status, Txn, TxnResponse, WatchEvent, prefix_end,
+    Compare, Event, KeyValue, Op, RangeRequest, RangeResponse, Status, Txn, TxnResponse,
+    WatchEvent, prefix_end,
 };
 pub use watch::{WatchStream, Watcher};
 

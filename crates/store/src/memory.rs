@@ -10,7 +10,8 @@ use tokio::time::Instant;
 
 use crate::watch::{Batch, Feed, History, Source};
 use crate::{
-    Compare, Error, Event, KeyValue, Op, RangeRequest, RangeResponse, Status, Store, Txn, TxnResponse, WatchStream,
+    Compare, Error, Event, KeyValue, Op, RangeRequest, RangeResponse, Status, Store, Txn,
+    TxnResponse, WatchStream,
 };
 
 /// How many revisions are kept; older ones are compacted.
@@ -27,7 +28,13 @@ pub fn new() -> Arc<dyn Store> {
         expiring: false,
     };
     let feed = Arc::new(Feed::new(1, 0));
-    Arc::new(Memory { shared: Arc::new(Shared { state: Mutex::new(state), feed, sooner: Notify::new() }) })
+    Arc::new(Memory {
+        shared: Arc::new(Shared {
+            state: Mutex::new(state),
+            feed,
+            sooner: Notify::new(),
+        }),
+    })
 }
 
 struct Memory {
@@ -60,7 +67,10 @@ impl State {
     }
 
     fn latest(&self, key: &[u8]) -> Option<KeyValue> {
-        self.keys.get(key).and_then(|versions| Self::at(versions, i64::MAX)).cloned()
+        self.keys
+            .get(key)
+            .and_then(|versions| Self::at(versions, i64::MAX))
+            .cloned()
     }
 
     fn apply(&mut self, txn: &Txn) -> (TxnResponse, Option<Batch>) {
@@ -70,7 +80,14 @@ impl State {
             compare.mod_revision == kv.as_ref().map_or(0, |kv| kv.mod_revision)
         };
         if !txn.compare.iter().zip(&current).all(holds) {
-            return (TxnResponse { revision: self.revision, current, ..TxnResponse::default() }, None);
+            return (
+                TxnResponse {
+                    revision: self.revision,
+                    current,
+                    ..TxnResponse::default()
+                },
+                None,
+            );
         }
         let revision = self.revision + 1;
         let (mut events, mut previous) = (Vec::new(), Vec::new());
@@ -78,7 +95,11 @@ impl State {
             let prev = self.latest(op.key());
             previous.push(prev.clone());
             match op {
-                Op::Put { key, value, ttl_seconds } => {
+                Op::Put {
+                    key,
+                    value,
+                    ttl_seconds,
+                } => {
                     let kv = KeyValue {
                         key: key.clone(),
                         value: value.clone(),
@@ -86,24 +107,50 @@ impl State {
                         mod_revision: revision,
                         version: prev.as_ref().map_or(1, |kv| kv.version + 1),
                     };
-                    self.keys.entry(key.clone()).or_default().push((revision, Some(kv.clone())));
+                    self.keys
+                        .entry(key.clone())
+                        .or_default()
+                        .push((revision, Some(kv.clone())));
                     if let Some(seconds) = ttl_seconds {
-                        self.ttl.insert((Instant::now() + Duration::from_secs(*seconds), key.clone()), revision);
+                        self.ttl.insert(
+                            (Instant::now() + Duration::from_secs(*seconds), key.clone()),
+                            revision,
+                        );
                     }
                     events.push(Event::Put { kv, prev });
                 }
                 Op::Delete { key } if prev.is_some() => {
-                    self.keys.entry(key.clone()).or_default().push((revision, None));
-                    events.push(Event::Delete { key: key.clone(), revision, prev });
+                    self.keys
+                        .entry(key.clone())
+                        .or_default()
+                        .push((revision, None));
+                    events.push(Event::Delete {
+                        key: key.clone(),
+                        revision,
+                        prev,
+                    });
                 }
                 Op::Delete { .. } => {}
             }
         }
         if events.is_empty() {
-            return (TxnResponse { succeeded: true, revision: self.revision, previous, ..Default::default() }, None);
+            return (
+                TxnResponse {
+                    succeeded: true,
+                    revision: self.revision,
+                    previous,
+                    ..Default::default()
+                },
+                None,
+            );
         }
         self.revision = revision;
-        let response = TxnResponse { succeeded: true, revision, previous, ..Default::default() };
+        let response = TxnResponse {
+            succeeded: true,
+            revision,
+            previous,
+            ..Default::default()
+        };
         (response, Some(Batch { revision, events }))
     }
 
@@ -115,7 +162,11 @@ impl State {
             versions.drain(..upto - usize::from(keep_last));
             !versions.is_empty()
         });
-        while self.log.front().is_some_and(|batch| batch.revision <= revision) {
+        while self
+            .log
+            .front()
+            .is_some_and(|batch| batch.revision <= revision)
+        {
             self.log.pop_front();
         }
     }
@@ -127,7 +178,10 @@ impl Shared {
         let mut state = self.state.lock();
         let (response, batch) = state.apply(txn);
         if let Some(batch) = batch {
-            state.log.push_back(Arc::new(Batch { revision: batch.revision, events: batch.events.clone() }));
+            state.log.push_back(Arc::new(Batch {
+                revision: batch.revision,
+                events: batch.events.clone(),
+            }));
             if state.log.len() as i64 > 2 * KEEP {
                 let keep = state.revision - KEEP;
                 state.compact(keep);
@@ -164,11 +218,15 @@ impl Source for Shared {
     async fn history(&self, from: i64) -> Result<History, Error> {
         let state = self.state.lock();
         if from <= state.compacted {
-            return Err(Error::Compacted { revision: state.compacted });
+            return Err(Error::Compacted {
+                revision: state.compacted,
+            });
         }
         let skip = state.log.partition_point(|batch| batch.revision < from);
         let batches: Vec<_> = state.log.iter().skip(skip).take(256).cloned().collect();
-        let through = batches.last().map_or(state.revision, |batch| batch.revision);
+        let through = batches
+            .last()
+            .map_or(state.revision, |batch| batch.revision);
         Ok(History { batches, through })
     }
 }
@@ -177,14 +235,26 @@ impl Source for Shared {
 impl Store for Memory {
     async fn range(&self, request: RangeRequest) -> Result<RangeResponse, Error> {
         let state = self.shared.state.lock();
-        let revision = if request.revision <= 0 { state.revision } else { request.revision };
+        let revision = if request.revision <= 0 {
+            state.revision
+        } else {
+            request.revision
+        };
         if revision > state.revision {
-            return Err(Error::Future { requested: revision, current: state.revision });
+            return Err(Error::Future {
+                requested: revision,
+                current: state.revision,
+            });
         }
         if revision < state.compacted {
-            return Err(Error::Compacted { revision: state.compacted });
+            return Err(Error::Compacted {
+                revision: state.compacted,
+            });
         }
-        let mut response = RangeResponse { revision: state.revision, ..Default::default() };
+        let mut response = RangeResponse {
+            revision: state.revision,
+            ..Default::default()
+        };
         let mut add = |kv: &KeyValue| {
             response.count += 1;
             let full = request.limit > 0 && response.kvs.len() >= request.limit;
@@ -194,7 +264,11 @@ impl Store for Memory {
         };
         match &request.end {
             None => {
-                if let Some(kv) = state.keys.get(&request.key).and_then(|v| State::at(v, revision)) {
+                if let Some(kv) = state
+                    .keys
+                    .get(&request.key)
+                    .and_then(|v| State::at(v, revision))
+                {
                     add(kv);
                 }
             }
@@ -213,7 +287,15 @@ impl Store for Memory {
 
     async fn txn(&self, txn: Txn) -> Result<TxnResponse, Error> {
         let response = self.shared.txn(&txn)?;
-        if txn.then.iter().any(|op| matches!(op, Op::Put { ttl_seconds: Some(_), .. })) {
+        if txn.then.iter().any(|op| {
+            matches!(
+                op,
+                Op::Put {
+                    ttl_seconds: Some(_),
+                    ..
+                }
+            )
+        }) {
             self.shared.sooner.notify_one();
             if !std::mem::replace(&mut self.shared.state.lock().expiring, true) {
                 // Ends when nothing is left to expire.
@@ -230,9 +312,15 @@ impl Store for Memory {
 
     async fn watch(&self, prefix: &[u8], from_revision: i64) -> Result<WatchStream, Error> {
         let state = self.shared.state.lock();
-        let next = if from_revision <= 0 { state.revision + 1 } else { from_revision };
+        let next = if from_revision <= 0 {
+            state.revision + 1
+        } else {
+            from_revision
+        };
         if next <= state.compacted {
-            return Err(Error::Compacted { revision: state.compacted });
+            return Err(Error::Compacted {
+                revision: state.compacted,
+            });
         }
         Ok(self.shared.feed.watch(self.shared.clone(), prefix, next))
     }
@@ -240,10 +328,15 @@ impl Store for Memory {
     async fn compact(&self, revision: i64) -> Result<(), Error> {
         let mut state = self.shared.state.lock();
         if revision > state.revision {
-            return Err(Error::Future { requested: revision, current: state.revision });
+            return Err(Error::Future {
+                requested: revision,
+                current: state.revision,
+            });
         }
         if revision <= state.compacted {
-            return Err(Error::Compacted { revision: state.compacted });
+            return Err(Error::Compacted {
+                revision: state.compacted,
+            });
         }
         state.compact(revision);
         Ok(())
@@ -255,12 +348,18 @@ impl Store for Memory {
 
     async fn status(&self) -> Result<Status, Error> {
         let state = self.shared.state.lock();
-        let values = state.keys.values().flatten().filter_map(|(_, kv)| kv.as_ref());
+        let values = state
+            .keys
+            .values()
+            .flatten()
+            .filter_map(|(_, kv)| kv.as_ref());
         Ok(Status {
             engine: "memory",
             revision: state.revision,
             compacted: state.compacted,
-            size_bytes: values.map(|kv| (kv.key.len() + kv.value.len()) as u64).sum(),
+            size_bytes: values
+                .map(|kv| (kv.key.len() + kv.value.len()) as u64)
+                .sum(),
             error: None,
         })
     }

@@ -35,13 +35,20 @@ pub struct RangeRequest {
 impl RangeRequest {
     /// Reads one key at the latest revision.
     pub fn key(key: impl Into<Vec<u8>>) -> Self {
-        Self { key: key.into(), ..Self::default() }
+        Self {
+            key: key.into(),
+            ..Self::default()
+        }
     }
 
     /// Reads all keys that start with `prefix`, at the latest revision.
     pub fn prefix(prefix: impl Into<Vec<u8>>) -> Self {
         let key = prefix.into();
-        Self { end: Some(prefix_end(&key)), key, ..Self::default() }
+        Self {
+            end: Some(prefix_end(&key)),
+            key,
+            ..Self::default()
+        }
     }
 
     /// Reads at `revision`.
@@ -139,24 +146,40 @@ pub struct Txn {
 impl Txn {
     /// Puts a key without any condition.
     pub fn put(key: impl Into<Vec<u8>>, value: impl Into<Bytes>) -> Self {
-        Self { then: vec![Op::Put { key: key.into(), value: value.into(), ttl_seconds: None }], ..Self::default() }
+        Self {
+            then: vec![Op::Put {
+                key: key.into(),
+                value: value.into(),
+                ttl_seconds: None,
+            }],
+            ..Self::default()
+        }
     }
 
     /// Deletes a key without any condition.
     pub fn delete(key: impl Into<Vec<u8>>) -> Self {
-        Self { then: vec![Op::Delete { key: key.into() }], ..Self::default() }
+        Self {
+            then: vec![Op::Delete { key: key.into() }],
+            ..Self::default()
+        }
     }
 
     /// Adds the condition that `key` is at `mod_revision` (0: absent).
     pub fn when(mut self, key: impl Into<Vec<u8>>, mod_revision: i64) -> Self {
-        self.compare.push(Compare { key: key.into(), mod_revision });
+        self.compare.push(Compare {
+            key: key.into(),
+            mod_revision,
+        });
         self
     }
 
     pub(crate) fn check(&self) -> Result<(), crate::Error> {
         let size: usize = self.then.iter().map(Op::size).sum();
         if size > crate::MAX_TXN_BYTES {
-            return Err(crate::Error::TooLarge { size, limit: crate::MAX_TXN_BYTES });
+            return Err(crate::Error::TooLarge {
+                size,
+                limit: crate::MAX_TXN_BYTES,
+            });
         }
         let mut keys: Vec<&[u8]> = self.then.iter().map(Op::key).collect();
         keys.sort_unstable();
@@ -167,7 +190,11 @@ impl Txn {
         if keys.into_iter().chain(compared).any(<[u8]>::is_empty) {
             return Err(crate::Error::Invalid("key is not provided"));
         }
-        if self.then.iter().any(|op| op.key().len() > u16::MAX as usize - 64) {
+        if self
+            .then
+            .iter()
+            .any(|op| op.key().len() > u16::MAX as usize - 64)
+        {
             return Err(crate::Error::Invalid("key is longer than 65471 bytes"));
         }
         Ok(())

@@ -75,8 +75,16 @@ const CHUNK: usize = 256;
 impl Feed {
     /// A feed whose last revision is `revision`, and which keeps about `limit_bytes` of changes.
     pub fn new(revision: i64, limit_bytes: usize) -> Self {
-        let ring = Ring { batches: VecDeque::new(), bytes: 0, closed: false };
-        Self { ring: Mutex::new(ring), published: watch::Sender::new(revision), limit_bytes }
+        let ring = Ring {
+            batches: VecDeque::new(),
+            bytes: 0,
+            closed: false,
+        };
+        Self {
+            ring: Mutex::new(ring),
+            published: watch::Sender::new(revision),
+            limit_bytes,
+        }
     }
 
     /// The last published revision.
@@ -116,7 +124,11 @@ impl Feed {
     /// Forgets changes up to `revision`.
     pub fn forget(&self, revision: i64) {
         let mut ring = self.ring.lock();
-        while ring.batches.front().is_some_and(|batch| batch.revision <= revision) {
+        while ring
+            .batches
+            .front()
+            .is_some_and(|batch| batch.revision <= revision)
+        {
             let batch = ring.batches.pop_front().expect("just seen");
             ring.bytes -= size(&batch);
         }
@@ -133,16 +145,34 @@ impl Feed {
         let ring = self.ring.lock();
         let first = ring.batches.front()?.revision;
         let skip = usize::try_from(from - first).ok()?;
-        let batches: Vec<_> = ring.batches.iter().skip(skip).take(CHUNK).cloned().collect();
+        let batches: Vec<_> = ring
+            .batches
+            .iter()
+            .skip(skip)
+            .take(CHUNK)
+            .cloned()
+            .collect();
         let through = batches.last()?.revision;
         Some(History { batches, through })
     }
 
     /// Watches from `next` on.
-    pub fn watch(self: &Arc<Self>, source: Arc<dyn Source>, prefix: &[u8], next: i64) -> WatchStream {
+    pub fn watch(
+        self: &Arc<Self>,
+        source: Arc<dyn Source>,
+        prefix: &[u8],
+        next: i64,
+    ) -> WatchStream {
         let published = self.published.subscribe();
         let ready = VecDeque::new();
-        WatchStream::new(Box::new(Pull { feed: self.clone(), source, published, prefix: prefix.to_vec(), next, ready }))
+        WatchStream::new(Box::new(Pull {
+            feed: self.clone(),
+            source,
+            published,
+            prefix: prefix.to_vec(),
+            next,
+            ready,
+        }))
     }
 }
 
@@ -184,12 +214,17 @@ impl Watcher for Pull {
                 let matching = |event: &&Event| event.key().starts_with(&self.prefix);
                 let events: Vec<_> = batch.events.iter().filter(matching).cloned().collect();
                 if !events.is_empty() && batch.revision >= self.next {
-                    self.ready.push_back(WatchEvent::Events { revision: batch.revision, events });
+                    self.ready.push_back(WatchEvent::Events {
+                        revision: batch.revision,
+                        events,
+                    });
                 }
             }
             self.next = history.through + 1;
             if self.ready.is_empty() {
-                return Some(Ok(WatchEvent::Progress { revision: history.through }));
+                return Some(Ok(WatchEvent::Progress {
+                    revision: history.through,
+                }));
             }
         }
     }
