@@ -1,0 +1,199 @@
+//! Puts this crate's parts into the generic API server.
+
+use std::net::IpAddr;
+use std::ops::RangeInclusive;
+use std::sync::Arc;
+
+use apiserver::builder::Check;
+use apiserver::{DefaultGc, Parts, Reader};
+use pki::Roots;
+use pki::jwt::{Signer, Verifier};
+use serde_json::json;
+
+use crate::authn::{BootstrapTokens, ClientCertificates, ServiceAccountTokens};
+use crate::authz::node::NodeAuthorizer;
+use crate::authz::rbac::Rbac;
+use crate::bootstrap::{self, Facts, policy};
+use crate::components::ComponentStatuses;
+use crate::locate::{Log, NodeProxy, PodProxy, ServiceProxy, Stream};
+use crate::reviews::{AccessReview, RulesReview, SelfReview, TokenReview};
+use crate::strategy::allocator::{Allocator, Cidr};
+use crate::strategy::namespace::{NamespaceFinalize, NamespaceStatus, Namespaces};
+use crate::strategy::plain::{Plain, SWITCHES};
+use crate::strategy::pod::{EphemeralContainers, PodStatus, Pods, Resize};
+use crate::strategy::pod_actions::{Binding, Eviction};
+use crate::strategy::rbac::{RoleBindings, Roles};
+use crate::strategy::service::Services;
+use crate::strategy::token::TokenRequests;
+use crate::strategy::workloads::{DaemonSets, Deployments, Jobs, Secrets};
+use crate::strategy::csr::{Approval, RequestStatus, SigningRequests};
+
+/// What this crate must know about the cluster.
+#[derive(Clone)]
+pub struct Config {
+    /// PEM bundle of the CAs that vouch for client certificates.
+    pub client_ca_pem: String,
+    /// Signs service account tokens.
+    pub signer: Arc<Signer>,
+    /// Keys beside the signer's that tokens may still be signed with.
+    pub old_keys: Verifier,
+    /// Issuer of service account tokens, such as `https://kubernetes.default.svc.cluster.local`.
+    pub issuer: String,
+    /// Audiences the API server answers to; empty = the issuer.
+    pub audiences: Vec<String>,
+    /// Range of cluster addresses, `10.96.0.0/16`.
+    pub service_cidr: String,
+    /// Node ports, 30000 to 32767 upstream.
+    pub node_ports: RangeInclusive<u16>,
+    /// Where pods and nodes reach this API server.
+    pub advertise_address: IpAddr,
+    /// Port of the same.
+    pub secure_port: u16,
+    /// Components for `componentstatuses` with their health checks.
+    pub components: Vec<(String, Check)>,
+}
+
+/// A configuration that cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// Not an address range with a prefix length.
+    #[error("service range {0:?} is not of the form 10.96.0.0/16")]
+    ServiceCidr(String),
+    /// No usable client CA.
+    #[error("client CA certificates cannot be used")]
+    ClientCa(#[source] pki::Error),
+}
+
+/// Installs everything. `reader` is the server's watch cache.
+pub fn install_parts(parts: &mut Parts, reader: Arc<dyn Reader>, config: Config) -> Result<(), Error> {
+    let cidr = Cidr::parse(&config.service_cidr).ok_or_else(|| Error::ServiceCidr(config.service_cidr.clone()))?;
+    let service_ip = cidr.nth(1);
+    let audiences = match config.audiences.is_empty() {
+        true => vec![config.issuer.clone()],
+        false => config.audiences.clone(),
+    };
+    let rbac = Arc::new(Rbac::new(reader.clone()));
+    let policy = Arc::new(policy::policy());
+
+    install_authn(parts, &reader, &config, &audiences)?;
+    parts.authorizer(Arc::new(apiserver::authz::Masters));
+    parts.authorizer(Arc::new(NodeAuthorizer::new(reader.clone(), policy::node_rules(&policy))));
+    parts.authorizer(rbac.clone());
+    for plugin in crate::admission::plugins() {
+        parts.admission(plugin);
+    }
+    install_strategies(parts, Arc::new(Allocator::new(cidr, config.node_ports.clone())), rbac);
+    install_creaters(parts, &config, &audiences);
+    install_locators(parts);
+    let components = config.components.clone();
+    parts.virtual_resource("", "componentstatuses", Arc::new(ComponentStatuses { components }));
+    install_discovery_documents(parts, &config);
+
+    let facts = Facts {
+        service_cidr: config.service_cidr,
+        service_ip,
+        advertise_address: config.advertise_address,
+        secure_port: config.secure_port,
+        client_ca_pem: config.client_ca_pem,
+    };
+    parts.post_start(
+        "bootstrap-objects",
+        Arc::new(move |backend| {
+            let (policy, facts) = (policy.clone(), facts.clone());
+            Box::pin(async move { bootstrap::run(&backend, &policy, &facts).await })
+        }),
+    );
+    Ok(())
+}
+
+fn install_authn(parts: &mut Parts, reader: &Arc<dyn Reader>, config: &Config, audiences: &[String]) -> Result<(), Error> {
+    let roots = Roots::from_pem(&config.client_ca_pem).map_err(Error::ClientCa)?;
+    parts.authenticator(Arc::new(ClientCertificates::new(roots)));
+    let mut keys = config.signer.verifier().clone();
+    keys.extend(&config.old_keys);
+    let issuers = vec![config.issuer.clone()];
+    parts.authenticator(Arc::new(ServiceAccountTokens::new(reader.clone(), keys, issuers, audiences.to_vec())));
+    parts.authenticator(Arc::new(BootstrapTokens { reader: reader.clone() }));
+    Ok(())
+}
+
+fn install_strategies(parts: &mut Parts, allocator: Arc<Allocator>, rbac: Arc<Rbac>) {
+    parts.strategy("", "pods", "", Arc::new(Pods));
+    parts.strategy("", "pods", "status", Arc::new(PodStatus));
+    parts.strategy("", "pods", "ephemeralcontainers", Arc::new(EphemeralContainers));
+    parts.strategy("", "pods", "resize", Arc::new(Resize));
+    parts.strategy("", "services", "", Arc::new(Services { allocator }));
+    parts.strategy("", "namespaces", "", Arc::new(Namespaces));
+    parts.strategy("", "namespaces", "status", Arc::new(NamespaceStatus));
+    parts.strategy("", "namespaces", "finalize", Arc::new(NamespaceFinalize));
+    parts.strategy("", "secrets", "", Arc::new(Secrets));
+    parts.strategy("apps", "deployments", "", Arc::new(Deployments));
+    parts.strategy("apps", "daemonsets", "", Arc::new(DaemonSets));
+    parts.strategy("batch", "jobs", "", Arc::new(Jobs));
+    for plural in ["roles", "clusterroles"] {
+        parts.strategy("rbac.authorization.k8s.io", plural, "", Arc::new(Roles { rbac: rbac.clone() }));
+    }
+    for plural in ["rolebindings", "clusterrolebindings"] {
+        parts.strategy("rbac.authorization.k8s.io", plural, "", Arc::new(RoleBindings { rbac: rbac.clone() }));
+    }
+    let requests = ("certificates.k8s.io", "certificatesigningrequests");
+    parts.strategy(requests.0, requests.1, "", Arc::new(SigningRequests));
+    parts.strategy(requests.0, requests.1, "approval", Arc::new(Approval));
+    parts.strategy(requests.0, requests.1, "status", Arc::new(RequestStatus));
+    for (group, plural, create_on_update, unconditional_update) in SWITCHES {
+        let plain = Plain { create_on_update: *create_on_update, unconditional_update: *unconditional_update, ..Plain::DEFAULT };
+        parts.strategy(group, plural, "", Arc::new(plain));
+    }
+    for group in ["", "events.k8s.io"] {
+        let events = Plain { create_on_update: true, gc: DefaultGc::Background, ..Plain::DEFAULT };
+        parts.strategy(group, "events", "", Arc::new(events));
+    }
+    parts.strategy("", "replicationcontrollers", "", Arc::new(Plain { gc: DefaultGc::Orphan, ..Plain::DEFAULT }));
+    for plural in ["persistentvolumes", "persistentvolumeclaims"] {
+        parts.strategy("", plural, "", Arc::new(Plain { phase: "Pending", ..Plain::DEFAULT }));
+    }
+}
+
+fn install_creaters(parts: &mut Parts, config: &Config, audiences: &[String]) {
+    parts.creater("", "pods", "binding", Arc::new(Binding));
+    parts.creater("", "bindings", "", Arc::new(Binding));
+    parts.creater("", "pods", "eviction", Arc::new(Eviction));
+    let tokens = TokenRequests { signer: config.signer.clone(), issuer: config.issuer.clone(), audiences: audiences.to_vec() };
+    parts.creater("", "serviceaccounts", "token", Arc::new(tokens));
+    let authz = "authorization.k8s.io";
+    parts.creater(authz, "selfsubjectaccessreviews", "", Arc::new(AccessReview::Own));
+    parts.creater(authz, "subjectaccessreviews", "", Arc::new(AccessReview::Anyone));
+    parts.creater(authz, "localsubjectaccessreviews", "", Arc::new(AccessReview::Local));
+    parts.creater(authz, "selfsubjectrulesreviews", "", Arc::new(RulesReview));
+    parts.creater("authentication.k8s.io", "tokenreviews", "", Arc::new(TokenReview { audiences: audiences.to_vec() }));
+    parts.creater("authentication.k8s.io", "selfsubjectreviews", "", Arc::new(SelfReview));
+}
+
+fn install_locators(parts: &mut Parts) {
+    parts.locator("", "pods", "log", Arc::new(Log));
+    for (subresource, path) in [("exec", "exec"), ("attach", "attach"), ("portforward", "portForward")] {
+        parts.locator("", "pods", subresource, Arc::new(Stream { path }));
+    }
+    parts.locator("", "pods", "proxy", Arc::new(PodProxy));
+    parts.locator("", "services", "proxy", Arc::new(ServiceProxy));
+    parts.locator("", "nodes", "proxy", Arc::new(NodeProxy));
+}
+
+/// Where others learn how to check service account tokens (OpenID Connect discovery).
+fn install_discovery_documents(parts: &mut Parts, config: &Config) {
+    let mut keys = config.signer.verifier().clone();
+    keys.extend(&config.old_keys);
+    let host = match config.advertise_address {
+        IpAddr::V6(ip) => format!("[{ip}]"),
+        ip => ip.to_string(),
+    };
+    let document = json!({
+        "issuer": config.issuer,
+        "jwks_uri": format!("https://{host}:{}/openid/v1/jwks", config.secure_port),
+        "response_types_supported": ["id_token"],
+        "subject_types_supported": ["public"],
+        "id_token_signing_alg_values_supported": ["ES256"],
+    });
+    parts.document("/.well-known/openid-configuration", "application/json", document.to_string().into_bytes());
+    parts.document("/openid/v1/jwks", "application/jwk-set+json", keys.jwks().to_string().into_bytes());
+}

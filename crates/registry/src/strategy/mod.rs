@@ -1,0 +1,12 @@
+//! What differs from resource to resource.
+
+pub(crate) mod allocator;
+pub(crate) mod csr;
+pub(crate) mod namespace;
+pub(crate) mod plain;
+pub(crate) mod pod;
+pub(crate) mod pod_actions;
+pub(crate) mod rbac;
+pub(crate) mod service;
+pub(crate) mod token;
+pub(crate) mod workloads;

@@ -1,0 +1,218 @@
+//! Pods: status at birth, graceful deletion, and the subresources `status`, `ephemeralcontainers`
+//! and `resize` (each keeps everything that is not its own).
+
+use api::quantity::Quantity;
+use apiserver::strategy::{generic_prepare_create, generic_prepare_update};
+use apiserver::{Ctx, Strategy};
+use serde_json::{Map, Value, json};
+
+use crate::util::{items, list, number, object, text};
+
+/// The resource itself.
+pub(crate) struct Pods;
+
+impl Strategy for Pods {
+    fn prepare_create(&self, ctx: &Ctx, pod: &mut Value) {
+        generic_prepare_create(ctx, pod);
+        object(pod, "metadata").insert("generation".into(), 1.into());
+        let qos = qos_class(pod);
+        let mut status = json!({"phase": "Pending", "qosClass": qos});
+        if items(pod, "/spec/schedulingGates").next().is_some() {
+            status["conditions"] = json!([{
+                "type": "PodScheduled", "status": "False", "reason": "SchedulingGated", "lastProbeTime": null,
+                "lastTransitionTime": ctx.now_string(), "message": "Scheduling is blocked due to non-empty scheduling gates",
+            }]);
+        }
+        object(pod, "status");
+        pod["status"] = status;
+    }
+
+    fn prepare_update(&self, ctx: &Ctx, new: &mut Value, old: &Value) {
+        generic_prepare_update(ctx, new, old);
+        copy(new, old, "status");
+        bump(new, old);
+    }
+
+    /// The grace period is the pod's own unless the client names one; a pod that runs nowhere, or
+    /// has ended, goes at once.
+    fn grace_period(&self, pod: &Value, requested: Option<i64>) -> Option<i64> {
+        let own = number(pod, "/spec/terminationGracePeriodSeconds").unwrap_or(0);
+        let period = requested.unwrap_or(own);
+        let idle = text(pod, "/spec/nodeName").is_empty() || matches!(text(pod, "/status/phase"), "Failed" | "Succeeded");
+        Some(if idle { 0 } else if period < 0 { 1 } else { period })
+    }
+}
+
+/// `status`: the kubelet's.
+pub(crate) struct PodStatus;
+
+impl Strategy for PodStatus {
+    fn prepare_update(&self, ctx: &Ctx, new: &mut Value, old: &Value) {
+        generic_prepare_update(ctx, new, old);
+        copy(new, old, "spec");
+        for key in ["ownerReferences", "deletionTimestamp", "deletionGracePeriodSeconds", "generation"] {
+            let metadata = object(new, "metadata");
+            match old["metadata"].get(key) {
+                Some(value) => metadata.insert(key.to_owned(), value.clone()),
+                None => metadata.remove(key),
+            };
+        }
+        if text(new, "/status/qosClass").is_empty()
+            && let Some(qos) = old.pointer("/status/qosClass")
+        {
+            object(new, "status").insert("qosClass".into(), qos.clone());
+        }
+    }
+}
+
+/// `ephemeralcontainers`: debugging containers are only ever added.
+pub(crate) struct EphemeralContainers;
+
+impl Strategy for EphemeralContainers {
+    fn prepare_update(&self, _ctx: &Ctx, new: &mut Value, old: &Value) {
+        let containers = new.pointer("/spec/ephemeralContainers").cloned();
+        keep_old(new, old);
+        match containers {
+            Some(containers) => object(new, "spec").insert("ephemeralContainers".into(), containers),
+            None => object(new, "spec").remove("ephemeralContainers"),
+        };
+        bump(new, old);
+    }
+}
+
+/// `resize`: requests, limits and resize policies of the containers that are there.
+pub(crate) struct Resize;
+
+impl Strategy for Resize {
+    fn prepare_update(&self, _ctx: &Ctx, new: &mut Value, old: &Value) {
+        let wanted = new.clone();
+        keep_old(new, old);
+        for key in ["containers", "initContainers"] {
+            let containers = new.pointer_mut(&format!("/spec/{key}")).and_then(Value::as_array_mut);
+            for container in containers.into_iter().flatten() {
+                let name = text(container, "/name").to_owned();
+                let Some(source) = items(&wanted, &format!("/spec/{key}")).find(|c| text(c, "/name") == name) else { continue };
+                for field in ["resources", "resizePolicy"] {
+                    copy(container, source, field);
+                }
+            }
+        }
+        bump(new, old);
+    }
+}
+
+fn copy(to: &mut Value, from: &Value, key: &str) {
+    let Some(map) = to.as_object_mut() else { return };
+    match from.get(key) {
+        Some(value) => map.insert(key.to_owned(), value.clone()),
+        None => map.remove(key),
+    };
+}
+
+/// Everything as it was, but the version and managers that the client sent.
+fn keep_old(new: &mut Value, old: &Value) {
+    let metadata = new["metadata"].take();
+    *new = old.clone();
+    for key in ["resourceVersion", "managedFields"] {
+        copy(&mut new["metadata"], &metadata, key);
+    }
+}
+
+/// The generation counts changes of the specification.
+fn bump(new: &mut Value, old: &Value) {
+    let generation = number(old, "/metadata/generation").unwrap_or(0);
+    let changed = i64::from(new.get("spec") != old.get("spec"));
+    if generation + changed > 0 {
+        object(new, "metadata").insert("generation".into(), (generation + changed).into());
+    }
+}
+
+/// Sets a pod condition; the transition time changes only when the status does.
+pub(crate) fn set_condition(pod: &mut Value, mut condition: Value, now: &str) {
+    let conditions = list(object(pod, "status"), "conditions");
+    let old = conditions.iter_mut().find(|c| c["type"] == condition["type"]);
+    condition["lastProbeTime"] = Value::Null;
+    condition["lastTransitionTime"] = match &old {
+        Some(old) if old["status"] == condition["status"] => old["lastTransitionTime"].clone(),
+        _ => now.into(),
+    };
+    match old {
+        Some(old) => *old = condition,
+        None => conditions.push(condition),
+    }
+}
+
+/// Guaranteed, Burstable or BestEffort
+/// (https://kubernetes.io/docs/concepts/workloads/pods/pod-qos/).
+pub(crate) fn qos_class(pod: &Value) -> &'static str {
+    let amounts = |list: Option<&Map<String, Value>>| -> Vec<(String, Quantity)> {
+        list.into_iter()
+            .flatten()
+            .filter(|(k, _)| matches!(k.as_str(), "cpu" | "memory"))
+            .filter_map(|(k, v)| Some((k.clone(), Quantity::from_value(v).ok()?)))
+            .filter(|(_, q)| q.sign() > 0)
+            .collect()
+    };
+    let of = |value: &Value, which: &str| amounts(value.pointer(&format!("/resources/{which}")).and_then(Value::as_object));
+    let both = |limits: &[(String, Quantity)]| limits.len() == 2;
+    if let Some(whole) = pod.get("spec").filter(|s| s.get("resources").is_some()) {
+        let (requests, limits) = (of(whole, "requests"), of(whole, "limits"));
+        return match (requests.is_empty() && limits.is_empty(), both(&limits) && same(&requests, &limits)) {
+            (true, _) => "BestEffort",
+            (_, true) => "Guaranteed",
+            _ => "Burstable",
+        };
+    }
+    let (mut any, mut guaranteed) = (false, true);
+    for container in items(pod, "/spec/containers").chain(items(pod, "/spec/initContainers")) {
+        let (requests, limits) = (of(container, "requests"), of(container, "limits"));
+        any |= !requests.is_empty() || !limits.is_empty();
+        guaranteed &= both(&limits) && (requests.is_empty() || same(&requests, &limits));
+    }
+    match (any, guaranteed) {
+        (false, _) => "BestEffort",
+        (true, true) => "Guaranteed",
+        (true, false) => "Burstable",
+    }
+}
+
+fn same(requests: &[(String, Quantity)], limits: &[(String, Quantity)]) -> bool {
+    requests.iter().all(|(k, q)| limits.iter().any(|(l, m)| k == l && q == m))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn qos() {
+        let pod = |resources: Value| json!({"spec": {"containers": [{"resources": resources}]}});
+        assert_eq!(qos_class(&pod(json!({}))), "BestEffort");
+        assert_eq!(qos_class(&pod(json!({"requests": {"cpu": "1"}}))), "Burstable");
+        let full = json!({"cpu": "1", "memory": "1Gi"});
+        assert_eq!(qos_class(&pod(json!({"requests": full, "limits": full}))), "Guaranteed");
+        assert_eq!(qos_class(&pod(json!({"requests": {"cpu": "500m", "memory": "1Gi"}, "limits": full}))), "Burstable");
+    }
+
+    #[test]
+    fn grace() {
+        let running = json!({"spec": {"nodeName": "n", "terminationGracePeriodSeconds": 30}, "status": {"phase": "Running"}});
+        assert_eq!(Pods.grace_period(&running, None), Some(30));
+        assert_eq!(Pods.grace_period(&running, Some(0)), Some(0));
+        assert_eq!(Pods.grace_period(&running, Some(-5)), Some(1));
+        let unscheduled = json!({"spec": {"terminationGracePeriodSeconds": 30}});
+        assert_eq!(Pods.grace_period(&unscheduled, Some(10)), Some(0));
+    }
+
+    #[test]
+    fn resize_changes_resources_only() {
+        let old = json!({"metadata": {"generation": 1}, "spec": {"nodeName": "n", "containers": [{"name": "c", "image": "a"}]}});
+        let mut new = json!({"metadata": {"generation": 1, "resourceVersion": "5"}, "spec": {"containers": [{"name": "c", "image": "b", "resources": {"limits": {"cpu": "1"}}}]}});
+        let objects = crate::testing::Objects::new();
+        let ctx = objects.ctx(&crate::util::PODS, "a", "p", apiserver::UserInfo::default());
+        Resize.prepare_update(&ctx, &mut new, &old);
+        assert_eq!(new["spec"]["containers"][0], json!({"name": "c", "image": "a", "resources": {"limits": {"cpu": "1"}}}));
+        assert_eq!(new["spec"]["nodeName"], "n");
+        assert_eq!(new["metadata"], json!({"generation": 2, "resourceVersion": "5"}));
+    }
+}

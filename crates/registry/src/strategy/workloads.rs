@@ -1,0 +1,133 @@
+//! Deployments, daemon sets, jobs, secrets: what their strategies add to the generic one.
+
+use api::field::FieldError;
+use apiserver::strategy::{generic_prepare_create, generic_prepare_update};
+use apiserver::{Ctx, DefaultGc, Strategy};
+use base64::{Engine, engine::general_purpose::STANDARD};
+use serde_json::{Value, json};
+
+use crate::util::{flag, number, object, text};
+
+/// Deployments: a changed annotation counts as a new generation too.
+pub(crate) struct Deployments;
+
+impl Strategy for Deployments {
+    fn prepare_update(&self, ctx: &Ctx, new: &mut Value, old: &Value) {
+        generic_prepare_update(ctx, new, old);
+        let before = number(old, "/metadata/generation").unwrap_or(0);
+        let differs = |pointer: &str| new.pointer(pointer) != old.pointer(pointer);
+        if differs("/spec") || differs("/metadata/annotations") {
+            object(new, "metadata").insert("generation".into(), (before + 1).into());
+        }
+    }
+}
+
+/// Daemon sets: the template's own generation is kept in an annotation.
+pub(crate) struct DaemonSets;
+
+const TEMPLATE_GENERATION: &str = "deprecated.daemonset.template.generation";
+
+impl Strategy for DaemonSets {
+    fn prepare_create(&self, ctx: &Ctx, set: &mut Value) {
+        generic_prepare_create(ctx, set);
+        object(&mut set["metadata"], "annotations").insert(TEMPLATE_GENERATION.into(), "1".into());
+    }
+
+    fn prepare_update(&self, ctx: &Ctx, new: &mut Value, old: &Value) {
+        generic_prepare_update(ctx, new, old);
+        let before: i64 = text(&old["metadata"]["annotations"], &format!("/{TEMPLATE_GENERATION}")).parse().unwrap_or(0);
+        let differs = |pointer: &str| new.pointer(pointer) != old.pointer(pointer);
+        let changed = differs("/spec/template") || differs("/spec/updateStrategy");
+        let now = before + i64::from(changed);
+        object(&mut new["metadata"], "annotations").insert(TEMPLATE_GENERATION.into(), now.to_string().into());
+    }
+}
+
+/// Jobs: the selector and the template's labels name the job's uid, unless the user says otherwise.
+pub(crate) struct Jobs;
+
+impl Strategy for Jobs {
+    fn prepare_create(&self, ctx: &Ctx, job: &mut Value) {
+        generic_prepare_create(ctx, job);
+        if flag(job, "/spec/manualSelector") {
+            return;
+        }
+        let (uid, name) = (text(job, "/metadata/uid").to_owned(), text(job, "/metadata/name").to_owned());
+        let template = object(job, "spec").entry("template").or_insert_with(|| json!({}));
+        let labels = object(&mut template["metadata"], "labels");
+        for (key, value) in [
+            ("batch.kubernetes.io/controller-uid", &uid),
+            ("batch.kubernetes.io/job-name", &name),
+            ("controller-uid", &uid),
+            ("job-name", &name),
+        ] {
+            labels.insert(key.into(), value.clone().into());
+        }
+        let spec = object(job, "spec");
+        let selector = spec.entry("selector").or_insert_with(|| json!({}));
+        object(selector, "matchLabels").entry("batch.kubernetes.io/controller-uid").or_insert_with(|| uid.into());
+    }
+
+    fn validate_create(&self, ctx: &Ctx, job: &Value) -> Vec<FieldError> {
+        apiserver::Generic.validate_create(ctx, job)
+    }
+
+    fn default_gc(&self) -> DefaultGc {
+        DefaultGc::Orphan
+    }
+}
+
+/// Secrets: `stringData` is for writing only.
+pub(crate) struct Secrets;
+
+impl Strategy for Secrets {
+    fn prepare_create(&self, ctx: &Ctx, secret: &mut Value) {
+        generic_prepare_create(ctx, secret);
+        encode(secret);
+    }
+
+    fn prepare_update(&self, ctx: &Ctx, new: &mut Value, old: &Value) {
+        generic_prepare_update(ctx, new, old);
+        encode(new);
+        // The type of a Secret stays when a client leaves it out.
+        if new.get("type").is_none()
+            && let Some(kind) = old.get("type")
+        {
+            new["type"] = kind.clone();
+        }
+    }
+}
+
+fn encode(secret: &mut Value) {
+    let Some(Value::Object(plain)) = secret.as_object_mut().and_then(|s| s.remove("stringData")) else { return };
+    let data = object(secret, "data");
+    for (key, value) in plain {
+        data.insert(key, STANDARD.encode(value.as_str().unwrap_or("")).into());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::Objects;
+    use crate::util::SECRETS;
+    use apiserver::UserInfo;
+
+    #[test]
+    fn job_selector() {
+        let jobs = api::resources::find("batch", "v1", "jobs").unwrap();
+        let ctx = Objects::new().ctx(jobs, "a", "j", UserInfo::default());
+        let mut job = json!({"metadata": {"name": "j", "uid": "u"}, "spec": {"template": {"spec": {}}}});
+        Jobs.prepare_create(&ctx, &mut job);
+        assert_eq!(job["spec"]["selector"], json!({"matchLabels": {"batch.kubernetes.io/controller-uid": "u"}}));
+        assert_eq!(job["spec"]["template"]["metadata"]["labels"]["job-name"], "j");
+    }
+
+    #[test]
+    fn string_data() {
+        let ctx = Objects::new().ctx(&SECRETS, "a", "s", UserInfo::default());
+        let mut secret = json!({"metadata": {"name": "s"}, "data": {"a": "eA=="}, "stringData": {"b": "y"}});
+        Secrets.prepare_create(&ctx, &mut secret);
+        assert_eq!(secret, json!({"metadata": {"name": "s"}, "data": {"a": "eA==", "b": "eQ=="}}));
+    }
+}
