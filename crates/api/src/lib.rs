@@ -4,6 +4,7 @@
 pub mod apply;
 pub mod defaults;
 pub mod codec;
+pub mod discovery;
 pub mod facts;
 pub mod field;
 pub mod field_labels;
