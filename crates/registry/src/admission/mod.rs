@@ -5,6 +5,7 @@ mod defaults;
 mod limit_ranger;
 mod namespace_lifecycle;
 mod node_restriction;
+mod pod_security;
 mod priority;
 mod resource_quota;
 mod service_account;
@@ -27,6 +28,7 @@ pub(crate) fn plugins() -> Vec<Arc<dyn Admission>> {
         Arc::new(service_account::ServiceAccount),
         Arc::new(node_restriction::NodeRestriction),
         Arc::new(defaults::TaintNodesByCondition),
+        Arc::new(pod_security::PodSecurity),
         Arc::new(priority::Priority),
         Arc::new(defaults::DefaultTolerationSeconds),
         Arc::new(defaults::RuntimeClass),
