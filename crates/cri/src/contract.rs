@@ -9,9 +9,10 @@ use crate::{Code, RuntimeService};
 pub struct Target<'a> {
     /// A reference of an image that is present.
     pub image: String,
-    /// A command that exits with 3 after it got SIGTERM, or that `end` makes exit so.
+    /// A command that exits with 3 when it gets SIGTERM, or that `end` makes exit so.
     pub command: Vec<String>,
-    /// Makes the container exit with 3 from outside, for runtimes that run nothing.
+    /// Makes the container exit with 3 from outside, for runtimes that run nothing; or waits until the
+    /// command minds signals.
     pub end: Option<Box<dyn Fn(&str) + Send + Sync + 'a>>,
 }
 

@@ -14,5 +14,6 @@ mod service;
 
 pub use error::{Code, Error};
 pub use fake::Fake;
+pub use proto::Message;
 pub use proto::cri as v1;
 pub use service::{EventStream, ImageService, Result, RuntimeService};

@@ -3,6 +3,9 @@
 
 pub mod cri;
 
+/// Encoding and decoding of all of them.
+pub use prost::Message;
+
 #[cfg(test)]
 mod tests {
     use prost::Message;
