@@ -1,6 +1,7 @@
 //! Passes an upgrade request on to another server, and then bytes both ways without looking at them.
 
 use bytes::Bytes;
+use futures::FutureExt;
 use http::{Request, Response, StatusCode, Uri};
 use http_body_util::{BodyExt, Empty, Full, Limited};
 use hyper_util::rt::TokioIo;
@@ -53,7 +54,7 @@ where
     let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(io))
         .await
         .map_err(Error::Http)?;
-    let mut connection = std::pin::pin!(connection.with_upgrades());
+    let mut connection = std::pin::pin!(connection.with_upgrades().fuse());
     let exchange = async {
         let mut answer = sender.send_request(forwarded).await.map_err(Error::Http)?;
         if answer.status() == StatusCode::SWITCHING_PROTOCOLS {

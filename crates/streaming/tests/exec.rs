@@ -201,9 +201,9 @@ async fn spdy_v4_as_old_kubectl() {
     })
     .await;
     let mut received = vec![Vec::new(); 8];
-    let (mut finished, mut pinged, mut goaway) = (Vec::new(), false, false);
-    while let Some(frame) = soon(spdy.next()).await {
-        match frame {
+    let (mut finished, mut pinged) = (Vec::new(), false);
+    while finished.len() < 3 {
+        match soon(spdy.next()).await.expect("the client closes first") {
             Frame::Data { stream, data, fin } => {
                 received[stream as usize].extend_from_slice(&data);
                 if fin {
@@ -211,11 +211,10 @@ async fn spdy_v4_as_old_kubectl() {
                 }
             }
             Frame::Ping(1) => pinged = true,
-            Frame::GoAway { last_stream: 7, .. } => goaway = true,
             other => panic!("{other:?}"),
         }
     }
-    assert!(pinged && goaway);
+    assert!(pinged);
     for stream in [1, 5, 7] {
         assert!(finished.contains(&stream), "{finished:?}");
     }

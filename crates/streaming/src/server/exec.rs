@@ -18,7 +18,7 @@ use crate::websocket::{self, Channels};
 /// How long a client may take to open its streams.
 const STREAM_CREATION_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long a client may take to receive the rest and close.
-const FINISH_TIMEOUT: Duration = Duration::from_secs(30);
+const FINISH_TIMEOUT: Duration = Duration::from_secs(60);
 
 const WEBSOCKET: &[&str] = &[
     "v5.channel.k8s.io",
@@ -124,6 +124,10 @@ pub struct StatusSink {
     // Last: the goodbye follows what the writer's end queues.
     goodbye: Goodbye,
     json: bool,
+    websocket: bool,
+    /// The server's halves of streams on which only the client sends (SPDY). Ending one early tells
+    /// kubectl that its input is not wanted any more.
+    _unused: Vec<Writer>,
     closed: CancellationToken,
 }
 
@@ -144,7 +148,9 @@ impl StatusSink {
             writer,
             goodbye,
             json,
+            websocket,
             closed,
+            ..
         } = &mut self;
         let message = if *json {
             status.to_json().to_string()
@@ -156,7 +162,11 @@ impl StatusSink {
                 let _ = writer.write_all(message.as_bytes()).await;
             }
             let _ = writer.shutdown().await;
-            goodbye.0.send(Frame::Close);
+            // A client of SPDY closes when all its streams have ended. What it has not taken from
+            // its socket by then would be lost if we closed first.
+            if *websocket {
+                goodbye.0.send(Frame::Close);
+            }
             closed.cancelled().await;
         };
         let _ = tokio::time::timeout(FINISH_TIMEOUT, send).await;
@@ -240,6 +250,8 @@ where
             writer: error,
             goodbye: Goodbye(queue),
             json,
+            websocket: true,
+            _unused: Vec::new(),
             closed: closed.clone(),
         },
         closed,
@@ -255,17 +267,23 @@ where
     let wanted = [options.stdin, options.stdout, options.stderr, resizes];
     let expected = 1 + wanted.iter().filter(|wanted| **wanted).count();
     let (mut stdin, mut stdout, mut stderr, mut error, mut resize) = (None, None, None, None, None);
+    let mut unused = Vec::new();
     let arrive = async {
         let mut received = 0;
         while received < expected {
             let stream = connection.streams.recv().await?;
             match header(&stream.headers, "streamtype") {
-                // The halves that are not used stay open with the connection.
                 Some("error") => error = Some(stream.writer),
-                Some("stdin") => stdin = Some((stream.reader, stream.writer)),
+                Some("stdin") => {
+                    stdin = Some(stream.reader);
+                    unused.push(stream.writer);
+                }
                 Some("stdout") => stdout = Some(stream.writer),
                 Some("stderr") => stderr = Some(stream.writer),
-                Some("resize") => resize = Some((stream.reader, stream.writer)),
+                Some("resize") => {
+                    resize = Some(stream.reader);
+                    unused.push(stream.writer);
+                }
                 other => {
                     tracing::debug!(?other, "unexpected stream type");
                     continue;
@@ -289,10 +307,10 @@ where
     };
     let closed = connection.closed;
     Ok(ExecStreams {
-        stdin: stdin.map(|(reader, _)| reader),
+        stdin,
         stdout,
         stderr,
-        resize: resize.map(|(reader, _)| Resize {
+        resize: resize.map(|reader| Resize {
             reader,
             buffer: Vec::new(),
         }),
@@ -300,6 +318,8 @@ where
             writer: error,
             goodbye: Goodbye(connection.queue),
             json: protocol.starts_with("v4."),
+            websocket: false,
+            _unused: unused,
             closed: closed.clone(),
         },
         closed,
