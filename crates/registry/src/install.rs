@@ -25,7 +25,7 @@ use crate::strategy::pod_actions::{Binding, Eviction};
 use crate::strategy::rbac::{RoleBindings, Roles};
 use crate::strategy::service::Services;
 use crate::strategy::token::TokenRequests;
-use crate::strategy::workloads::{DaemonSets, Deployments, Jobs, Secrets};
+use crate::strategy::workloads::{DaemonSets, Deployments, Jobs, Nodes, Secrets};
 use crate::strategy::csr::{Approval, RequestStatus, SigningRequests};
 
 /// What this crate must know about the cluster.
@@ -49,6 +49,10 @@ pub struct Config {
     pub advertise_address: IpAddr,
     /// Port of the same.
     pub secure_port: u16,
+    /// PEM of the CA of the API server's own certificate, for `cluster-info`.
+    pub cluster_ca_pem: String,
+    /// A bootstrap token that lets nodes join, with the rights they need for it.
+    pub join_token: Option<String>,
     /// Components for `componentstatuses` with their health checks.
     pub components: Vec<(String, Check)>,
 }
@@ -59,6 +63,9 @@ pub enum Error {
     /// Not an address range with a prefix length.
     #[error("service range {0:?} is not of the form 10.96.0.0/16")]
     ServiceCidr(String),
+    /// Not of the form of a bootstrap token.
+    #[error("the join token is not of the form abcdef.0123456789abcdef")]
+    JoinToken,
     /// No usable client CA.
     #[error("client CA certificates cannot be used")]
     ClientCa(#[source] pki::Error),
@@ -68,6 +75,9 @@ pub enum Error {
 pub fn install_parts(parts: &mut Parts, reader: Arc<dyn Reader>, config: Config) -> Result<(), Error> {
     let cidr = Cidr::parse(&config.service_cidr).ok_or_else(|| Error::ServiceCidr(config.service_cidr.clone()))?;
     let service_ip = cidr.nth(1);
+    if config.join_token.as_deref().is_some_and(|t| pki::bootstrap_token::parse(t).is_none()) {
+        return Err(Error::JoinToken);
+    }
     let audiences = match config.audiences.is_empty() {
         true => vec![config.issuer.clone()],
         false => config.audiences.clone(),
@@ -95,6 +105,8 @@ pub fn install_parts(parts: &mut Parts, reader: Arc<dyn Reader>, config: Config)
         advertise_address: config.advertise_address,
         secure_port: config.secure_port,
         client_ca_pem: config.client_ca_pem,
+        cluster_ca_pem: config.cluster_ca_pem,
+        join_token: config.join_token,
     };
     parts.post_start(
         "bootstrap-objects",
@@ -122,6 +134,7 @@ fn install_strategies(parts: &mut Parts, allocator: Arc<Allocator>, rbac: Arc<Rb
     parts.strategy("", "pods", "status", Arc::new(PodStatus));
     parts.strategy("", "pods", "ephemeralcontainers", Arc::new(EphemeralContainers));
     parts.strategy("", "pods", "resize", Arc::new(Resize));
+    parts.strategy("", "nodes", "", Arc::new(Nodes));
     parts.strategy("", "services", "", Arc::new(Services { allocator }));
     parts.strategy("", "namespaces", "", Arc::new(Namespaces));
     parts.strategy("", "namespaces", "status", Arc::new(NamespaceStatus));

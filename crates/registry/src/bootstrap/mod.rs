@@ -2,6 +2,7 @@
 //! default RBAC policy, the service `kubernetes`. Missing ones are made at start, changed ones
 //! brought back where upstream does; on a restart of a whole cluster this only compares.
 
+mod join;
 pub(crate) mod policy;
 
 use std::net::IpAddr;
@@ -27,6 +28,8 @@ pub(crate) struct Facts {
     pub advertise_address: IpAddr,
     pub secure_port: u16,
     pub client_ca_pem: String,
+    pub cluster_ca_pem: String,
+    pub join_token: Option<String>,
 }
 
 /// Namespaces first (others live in them), then everything at once.
@@ -55,6 +58,16 @@ pub(crate) async fn run(backend: &Backend, policy: &Policy, facts: &Facts) -> Re
     work.push(ensure(backend, *ENDPOINTS, endpoints(facts), reconcile_endpoints));
     work.push(ensure(backend, *ENDPOINT_SLICES, endpoint_slice(facts), reconcile_endpoints));
     work.push(ensure(backend, *CONFIG_MAPS, authentication(facts), reconcile_data));
+    if let Some(token) = &facts.join_token {
+        let host = match facts.advertise_address {
+            IpAddr::V6(ip) => format!("[{ip}]"),
+            ip => ip.to_string(),
+        };
+        let server = format!("https://{host}:{}", facts.secure_port);
+        for (resource, object) in join::objects(token, &server, &facts.cluster_ca_pem) {
+            work.push(ensure(backend, resource, object, reconcile_data));
+        }
+    }
     all(join_all(work).await)
 }
 
@@ -266,6 +279,8 @@ mod tests {
             advertise_address: "192.0.2.1".parse().unwrap(),
             secure_port: 6443,
             client_ca_pem: "CA".into(),
+            cluster_ca_pem: "CA".into(),
+            join_token: Some("abcdef.0123456789abcdef".into()),
         };
         let policy = policy::policy();
         block_on(run(&objects.backend(), &policy, &facts)).unwrap();

@@ -1,6 +1,5 @@
-//! Deployments, daemon sets, jobs, secrets: what their strategies add to the generic one.
+//! Deployments, daemon sets, jobs, nodes, secrets: what their strategies add to the generic one.
 
-use api::field::FieldError;
 use apiserver::strategy::{generic_prepare_create, generic_prepare_update};
 use apiserver::{Ctx, DefaultGc, Strategy};
 use base64::{Engine, engine::general_purpose::STANDARD};
@@ -68,13 +67,16 @@ impl Strategy for Jobs {
         object(selector, "matchLabels").entry("batch.kubernetes.io/controller-uid").or_insert_with(|| uid.into());
     }
 
-    fn validate_create(&self, ctx: &Ctx, job: &Value) -> Vec<FieldError> {
-        apiserver::Generic.validate_create(ctx, job)
-    }
-
     fn default_gc(&self) -> DefaultGc {
         DefaultGc::Orphan
     }
+}
+
+/// Nodes: a kubelet registers with its status.
+pub(crate) struct Nodes;
+
+impl Strategy for Nodes {
+    fn prepare_create(&self, _ctx: &Ctx, _node: &mut Value) {}
 }
 
 /// Secrets: `stringData` is for writing only.
