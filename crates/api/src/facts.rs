@@ -282,6 +282,11 @@ pub fn type_by_name(name: &str) -> Option<&'static Type> {
     table.by_name.get(name).map(|id| id.get_in(table))
 }
 
+/// A number that changes when the table does.
+pub fn fingerprint() -> u64 {
+    TEXT.bytes().fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))
+}
+
 /// All types, in no meaningful order.
 pub fn types() -> &'static [Type] {
     &table().types

@@ -10,6 +10,7 @@ pub mod field;
 pub mod field_labels;
 pub mod gotime;
 pub mod names;
+pub mod openapi;
 pub mod patch;
 pub mod quantity;
 pub mod resources;
@@ -18,3 +19,6 @@ pub mod selector;
 pub mod status;
 pub mod table;
 pub mod topology;
+
+/// The Kubernetes version whose API this is, as `/version` and OpenAPI say it.
+pub const VERSION: &str = "v1.36.0";

@@ -6,7 +6,7 @@
 
 mod json;
 mod protobuf;
-mod wire;
+pub(crate) mod wire;
 
 use serde_json::Value;
 
