@@ -22,3 +22,4 @@ pub mod topology;
 
 /// The Kubernetes version whose API this is, as `/version` and OpenAPI say it.
 pub const VERSION: &str = "v1.36.0";
+pub mod validate;

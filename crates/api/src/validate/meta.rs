@@ -1,0 +1,225 @@
+//! Metadata and label selectors.
+
+use super::at::{At, same};
+use crate::names;
+use serde_json::Value;
+
+/// Most bytes of all annotations together.
+const ANNOTATIONS_MAX: usize = 256 * 1024;
+
+/// A check of a name.
+pub type NameCheck = fn(&str) -> Vec<String>;
+
+/// Labels of an object or template.
+pub fn labels(at: &At<'_>) {
+    for (k, v) in at.entries() {
+        for m in names::qualified_name(k) {
+            at.invalid_as(k, m);
+        }
+        for m in names::label_value(v.text()) {
+            at.invalid_as(v.text(), m);
+        }
+    }
+}
+
+/// Annotations of an object or template.
+pub fn annotations(at: &At<'_>) {
+    let mut size = 0;
+    for (k, v) in at.entries() {
+        for m in names::qualified_name(&k.to_lowercase()) {
+            at.invalid_as(k, m);
+        }
+        size += k.len() + v.text().len();
+    }
+    if size > ANNOTATIONS_MAX {
+        at.too_long(ANNOTATIONS_MAX);
+    }
+}
+
+fn owner_references(at: &At<'_>) {
+    let mut controller = String::new();
+    for r in at.items() {
+        let t = |k: &str| r.v.get(k).and_then(Value::as_str).unwrap_or_default();
+        let empty = |k: &str, m: &str| {
+            if t(k).is_empty() {
+                at.with(r.at(k).v, at.path.child(k)).invalid_as("", m);
+            }
+        };
+        empty("apiVersion", "version must not be empty");
+        for k in ["kind", "name", "uid"] {
+            empty(k, "must not be empty");
+        }
+        if t("apiVersion") == "v1" && t("kind") == "Event" {
+            at.invalid_as(r.v.clone(), "/v1, Kind=Event is disallowed from being an owner");
+        }
+        if r.at("controller").yes() {
+            let name = format!("{}/{}", t("kind"), t("name"));
+            if controller.is_empty() {
+                controller = name;
+            } else {
+                at.invalid(format!(
+                    "Only one reference can have Controller set to true. Found \"true\" in references for {controller} and {name}"
+                ));
+            }
+        }
+    }
+}
+
+fn finalizers(at: &At<'_>) {
+    for f in at.items() {
+        for m in names::qualified_name(f.text()) {
+            at.invalid_as(f.text(), m);
+        }
+    }
+    let has = |n: &str| at.items().any(|f| f.text() == n);
+    if has("orphan") && has("foregroundDeletion") {
+        at.invalid("finalizer orphan and foregroundDeletion cannot be both set");
+    }
+}
+
+fn managed_fields(at: &At<'_>) {
+    for e in at.items() {
+        e.at("operation").one_of_if_set(&["Apply", "Update"]);
+        if e.at("fieldsType").filled().is_some_and(|t| t != "FieldsV1") {
+            e.at("fieldsType").invalid("must be `FieldsV1`");
+        }
+        if e.at("manager").text().len() > 128 {
+            e.at("manager").too_long(128);
+        }
+    }
+}
+
+/// The part of a generated name that the server was given, made checkable: a trailing dash is fine there.
+fn mask_trailing_dash(s: &str) -> String {
+    match s.strip_suffix('-') {
+        Some(head) if !head.is_empty() => {
+            let mut head = head.to_owned();
+            head.pop();
+            head.push('a');
+            head
+        }
+        _ => s.to_owned(),
+    }
+}
+
+/// Metadata of a new object.
+pub fn create(at: &At<'_>, namespaced: bool, name: NameCheck) {
+    let generate = at.at("generateName");
+    if let Some(g) = generate.filled() {
+        for m in name(&mask_trailing_dash(g)) {
+            generate.invalid(m);
+        }
+    }
+    match at.at("name").filled() {
+        None => at.at("name").required("name or generateName is required"),
+        Some(_) => at.at("name").check(name),
+    }
+    let namespace = at.at("namespace");
+    match (namespaced, namespace.filled()) {
+        (true, None) => namespace.required(""),
+        (true, Some(_)) => namespace.check(names::dns1123_label),
+        (false, Some(_)) => namespace.forbidden("not allowed on this type"),
+        (false, None) => {}
+    }
+    at.at("generation").nonnegative();
+    common(at);
+    finalizers(&at.at("finalizers"));
+}
+
+fn common(at: &At<'_>) {
+    labels(&at.at("labels"));
+    annotations(&at.at("annotations"));
+    owner_references(&at.at("ownerReferences"));
+    managed_fields(&at.at("managedFields"));
+}
+
+/// Metadata of a changed object. That a resource version is given is for the caller to see to.
+pub fn update(at: &At<'_>, old: &At<'_>) {
+    if old.at("deletionTimestamp").set() {
+        let before = old.at("finalizers");
+        let mut new: Vec<String> = at
+            .at("finalizers")
+            .items()
+            .filter(|f| !before.items().any(|b| b.v == f.v))
+            .map(|f| crate::field::go_quote(f.text()))
+            .collect();
+        new.sort();
+        new.dedup();
+        if !new.is_empty() {
+            at.at("finalizers").forbidden(format!(
+                "no new finalizers can be added if the object is being deleted, found new finalizers []string{{{}}}",
+                new.join(", ")
+            ));
+        }
+    }
+    if at.at("generation").int_or(0) < old.at("generation").int_or(0) {
+        at.at("generation").invalid("must not be decremented");
+    }
+    for k in ["name", "namespace", "uid", "creationTimestamp", "deletionTimestamp", "deletionGracePeriodSeconds"] {
+        at.at(k).immutable(&old.at(k));
+    }
+    common(at);
+}
+
+/// A `metav1.LabelSelector`.
+pub fn label_selector(at: &At<'_>) {
+    labels(&at.at("matchLabels"));
+    for e in at.at("matchExpressions").items() {
+        let values = e.at("values");
+        match e.at("operator").text() {
+            "In" | "NotIn" => {
+                if values.is_empty() {
+                    values.required("must be specified when `operator` is 'In' or 'NotIn'");
+                }
+            }
+            "Exists" | "DoesNotExist" => {
+                if !values.is_empty() {
+                    values.forbidden("may not be specified when `operator` is 'Exists' or 'DoesNotExist'");
+                }
+            }
+            other => e.at("operator").invalid_as(other, "not a valid selector operator"),
+        }
+        e.at("key").check(names::qualified_name);
+        for v in values.items() {
+            v.check(names::label_value);
+        }
+    }
+}
+
+/// Whether a selector is there but selects everything.
+pub fn selects_everything(at: &At<'_>) -> bool {
+    at.set() && at.at("matchLabels").is_empty() && at.at("matchExpressions").is_empty()
+}
+
+/// A number or a percentage.
+pub fn int_or_percent(at: &At<'_>) {
+    match at.v {
+        Value::String(_) => at.check(names::percent),
+        _ => at.nonnegative(),
+    }
+}
+
+/// The number before the percent sign, if it is a percentage.
+pub fn percentage(v: &Value) -> Option<i64> {
+    v.as_str()?.strip_suffix('%')?.parse().ok()
+}
+
+/// The number, of things or percent.
+pub fn int_or_percent_value(v: &Value) -> i64 {
+    percentage(v).or_else(|| v.as_i64()).unwrap_or(0)
+}
+
+/// At most 100 %.
+pub fn at_most_100_percent(at: &At<'_>) {
+    if percentage(at.v).is_some_and(|p| p > 100) {
+        at.invalid("must not be greater than 100%");
+    }
+}
+
+/// The fields of `spec` besides `mutable` must be as before.
+pub fn spec_unchanged_but(new: &At<'_>, old: &At<'_>, mutable: &[&str]) -> bool {
+    let keys = |a: &At<'_>| a.v.as_object().map(|m| m.keys().cloned().collect::<Vec<_>>()).unwrap_or_default();
+    let mut all = keys(new);
+    all.extend(keys(old));
+    all.iter().filter(|k| !mutable.contains(&k.as_str())).all(|k| same(new.at(k).v, old.at(k).v))
+}

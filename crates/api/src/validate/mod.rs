@@ -1,0 +1,222 @@
+//! Whether objects are well formed: what each built-in kind demands of new and
+//! of changed objects, in upstream's words. Objects are expected in their
+//! normal form, with defaults filled in.
+//!
+//! Not here: that an update names a resource version, quotas, and whatever
+//! needs to look at other objects. Kinds without rules of their own have their
+//! metadata checked.
+
+mod at;
+mod container;
+mod meta;
+mod net;
+mod objects;
+mod pod;
+mod scheduling;
+mod service;
+mod storage;
+#[cfg(test)]
+mod tests;
+mod volumes;
+mod workloads;
+
+pub use crate::field::{ErrorKind, FieldError, Path};
+
+use crate::names;
+use crate::resources::Resource;
+use at::{At, Errors};
+use serde_json::Value;
+
+/// What is wrong with a new object.
+pub fn create(resource: &Resource, obj: &Value) -> Vec<FieldError> {
+    let errs = Errors::default();
+    let at = At::root(obj, &errs);
+    let (group, kind) = (resource.group, resource.kind);
+    let spec = at.at("spec");
+    if (group, kind) == ("", "Pod") {
+        pod::create(&at);
+        return errs.into_inner();
+    }
+    meta::create(&at.at("metadata"), resource.namespaced, name_check(group, kind));
+    match (group, kind) {
+        ("", "Service") => service::service(&at, None),
+        ("", "Node") => objects::node(&at, None),
+        ("apps", "StatefulSet") => workloads::stateful_set(&spec, true),
+        ("batch", "Job") => workloads::job(&at),
+        ("batch", "CronJob") => {
+            workloads::cron_job(&spec);
+            if at.down(&["metadata", "name"]).text().len() > 52 {
+                at.down(&["metadata", "name"]).invalid("must be no more than 52 characters");
+            }
+        }
+        ("apps", "ControllerRevision") => {
+            at.at("revision").nonnegative();
+            if !at.at("data").set() {
+                at.at("data").required("data is mandatory");
+            }
+        }
+        ("node.k8s.io", "RuntimeClass") => objects::runtime_class(&at, None),
+        _ => both(group, kind, &at),
+    }
+    errs.into_inner()
+}
+
+/// What is wrong with a changed object.
+pub fn update(resource: &Resource, new: &Value, old: &Value) -> Vec<FieldError> {
+    let errs = Errors::default();
+    let (at, before) = (At::root(new, &errs), At::root(old, &errs));
+    let (group, kind) = (resource.group, resource.kind);
+    let (spec, old_spec) = (at.at("spec"), before.at("spec"));
+    if (group, kind) == ("", "Pod") {
+        pod::update(&at, &before);
+        return errs.into_inner();
+    }
+    meta::update(&at.at("metadata"), &before.at("metadata"));
+    match (group, kind) {
+        ("", "Service") => service::service(&at, Some(&before)),
+        ("", "Node") => objects::node(&at, Some(&before)),
+        // may be updated whatever else they say
+        ("", "Namespace") => {}
+        ("apps", "Deployment" | "ReplicaSet" | "DaemonSet") => {
+            both(group, kind, &at);
+            spec.at("selector").immutable(&old_spec.at("selector"));
+        }
+        ("apps", "StatefulSet") => {
+            workloads::stateful_set(&spec, false);
+            workloads::stateful_set_update(&spec, &old_spec);
+        }
+        ("apps", "ControllerRevision") => objects::controller_revision_update(&at, &before),
+        ("batch", "Job") => workloads::job_update(&at, &before),
+        ("batch", "CronJob") => workloads::cron_job(&spec),
+        ("", "ConfigMap" | "Secret") => {
+            if kind == "Secret" {
+                at.at("type").immutable(&before.at("type"));
+            }
+            objects::immutable_data(&at, &before);
+            both(group, kind, &at);
+        }
+        ("rbac.authorization.k8s.io", "RoleBinding" | "ClusterRoleBinding") => {
+            both(group, kind, &at);
+            objects::role_binding_update(&at, &before);
+        }
+        ("scheduling.k8s.io", "PriorityClass") => objects::priority_class_update(&at, &before),
+        ("discovery.k8s.io", "EndpointSlice") => {
+            both(group, kind, &at);
+            at.at("addressType").immutable(&before.at("addressType"));
+        }
+        ("storage.k8s.io", "StorageClass") => storage::storage_class_update(&at, &before),
+        ("", "PersistentVolumeClaim") => {
+            both(group, kind, &at);
+            storage::claim_update(&at, &before);
+        }
+        ("", "PersistentVolume") => {
+            both(group, kind, &at);
+            storage::volume_update(&at, &before);
+        }
+        ("node.k8s.io", "RuntimeClass") => objects::runtime_class(&at, Some(&before)),
+        _ => both(group, kind, &at),
+    }
+    errs.into_inner()
+}
+
+/// What is wrong with an object whose status changed.
+pub fn update_status(resource: &Resource, new: &Value, old: &Value) -> Vec<FieldError> {
+    let errs = Errors::default();
+    let (at, before) = (At::root(new, &errs), At::root(old, &errs));
+    let status = at.at("status");
+    if (resource.group, resource.kind) == ("", "Pod") {
+        pod::update_status(&at, &before);
+        return errs.into_inner();
+    }
+    meta::update(&at.at("metadata"), &before.at("metadata"));
+    match (resource.group, resource.kind) {
+        ("", "Namespace") => objects::namespace_status(&at),
+        ("", "Node") => objects::node(&at, Some(&before)),
+        ("apps", "Deployment") => {
+            workloads::status_counts(&status, "replicas", &["updatedReplicas", "readyReplicas", "availableReplicas"]);
+        }
+        ("apps", "ReplicaSet") | ("", "ReplicationController") => {
+            workloads::status_counts(&status, "replicas", &["fullyLabeledReplicas", "readyReplicas", "availableReplicas"]);
+        }
+        ("apps", "StatefulSet") => workloads::status_counts(
+            &status,
+            "replicas",
+            &["readyReplicas", "currentReplicas", "updatedReplicas", "availableReplicas"],
+        ),
+        ("certificates.k8s.io", "CertificateSigningRequest") => objects::certificate_conditions(&at),
+        ("batch", "Job") => {
+            for k in ["active", "succeeded", "failed", "ready", "terminating"] {
+                status.at(k).nonnegative();
+            }
+        }
+        _ => {}
+    }
+    errs.into_inner()
+}
+
+/// What is wrong with the metadata of a new object of any kind, for custom resources too.
+pub fn metadata_create(obj: &Value, namespaced: bool) -> Vec<FieldError> {
+    let errs = Errors::default();
+    meta::create(&At::root(obj, &errs).at("metadata"), namespaced, names::dns1123_subdomain);
+    errs.into_inner()
+}
+
+/// What is wrong with the metadata of a changed object of any kind, for custom resources too.
+pub fn metadata_update(new: &Value, old: &Value) -> Vec<FieldError> {
+    let errs = Errors::default();
+    meta::update(&At::root(new, &errs).at("metadata"), &At::root(old, &errs).at("metadata"));
+    errs.into_inner()
+}
+
+/// What is wrong with the finalizers of a namespace's spec, after a write to its `finalize` subresource.
+pub fn namespace_finalize(new: &Value, old: &Value) -> Vec<FieldError> {
+    let mut out = metadata_update(new, old);
+    let errs = Errors::default();
+    At::root(new, &errs).down(&["spec", "finalizers"]).items().for_each(|f| objects::finalizer(&f));
+    out.extend(errs.into_inner());
+    out
+}
+
+/// How objects of a kind may be named.
+fn name_check(group: &str, kind: &str) -> meta::NameCheck {
+    match (group, kind) {
+        ("", "Namespace" | "Service") | ("apps", "StatefulSet") => names::dns1123_label,
+        ("rbac.authorization.k8s.io", _) => names::path_segment,
+        ("certificates.k8s.io", "CertificateSigningRequest") | ("apiregistration.k8s.io", _) => |_| Vec::new(),
+        ("coordination.k8s.io", "LeaseCandidate") => names::config_map_key,
+        ("networking.k8s.io", "IPAddress") | ("certificates.k8s.io", "ClusterTrustBundle") => names::path_segment,
+        _ => names::dns1123_subdomain,
+    }
+}
+
+/// What holds for new and changed objects alike.
+fn both(group: &str, kind: &str, at: &At<'_>) {
+    let spec = at.at("spec");
+    match (group, kind) {
+        ("", "Namespace") => objects::namespace(at),
+        ("", "ConfigMap") => objects::config_map(at),
+        ("", "Secret") => objects::secret(at),
+        ("", "Endpoints") => service::endpoints(at),
+        ("", "PodTemplate") => pod::template(&at.at("template")),
+        ("", "ReplicationController") => workloads::replication_controller(&spec),
+        ("", "ResourceQuota") => objects::resource_quota(&spec),
+        ("", "LimitRange") => objects::limit_range(&spec),
+        ("", "PersistentVolumeClaim") => storage::claim_spec(&spec),
+        ("", "PersistentVolume") => storage::volume_spec(&spec),
+        ("apps", "Deployment") => workloads::deployment(&spec),
+        ("apps", "ReplicaSet") => workloads::replica_set(&spec),
+        ("apps", "DaemonSet") => workloads::daemon_set(&spec),
+        ("rbac.authorization.k8s.io", "Role" | "ClusterRole") => objects::role(at, kind == "Role"),
+        ("rbac.authorization.k8s.io", "RoleBinding" | "ClusterRoleBinding") => objects::role_binding(at, kind == "RoleBinding"),
+        ("policy", "PodDisruptionBudget") => objects::disruption_budget(&spec),
+        ("scheduling.k8s.io", "PriorityClass") => objects::priority_class(at),
+        ("coordination.k8s.io", "Lease") => objects::lease(&spec),
+        ("discovery.k8s.io", "EndpointSlice") => service::endpoint_slice(at),
+        ("networking.k8s.io", "Ingress") => service::ingress(&spec),
+        ("networking.k8s.io", "NetworkPolicy") => service::network_policy(&spec),
+        ("autoscaling", "HorizontalPodAutoscaler") => objects::autoscaler(&spec),
+        ("storage.k8s.io", "StorageClass") => storage::storage_class(at),
+        ("certificates.k8s.io", "CertificateSigningRequest") => objects::certificate_request(at),
+        _ => {}
+    }
+}

@@ -1,0 +1,94 @@
+//! IP addresses and ranges in objects.
+
+use super::at::At;
+use std::net::IpAddr;
+
+/// A CIDR range: address and prefix length.
+pub fn parse_cidr(s: &str) -> Option<(IpAddr, u8)> {
+    let (ip, bits) = s.split_once('/')?;
+    let ip: IpAddr = ip.parse().ok()?;
+    if bits.is_empty() || bits.len() > 1 && bits.starts_with('0') || !bits.bytes().all(|b| b.is_ascii_digit()) {
+        return None;
+    }
+    let bits: u8 = bits.parse().ok()?;
+    (bits <= if ip.is_ipv4() { 32 } else { 128 }).then_some((ip, bits))
+}
+
+fn number(ip: IpAddr) -> (u128, u8) {
+    match ip {
+        IpAddr::V4(a) => (u128::from(u32::from(a)), 32),
+        IpAddr::V6(a) => (u128::from(a), 128),
+    }
+}
+
+/// Whether an address is in a range.
+pub fn contains((net, bits): (IpAddr, u8), ip: IpAddr) -> bool {
+    let ((n, width), (i, other)) = (number(net), number(ip));
+    let shift = u32::from(width - bits);
+    width == other && (shift >= 128 || n >> shift == i >> shift)
+}
+
+/// An IP address in its normal form.
+pub fn ip(at: &At<'_>) -> Option<IpAddr> {
+    match at.text().parse::<IpAddr>() {
+        Ok(IpAddr::V6(a)) if a.to_ipv4_mapped().is_some() => {
+            at.invalid("must not be an IPv4-mapped IPv6 address");
+            None
+        }
+        Ok(ip) => Some(ip),
+        Err(_) => {
+            at.invalid_as(at.text(), "must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)");
+            None
+        }
+    }
+}
+
+/// A range.
+pub fn cidr(at: &At<'_>) -> Option<(IpAddr, u8)> {
+    let parsed = parse_cidr(at.text());
+    match parsed {
+        None => at.invalid_as(at.text(), "must be a valid CIDR value, (e.g. 10.9.8.0/24 or 2001:db8::/64)"),
+        Some((ip, bits)) => {
+            let (n, width) = number(ip);
+            let shift = u32::from(width - bits);
+            let masked = if shift >= 128 { 0 } else { n >> shift << shift };
+            if masked != n {
+                let base: IpAddr = match ip {
+                    IpAddr::V4(_) => IpAddr::V4((masked as u32).into()),
+                    IpAddr::V6(_) => IpAddr::V6(masked.into()),
+                };
+                at.invalid(format!("must not have bits set beyond the prefix length (should be \"{base}/{bits}\")"));
+            }
+        }
+    }
+    parsed
+}
+
+/// An address that can be behind a service.
+pub fn endpoint_ip(at: &At<'_>, ip: IpAddr) {
+    if ip.is_unspecified() {
+        at.invalid(format!("may not be unspecified ({})", at.text()));
+    }
+    if ip.is_loopback() {
+        at.invalid("may not be in the loopback range (127.0.0.0/8, ::1/128)");
+    }
+    let link_local = match ip {
+        IpAddr::V4(a) => a.is_link_local(),
+        IpAddr::V6(a) => a.segments()[0] & 0xffc0 == 0xfe80,
+    };
+    if link_local {
+        at.invalid("may not be in the link-local range (169.254.0.0/16, fe80::/10)");
+    }
+    let multicast = match ip {
+        IpAddr::V4(a) => a.octets()[..3] == [224, 0, 0],
+        IpAddr::V6(a) => a.segments()[0] & 0xff0f == 0xff02,
+    };
+    if multicast {
+        at.invalid("may not be in the link-local multicast range (224.0.0.0/24, ff02::/10)");
+    }
+}
+
+/// Whether the addresses are at most one of each family.
+pub fn one_a_family(ips: &[IpAddr]) -> bool {
+    ips.len() < 2 || ips.len() == 2 && ips[0].is_ipv4() != ips[1].is_ipv4()
+}

@@ -1,0 +1,514 @@
+//! Nodes, namespaces, configuration, permissions, budgets and the like.
+
+use super::at::{At, same};
+use super::container::{resource_amount, resource_name};
+use super::meta::{at_most_100_percent, int_or_percent, label_selector};
+use super::{net, scheduling};
+use crate::field::{FieldError, Path};
+use crate::names;
+use base64::Engine;
+use serde_json::Value;
+
+/// Most bytes of data in a ConfigMap or Secret.
+const DATA_MAX: usize = 1024 * 1024;
+const RBAC: &str = "rbac.authorization.k8s.io";
+
+/// A node.
+pub fn node(node: &At<'_>, old: Option<&At<'_>>) {
+    let spec = node.at("spec");
+    scheduling::taints(&spec.at("taints").named(Path::new("metadata").child("taints")));
+    for k in ["capacity", "allocatable"] {
+        let list = node.down(&["status", k]);
+        for (name, q) in list.entries() {
+            resource_amount(&q.named(list.path.child(name)), name);
+        }
+    }
+    let ranges = spec.at("podCIDRs");
+    let Some(old) = old else {
+        let parsed: Vec<_> = ranges.items().filter_map(|r| net::cidr(&r)).map(|(ip, _)| ip).collect();
+        if parsed.len() == ranges.len() && !net::one_a_family(&parsed) {
+            ranges.invalid("may specify no more than one CIDR for each IP family");
+        }
+        return;
+    };
+    let before = old.at("spec");
+    if !before.at("podCIDRs").is_empty() && !same(ranges.v, before.at("podCIDRs").v) {
+        ranges.forbidden("node updates may not change podCIDR except from \"\" to valid");
+    }
+    let provider = spec.at("providerID");
+    if before.at("providerID").filled().is_some_and(|p| p != provider.text()) {
+        provider.forbidden("node updates may not change providerID except from \"\" to valid");
+    }
+    let addresses: Vec<At<'_>> = node.down(&["status", "addresses"]).items().collect();
+    for (i, a) in addresses.iter().enumerate() {
+        if addresses[..i].iter().any(|b| b.v == a.v) {
+            a.duplicate();
+        }
+    }
+}
+
+/// A namespace.
+pub fn namespace(at: &At<'_>) {
+    let list = at.down(&["spec", "finalizers"]);
+    for f in list.items() {
+        finalizer(&f.named(list.path.clone()));
+    }
+}
+
+/// A finalizer of a namespace's spec.
+pub fn finalizer(f: &At<'_>) {
+    f.check(names::qualified_name);
+    if !f.text().contains('/') && !["kubernetes", "orphan", "foregroundDeletion"].contains(&f.text()) {
+        f.invalid("name is neither a standard finalizer name nor is it fully qualified");
+    }
+}
+
+/// A namespace whose status changed.
+pub fn namespace_status(at: &At<'_>) {
+    let phase = at.at("status").at("phase").named(Path::new("status").child("Phase"));
+    match (at.down(&["metadata", "deletionTimestamp"]).set(), phase.text()) {
+        (false, p) if p != "Active" => phase.invalid_as(p, "may only be 'Active' if `deletionTimestamp` is empty"),
+        (true, p) if p != "Terminating" => phase.invalid_as(p, "may only be 'Terminating' if `deletionTimestamp` is not empty"),
+        _ => {}
+    }
+}
+
+fn decoded_len(v: &At<'_>) -> usize {
+    let s = v.text();
+    s.len() / 4 * 3 - s.bytes().rev().take_while(|b| *b == b'=').count().min(s.len() / 4 * 3)
+}
+
+/// A ConfigMap.
+pub fn config_map(at: &At<'_>) {
+    let mut size = 0;
+    for (k, v) in at.at("data").entries() {
+        for m in names::config_map_key(k) {
+            v.invalid_as(k, m);
+        }
+        if at.at("binaryData").at(k).set() {
+            v.invalid_as(k, "duplicate of key present in binaryData");
+        }
+        size += v.text().len();
+    }
+    for (k, v) in at.at("binaryData").entries() {
+        for m in names::config_map_key(k) {
+            v.invalid_as(k, m);
+        }
+        size += decoded_len(&v);
+    }
+    if size > DATA_MAX {
+        at.named(Path::root()).push(FieldError::too_long(&Path::new(""), DATA_MAX));
+    }
+}
+
+/// A Secret.
+pub fn secret(at: &At<'_>) {
+    let data = at.at("data");
+    let mut size = 0;
+    for (k, v) in data.entries() {
+        for m in names::config_map_key(k) {
+            v.invalid_as(k, m);
+        }
+        size += decoded_len(&v);
+    }
+    if size > DATA_MAX {
+        data.too_long(DATA_MAX);
+    }
+    let entry = |k: &str| data.at(k).named(data.path.key(k));
+    let needed = |k: &str| {
+        if !entry(k).set() {
+            entry(k).required("");
+        }
+    };
+    match at.at("type").text() {
+        "kubernetes.io/service-account-token" => {
+            let key = "kubernetes.io/service-account.name";
+            let annotations = at.down(&["metadata", "annotations"]);
+            if annotations.at(key).filled().is_none() {
+                annotations.named(annotations.path.key(key)).required("");
+            }
+        }
+        kind @ ("kubernetes.io/dockercfg" | "kubernetes.io/dockerconfigjson") => {
+            let key = if kind.ends_with("json") { ".dockerconfigjson" } else { ".dockercfg" };
+            needed(key);
+            if entry(key).set() {
+                let bytes = base64::engine::general_purpose::STANDARD.decode(entry(key).text()).unwrap_or_default();
+                if serde_json::from_slice::<serde_json::Map<String, Value>>(&bytes).is_err() {
+                    entry(key).invalid_as("<secret contents redacted>", "unexpected end of JSON input");
+                }
+            }
+        }
+        "kubernetes.io/basic-auth" => {
+            if !entry("username").set() && !entry("password").set() {
+                needed("username");
+                needed("password");
+            }
+        }
+        "kubernetes.io/ssh-auth" => {
+            if entry("ssh-privatekey").filled().is_none() {
+                entry("ssh-privatekey").required("");
+            }
+        }
+        "kubernetes.io/tls" => {
+            needed("tls.crt");
+            needed("tls.key");
+        }
+        _ => {}
+    }
+}
+
+/// What cannot change once a ConfigMap or Secret is immutable.
+pub fn immutable_data(new: &At<'_>, old: &At<'_>) {
+    if !old.at("immutable").yes() {
+        return;
+    }
+    if !new.at("immutable").yes() {
+        new.at("immutable").forbidden("field is immutable when `immutable` is set");
+    }
+    for k in ["data", "binaryData"] {
+        if !same(new.at(k).v, old.at(k).v) {
+            new.at(k).forbidden("field is immutable when `immutable` is set");
+        }
+    }
+}
+
+/// A Role or ClusterRole.
+pub fn role(at: &At<'_>, namespaced: bool) {
+    for r in at.at("rules").items() {
+        if r.at("verbs").is_empty() {
+            r.at("verbs").required("verbs must contain at least one value");
+        }
+        let urls = r.at("nonResourceURLs");
+        if !urls.is_empty() {
+            if namespaced {
+                urls.invalid("namespaced rules cannot apply to non-resource URLs");
+            }
+            if ["apiGroups", "resources", "resourceNames"].iter().any(|k| !r.at(k).is_empty()) {
+                urls.invalid("rules cannot apply to both regular resources and non-resource URLs");
+            }
+            continue;
+        }
+        if r.at("apiGroups").is_empty() {
+            r.at("apiGroups").required("resource rules must supply at least one api group");
+        }
+        if r.at("resources").is_empty() {
+            r.at("resources").required("resource rules must supply at least one resource");
+        }
+    }
+    let aggregation = at.at("aggregationRule");
+    if aggregation.set() {
+        let selectors = aggregation.at("clusterRoleSelectors");
+        if selectors.is_empty() {
+            selectors.required("at least one clusterRoleSelector required if aggregationRule is non-nil");
+        }
+        selectors.items().for_each(|s| label_selector(&s));
+    }
+}
+
+/// A RoleBinding or ClusterRoleBinding.
+pub fn role_binding(at: &At<'_>, namespaced: bool) {
+    let r = at.at("roleRef");
+    r.at("apiGroup").named(r.path.child("apiGroup")).one_of_text(&[RBAC]);
+    r.at("kind").one_of_text(if namespaced { &["Role", "ClusterRole"] } else { &["ClusterRole"] });
+    match r.at("name").filled() {
+        None => r.at("name").required(""),
+        Some(_) => r.at("name").check(names::path_segment),
+    }
+    for s in at.at("subjects").items() {
+        let name = s.at("name");
+        if name.filled().is_none() {
+            name.required("");
+        }
+        match s.at("kind").text() {
+            "ServiceAccount" => {
+                name.check_if_filled(names::dns1123_subdomain);
+                if s.at("apiGroup").filled().is_some() {
+                    s.at("apiGroup").not_supported(&[""]);
+                }
+                if !namespaced && s.at("namespace").filled().is_none() {
+                    s.at("namespace").required("");
+                }
+            }
+            "User" | "Group" => s.at("apiGroup").one_of_text(&[RBAC]),
+            _ => s.at("kind").one_of_text(&["ServiceAccount", "User", "Group"]),
+        }
+    }
+}
+
+impl At<'_> {
+    /// One of `valid`, where a missing text is shown as empty.
+    pub fn one_of_text(&self, valid: &[&str]) {
+        if !valid.contains(&self.text()) {
+            self.push(FieldError::not_supported(&self.path, self.text(), valid));
+        }
+    }
+}
+
+/// A change of a binding: the role stays.
+pub fn role_binding_update(new: &At<'_>, old: &At<'_>) {
+    if !same(new.at("roleRef").v, old.at("roleRef").v) {
+        new.at("roleRef").invalid("cannot change roleRef");
+    }
+}
+
+/// A disruption budget's spec.
+pub fn disruption_budget(spec: &At<'_>) {
+    let (min, max) = (spec.at("minAvailable"), spec.at("maxUnavailable"));
+    if min.set() && max.set() {
+        spec.invalid("minAvailable and maxUnavailable cannot be both set");
+    }
+    for a in [&min, &max] {
+        if a.set() {
+            int_or_percent(a);
+            at_most_100_percent(a);
+        }
+    }
+    label_selector(&spec.at("selector"));
+    spec.at("unhealthyPodEvictionPolicy").one_of_if_set(&["AlwaysAllow", "IfHealthyBudget"]);
+}
+
+/// A priority class.
+pub fn priority_class(at: &At<'_>) {
+    let (name, value) = (at.down(&["metadata", "name"]), at.at("value"));
+    let system = [("system-cluster-critical", 2_000_000_000), ("system-node-critical", 2_000_001_000)];
+    if name.text().starts_with("system-") {
+        let why = match system.iter().find(|(n, _)| *n == name.text()) {
+            None => Some(format!("{} is not a known system priority class", name.text())),
+            Some((n, v)) if value.int_or(0) != *v => {
+                Some(format!("value of {n} PriorityClass must be {v}"))
+            }
+            Some((n, _)) if at.at("globalDefault").yes() => Some(format!("globalDefault of {n} PriorityClass must be false")),
+            _ => None,
+        };
+        if let Some(why) = why {
+            name.forbidden(format!("priority class names with 'system-' prefix are reserved for system use only. error: {why}"));
+        }
+    } else if value.int_or(0) > 1_000_000_000 {
+        value.forbidden("maximum allowed value of a user defined priority is 1000000000");
+    }
+    at.at("preemptionPolicy").one_of_if_set(&["PreemptLowerPriority", "Never"]);
+}
+
+/// A change of a priority class.
+pub fn priority_class_update(new: &At<'_>, old: &At<'_>) {
+    if new.at("value").int_or(0) != old.at("value").int_or(0) {
+        new.at("value").forbidden("may not be changed in an update.");
+    }
+    new.at("preemptionPolicy").immutable(&old.at("preemptionPolicy"));
+}
+
+/// A lease's spec.
+pub fn lease(spec: &At<'_>) {
+    if spec.at("leaseDurationSeconds").int().is_some_and(|d| d <= 0) {
+        spec.at("leaseDurationSeconds").invalid("must be greater than 0");
+    }
+    spec.at("leaseTransitions").nonnegative();
+    if spec.at("preferredHolder").filled().is_some() && spec.at("strategy").filled().is_none() {
+        spec.at("preferredHolder").forbidden("may only be specified if `strategy` is defined");
+    }
+}
+
+/// A quota's spec.
+pub fn resource_quota(spec: &At<'_>) {
+    for (name, q) in spec.at("hard").entries() {
+        if name.starts_with("count/") {
+            resource_amount(&q, "pods");
+            continue;
+        }
+        resource_name(&q, name);
+        resource_amount(&q, name);
+    }
+    for s in spec.at("scopes").items() {
+        let scopes = ["BestEffort", "CrossNamespacePodAffinity", "NotBestEffort", "NotTerminating", "PriorityClass", "Terminating", "VolumeAttributesClass"];
+        if !scopes.contains(&s.text()) {
+            s.named(spec.path.child("scopes")).invalid("unsupported scope");
+        }
+    }
+}
+
+/// A limit range's spec.
+pub fn limit_range(spec: &At<'_>) {
+    let mut seen: Vec<&str> = Vec::new();
+    for l in spec.at("limits").items() {
+        let kind = l.at("type");
+        kind.check(names::qualified_name);
+        if !kind.text().contains('/') && !["Pod", "Container", "PersistentVolumeClaim"].contains(&kind.text()) {
+            kind.invalid("must be a standard limit type or fully qualified");
+        }
+        if seen.contains(&kind.text()) {
+            kind.duplicate();
+        }
+        seen.push(kind.text());
+        for list in ["max", "min", "default", "defaultRequest", "maxLimitRequestRatio"] {
+            for (name, q) in l.at(list).entries() {
+                resource_name(&q, name);
+                resource_amount(&q, name);
+            }
+        }
+        if kind.text() == "Pod" {
+            for k in ["default", "defaultRequest"] {
+                if !l.at(k).is_empty() {
+                    l.at(k).forbidden("may not be specified when `type` is 'Pod'");
+                }
+            }
+        }
+        for (name, min) in l.at("min").entries() {
+            let (Some(lo), Some(hi)) = (min.quantity(), l.at("max").at(name).quantity()) else { continue };
+            if lo > hi {
+                min.invalid_as(lo.canonical(), format!("min value {} is greater than max value {}", lo.canonical(), hi.canonical()));
+            }
+        }
+    }
+}
+
+/// An autoscaler's spec, of either version.
+pub fn autoscaler(spec: &At<'_>) {
+    let (min, max) = (spec.at("minReplicas"), spec.at("maxReplicas"));
+    if min.int().is_some_and(|m| m < 1) {
+        min.invalid("must be greater than or equal to 1");
+    }
+    match max.int_or(0) {
+        0 => max.required("must be set and greater than 0"),
+        n if n < 0 => max.invalid("must be greater than or equal to 1"),
+        n if min.int().is_some_and(|m| n < m) => max.invalid("must be greater than or equal to `minReplicas`"),
+        _ => {}
+    }
+    let target = spec.at("scaleTargetRef");
+    for k in ["kind", "name"] {
+        match target.at(k).filled() {
+            None => target.at(k).required(""),
+            Some(_) => target.at(k).check(names::path_segment),
+        }
+    }
+    for m in spec.at("metrics").items() {
+        let kind = m.at("type");
+        if kind.filled().is_none() {
+            kind.required("must specify a metric source type");
+            continue;
+        }
+        kind.one_of_if_set(&["ContainerResource", "External", "Object", "Pods", "Resource"]);
+        let field = match kind.text() {
+            "ContainerResource" => "containerResource",
+            "External" => "external",
+            "Object" => "object",
+            "Pods" => "pods",
+            "Resource" => "resource",
+            _ => continue,
+        };
+        if !m.at(field).set() {
+            m.at(field).required("must populate information for the given metric source");
+        }
+    }
+    for k in ["scaleUp", "scaleDown"] {
+        let rules = spec.at("behavior").at(k);
+        if !rules.set() {
+            continue;
+        }
+        let window = rules.at("stabilizationWindowSeconds");
+        match window.int() {
+            Some(n) if n < 0 => window.invalid("must be greater than or equal to zero"),
+            Some(n) if n > 3600 => window.invalid("must be less than or equal to 3600"),
+            _ => {}
+        }
+        rules.at("selectPolicy").one_of_if_set(&["Disabled", "Max", "Min"]);
+        if rules.at("policies").is_empty() {
+            rules.at("policies").required("must specify at least one Policy");
+        }
+        for p in rules.at("policies").items() {
+            p.at("type").one_of_text(&["Percent", "Pods"]);
+            for n in ["value", "periodSeconds"] {
+                if p.at(n).int_or(0) <= 0 {
+                    p.at(n).invalid_as(p.at(n).int_or(0), "must be greater than zero");
+                }
+            }
+            if p.at("periodSeconds").int_or(0) > 1800 {
+                p.at("periodSeconds").invalid("must be less than or equal to 1800");
+            }
+        }
+    }
+}
+
+const USAGES: &[&str] = &[
+    "any", "cert sign", "client auth", "code signing", "content commitment", "crl sign", "data encipherment", "decipher only",
+    "digital signature", "email protection", "encipher only", "ipsec end system", "ipsec tunnel", "ipsec user", "key agreement",
+    "key encipherment", "microsoft sgc", "netscape sgc", "ocsp signing", "s/mime", "server auth", "signing", "timestamping",
+];
+
+/// A certificate signing request. The request itself is for whoever has a parser to see to.
+pub fn certificate_request(at: &At<'_>) {
+    let spec = at.at("spec");
+    let request = spec.at("request");
+    let bytes = base64::engine::general_purpose::STANDARD.decode(request.text()).unwrap_or_default();
+    if !String::from_utf8_lossy(&bytes).contains("-----BEGIN CERTIFICATE REQUEST-----") {
+        request.invalid_as(request.text(), "PEM block type must be CERTIFICATE REQUEST");
+    }
+    let usages = spec.at("usages");
+    if usages.is_empty() {
+        usages.required("");
+    }
+    let mut seen: Vec<&str> = Vec::new();
+    for u in usages.items() {
+        u.one_of_if_set(USAGES);
+        if seen.contains(&u.text()) {
+            u.duplicate();
+        }
+        seen.push(u.text());
+    }
+    let signer = spec.at("signerName");
+    match signer.text().split_once('/') {
+        _ if signer.filled().is_none() => signer.required(""),
+        _ if signer.text() == "kubernetes.io/legacy-unknown" => {
+            signer.invalid("the legacy signerName is not allowed via this API version");
+        }
+        Some((domain, path)) if !path.is_empty() && domain.contains('.') => {
+            for m in names::dns1123_subdomain(domain) {
+                signer.invalid(format!("validating label \"{domain}\": {m}"));
+            }
+        }
+        _ => signer.invalid("must be a fully qualified domain and path of the form 'example.com/signer-name'"),
+    }
+    if spec.at("expirationSeconds").int().is_some_and(|s| s < 600) {
+        spec.at("expirationSeconds").invalid("may not specify a duration less than 600 seconds (10 minutes)");
+    }
+    certificate_conditions(at);
+}
+
+/// The conditions of a certificate signing request.
+pub fn certificate_conditions(at: &At<'_>) {
+    let list = at.down(&["status", "conditions"]);
+    let has = |t: &str| list.items().any(|c| c.at("type").text() == t);
+    for c in list.items() {
+        let (kind, status) = (c.at("type"), c.at("status"));
+        if kind.filled().is_none() {
+            kind.required("");
+        }
+        match kind.text() {
+            "Approved" | "Denied" | "Failed" => status.one_of(&["True"]),
+            _ => status.one_of(&["False", "True", "Unknown"]),
+        }
+        if kind.text() == "Denied" && has("Approved") || kind.text() == "Approved" && has("Denied") {
+            kind.invalid("Approved and Denied conditions are mutually exclusive");
+        }
+    }
+}
+
+/// A change of the kept state of a controller: there is none.
+pub fn controller_revision_update(new: &At<'_>, old: &At<'_>) {
+    new.at("revision").nonnegative();
+    new.at("data").immutable(&old.at("data"));
+}
+
+/// A runtime class.
+pub fn runtime_class(at: &At<'_>, old: Option<&At<'_>>) {
+    match at.at("handler").filled() {
+        None => at.at("handler").required(""),
+        Some(_) => at.at("handler").check(names::dns1123_label),
+    }
+    if let Some(o) = old {
+        at.at("handler").immutable(&o.at("handler"));
+    }
+    for (name, q) in at.down(&["overhead", "podFixed"]).entries() {
+        resource_amount(&q, name);
+    }
+    scheduling::tolerations(&at.down(&["scheduling", "tolerations"]));
+}

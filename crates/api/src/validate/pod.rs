@@ -1,0 +1,415 @@
+//! Pods and pod templates.
+
+use super::at::{At, same};
+use super::container::{self, Pod};
+use super::{meta, net, scheduling, volumes};
+use crate::field::FieldError;
+use crate::names;
+use serde_json::Value;
+
+/// A pod template, at its path.
+pub fn template(at: &At<'_>) {
+    let m = at.at("metadata");
+    // reported without the step in between, as upstream does
+    meta::labels(&m.at("labels").named(at.path.child("labels")));
+    meta::annotations(&m.at("annotations").named(at.path.child("annotations")));
+    let s = at.at("spec");
+    spec(&s, "", false);
+    if !s.at("ephemeralContainers").is_empty() {
+        s.at("ephemeralContainers").forbidden("ephemeral containers not allowed in pod template");
+    }
+}
+
+/// A new pod.
+pub fn create(pod: &At<'_>) {
+    metadata_and_spec(pod);
+    let s = pod.at("spec");
+    if !s.at("ephemeralContainers").is_empty() {
+        s.at("ephemeralContainers").forbidden("cannot be set on create");
+    }
+    if s.at("nodeName").filled().is_some() && !s.at("schedulingGates").is_empty() {
+        s.at("nodeName").forbidden("cannot be set until all schedulingGates have been cleared");
+    }
+}
+
+fn metadata_and_spec(pod: &At<'_>) {
+    meta::create(&pod.at("metadata"), true, names::dns1123_subdomain);
+    let s = pod.at("spec");
+    spec(&s, pod.at("metadata").at("name").text(), true);
+    if s.at("serviceAccountName").filled().is_none() {
+        for v in s.at("volumes").items() {
+            for source in v.at("projected").at("sources").items() {
+                if source.at("serviceAccountToken").set() {
+                    source.at("serviceAccountToken").forbidden("must not be specified when serviceAccountName is not set");
+                }
+            }
+        }
+    }
+    for k in ["containers", "initContainers"] {
+        s.at(k).items().for_each(|c| container::image_only_for_pods(&c));
+    }
+}
+
+/// The spec of a pod or template.
+pub fn spec(s: &At<'_>, pod_name: &str, is_pod: bool) {
+    let grace = s.at("terminationGracePeriodSeconds");
+    if !grace.set() {
+        grace.required("");
+    }
+    let good = volumes::volumes(&s.at("volumes"), pod_name);
+    let claims: Vec<&str> = s.at("resourceClaims").items().map(|c| c.at("name").text()).collect();
+    let host_users = s.at("hostUsers");
+    let pod = Pod {
+        volumes: &good,
+        grace: grace.int(),
+        restart_policy: s.at("restartPolicy").text(),
+        host_users: !host_users.set() || host_users.yes(),
+        claims: &claims,
+        os: s.at("os").at("name").text(),
+    };
+    let (regular, init) = (s.at("containers"), s.at("initContainers"));
+    container::containers(&regular, &pod);
+    container::init_containers(&init, &regular, &pod);
+    let others: Vec<&str> = regular.items().chain(init.items()).map(|c| c.at("name").text()).collect();
+    container::ephemeral_containers(&s.at("ephemeralContainers"), &others, &pod);
+    if s.at("hostNetwork").yes() {
+        for c in regular.items() {
+            for p in c.at("ports").items() {
+                let (host, own) = (p.at("hostPort").int_or(0), p.at("containerPort").int_or(0));
+                if (is_pod || host != 0) && host != own {
+                    p.at("hostPort").invalid_as(host, "must match `containerPort` when `hostNetwork` is true");
+                }
+            }
+        }
+    }
+    s.at("restartPolicy").one_of(&["Always", "OnFailure", "Never"]);
+    s.at("dnsPolicy").one_of(&["ClusterFirstWithHostNet", "ClusterFirst", "Default", "None"]);
+    meta::labels(&s.at("nodeSelector"));
+    security_context(&s.at("securityContext"), s);
+    scheduling::affinity(&s.at("affinity"));
+    dns_config(&s.at("dnsConfig"), s.at("dnsPolicy").text());
+    for g in s.at("readinessGates").items() {
+        g.at("conditionType").check(names::qualified_name);
+    }
+    let mut gates: Vec<&str> = Vec::new();
+    for g in s.at("schedulingGates").items() {
+        let name = g.at("name").named(g.path.clone());
+        name.check(names::qualified_name);
+        if gates.contains(&name.text()) {
+            name.duplicate();
+        }
+        gates.push(name.text());
+    }
+    scheduling::topology_spread(&s.at("topologySpreadConstraints"));
+    if host_users.set() && !host_users.yes() {
+        for (k, shown) in [("hostPID", "HostPID"), ("hostIPC", "HostIPC")] {
+            if s.at(k).yes() {
+                s.push(FieldError::forbidden(&s.path.child(shown), "when `hostUsers` is false"));
+            }
+        }
+    }
+    hostname_override(s);
+    s.at("serviceAccountName").check_if_filled(names::dns1123_subdomain);
+    s.at("nodeName").check_if_filled(names::dns1123_subdomain);
+    s.at("activeDeadlineSeconds").in_range(1, i64::from(i32::MAX));
+    s.at("hostname").check_if_filled(names::dns1123_label);
+    s.at("subdomain").check_if_filled(names::dns1123_label);
+    scheduling::tolerations(&s.at("tolerations"));
+    for a in s.at("hostAliases").items() {
+        net::ip(&a.at("ip"));
+        a.at("hostnames").items().for_each(|h| h.check(names::dns1123_subdomain));
+    }
+    s.at("priorityClassName").check_if_filled(names::dns1123_subdomain);
+    if s.at("runtimeClassName").set() {
+        s.at("runtimeClassName").check(names::dns1123_subdomain);
+    }
+    s.at("preemptionPolicy").one_of_if_set(&["PreemptLowerPriority", "Never"]);
+    for (name, q) in s.at("overhead").entries() {
+        container::resource_name(&q, name);
+        container::resource_amount(&q, name);
+    }
+    if s.at("os").set() {
+        s.at("os").at("name").one_of(&["linux", "windows"]);
+    }
+    if s.at("resources").set() {
+        let r = s.at("resources");
+        if !r.at("claims").is_empty() {
+            r.at("claims").forbidden("claims may not be set for Resources at pod-level");
+        }
+        container::resources(&r, &claims);
+    }
+    file_keys(s);
+}
+
+fn hostname_override(s: &At<'_>) {
+    let h = s.at("hostnameOverride");
+    if !h.set() {
+        return;
+    }
+    if s.at("setHostnameAsFQDN").yes() {
+        h.forbidden("may not be specified when setHostnameAsFQDN is true");
+    }
+    if s.at("hostNetwork").yes() {
+        h.forbidden("may not be specified when hostNetwork is true");
+    }
+    if h.text().len() > 64 {
+        h.too_long(64);
+    }
+    h.check(names::dns1123_subdomain);
+}
+
+/// Files that environment variables are read from lie in volumes of the pod.
+fn file_keys(s: &At<'_>) {
+    for list in ["initContainers", "containers", "ephemeralContainers"] {
+        for c in s.at(list).items() {
+            for e in c.at("env").items() {
+                let file = e.down(&["valueFrom", "fileKeyRef"]);
+                if !file.set() {
+                    continue;
+                }
+                let name = file.at("volumeName");
+                match s.at("volumes").items().find(|v| v.at("name").text() == name.text()) {
+                    None => name.not_found(),
+                    Some(v) if !v.at("emptyDir").set() => name.invalid("referenced volume must be of type emptyDir"),
+                    _ => {}
+                }
+            }
+        }
+    }
+}
+
+fn security_context(at: &At<'_>, spec: &At<'_>) {
+    container::user_and_group(at);
+    at.at("supplementalGroups").items().for_each(|g| g.in_range(0, i64::from(i32::MAX)));
+    let share = spec.at("shareProcessNamespace");
+    if share.yes() && spec.at("hostPID").yes() {
+        share
+            .named(at.path.child("shareProcessNamespace"))
+            .invalid("ShareProcessNamespace and HostPID cannot both be enabled");
+    }
+    let mut seen: Vec<&str> = Vec::new();
+    for s in at.at("sysctls").items() {
+        let name = s.at("name");
+        let good = |n: &str| {
+            n.len() <= 253
+                && n.split(['.', '/']).all(|p| {
+                    let word = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit();
+                    !p.is_empty() && p.starts_with(word) && p.ends_with(word) && p.chars().all(|c| word(c) || c == '-' || c == '_')
+                })
+        };
+        if name.filled().is_none() {
+            name.required("");
+        } else if !good(name.text()) {
+            name.invalid("must have at most 253 characters and match regex ^([a-z0-9]([-_a-z0-9]*[a-z0-9])?[\\./])*[a-z0-9]([-_a-z0-9]*[a-z0-9])?$");
+        } else if seen.contains(&name.text()) {
+            name.duplicate();
+        }
+        if spec.at("hostNetwork").yes() && name.text().starts_with("net.") {
+            name.invalid("may not be specified when 'hostNetwork' is true");
+        }
+        if spec.at("hostIPC").yes() && (name.text().starts_with("kernel.shm") || name.text().starts_with("kernel.msg") || name.text().starts_with("fs.mqueue.") || name.text() == "kernel.sem") {
+            name.invalid("may not be specified when 'hostIPC' is true");
+        }
+        seen.push(name.text());
+    }
+    at.at("fsGroupChangePolicy").one_of_if_set(&["Always", "OnRootMismatch"]);
+    container::profile(&at.at("seccompProfile"), "seccomp");
+    container::profile(&at.at("appArmorProfile"), "AppArmor");
+    at.at("supplementalGroupsPolicy").one_of_if_set(&["Merge", "Strict"]);
+    at.at("seLinuxChangePolicy").one_of_if_set(&["MountOption", "Recursive"]);
+}
+
+fn dns_config(at: &At<'_>, policy: &str) {
+    let servers = at.at("nameservers");
+    if policy == "None" {
+        if !at.set() {
+            at.required("must provide `dnsConfig` when `dnsPolicy` is None");
+            return;
+        }
+        if servers.is_empty() {
+            servers.required("must provide at least one DNS nameserver when `dnsPolicy` is None");
+            return;
+        }
+    }
+    if servers.len() > 3 {
+        servers.invalid("must not have more than 3 nameservers");
+    }
+    servers.items().for_each(|s| {
+        net::ip(&s);
+    });
+    let searches = at.at("searches");
+    if searches.len() > 32 {
+        searches.invalid("must not have more than 32 search paths");
+    }
+    let joined: usize = searches.items().map(|s| s.text().len() + 1).sum();
+    if joined > 2049 {
+        searches.invalid("must not have more than 2048 characters (including spaces) in the search list");
+    }
+    for s in searches.items().filter(|s| s.text() != ".") {
+        let name = s.text().strip_suffix('.').unwrap_or(s.text());
+        // an underscore may begin a label here
+        for m in names::dns1123_subdomain(&name.replace('_', "a")) {
+            s.invalid_as(name, m);
+        }
+    }
+    for o in at.at("options").items() {
+        if o.at("name").filled().is_none() {
+            o.required("must not be empty");
+        }
+    }
+}
+
+/// A changed pod.
+pub fn update(pod: &At<'_>, old: &At<'_>) {
+    meta::update(&pod.at("metadata"), &old.at("metadata"));
+    metadata_and_spec(pod);
+    let (s, o) = (pod.at("spec"), old.at("spec"));
+    for k in ["containers", "initContainers"] {
+        if s.at(k).len() != o.at(k).len() {
+            s.at(k).forbidden("pod updates may not add or remove containers");
+            return;
+        }
+    }
+    let deadline = s.at("activeDeadlineSeconds");
+    match (deadline.int(), o.at("activeDeadlineSeconds").int()) {
+        (Some(n), _) if !(0..=i64::from(i32::MAX)).contains(&n) => {
+            deadline.in_range(0, i64::from(i32::MAX));
+            return;
+        }
+        (Some(n), Some(before)) if before < n => {
+            deadline.invalid("must be less than or equal to previous value");
+            return;
+        }
+        (None, Some(_)) => deadline.invalid("must not update from a positive integer to nil value"),
+        _ => {}
+    }
+    only_added_tolerations(&s.at("tolerations"), &o.at("tolerations"));
+    for g in s.at("schedulingGates").items() {
+        let name = g.at("name");
+        if !o.at("schedulingGates").items().any(|x| x.at("name").text() == name.text()) {
+            name.forbidden(format!("only deletion is allowed, but found new scheduling gate '{}'", name.text()));
+        }
+    }
+    let mut munged = s.v.clone();
+    let gated = !o.at("schedulingGates").is_empty();
+    keep_mutable(&mut munged, o.v, gated);
+    if !same(&munged, o.v) {
+        let mut diff = String::new();
+        describe_difference(o.v, &munged, &s.path, &mut diff);
+        s.forbidden(format!(
+            "pod updates may not change fields other than `spec.containers[*].image`,`spec.initContainers[*].image`,\
+             `spec.activeDeadlineSeconds`,`spec.tolerations` (only additions to existing tolerations),\
+             `spec.terminationGracePeriodSeconds` (allow it to be set to 1 if it was previously negative)\n{diff}"
+        ));
+    }
+}
+
+/// Gives the fields that may change their old values.
+fn keep_mutable(new: &mut Value, old: &Value, gated: bool) {
+    for list in ["containers", "initContainers"] {
+        let olds = old.get(list).and_then(Value::as_array);
+        let news = new.get_mut(list).and_then(Value::as_array_mut);
+        for (c, o) in news.into_iter().flatten().zip(olds.into_iter().flatten()) {
+            if let (Some(c), Some(image)) = (c.as_object_mut(), o.get("image")) {
+                c.insert("image".to_owned(), image.clone());
+            }
+        }
+    }
+    let Some(new) = new.as_object_mut() else { return };
+    let mut keep = vec!["activeDeadlineSeconds", "tolerations", "schedulingGates"];
+    let negative = old.get("terminationGracePeriodSeconds").and_then(Value::as_i64).is_some_and(|g| g < 0);
+    if negative && new.get("terminationGracePeriodSeconds").and_then(Value::as_i64) == Some(1) {
+        keep.push("terminationGracePeriodSeconds");
+    }
+    if gated {
+        keep.extend(["nodeSelector", "affinity"]);
+    }
+    for k in keep {
+        match old.get(k) {
+            Some(v) => new.insert(k.to_owned(), v.clone()),
+            None => new.remove(k),
+        };
+    }
+}
+
+/// The fields that differ, one a pair of lines.
+fn describe_difference(old: &Value, new: &Value, path: &crate::field::Path, out: &mut String) {
+    if same(old, new) {
+        return;
+    }
+    match (old, new) {
+        (Value::Object(a), Value::Object(b)) => {
+            let keys: std::collections::BTreeSet<&String> = a.keys().chain(b.keys()).collect();
+            for k in keys {
+                let null = Value::Null;
+                describe_difference(a.get(k).unwrap_or(&null), b.get(k).unwrap_or(&null), &path.child(k), out);
+            }
+        }
+        (Value::Array(a), Value::Array(b)) if a.len() == b.len() => {
+            for (i, (a, b)) in a.iter().zip(b).enumerate() {
+                describe_difference(a, b, &path.index(i), out);
+            }
+        }
+        (a, b) => out.push_str(&format!("- {path}: {a}\n+ {path}: {b}\n")),
+    }
+}
+
+fn only_added_tolerations(new: &At<'_>, old: &At<'_>) {
+    let bare = |v: &Value| {
+        let mut v = v.clone();
+        if let Some(m) = v.as_object_mut() {
+            m.remove("tolerationSeconds");
+        }
+        v
+    };
+    if old.items().any(|o| !new.items().any(|n| same(&bare(n.v), &bare(o.v)))) {
+        new.forbidden("existing toleration can not be modified except its tolerationSeconds");
+    }
+}
+
+/// A pod whose status changed.
+pub fn update_status(pod: &At<'_>, old: &At<'_>) {
+    meta::update(&pod.at("metadata"), &old.at("metadata"));
+    let (s, o) = (pod.at("status"), old.at("status"));
+    if pod.down(&["spec", "nodeName"]).text() != old.down(&["spec", "nodeName"]).text() {
+        s.at("nodeName").forbidden("may not be changed directly");
+    }
+    let nominated = s.at("nominatedNodeName");
+    if nominated.text() != o.at("nominatedNodeName").text() {
+        nominated.check_if_filled(names::dns1123_subdomain);
+    }
+    if o.at("qosClass").set() {
+        s.at("qosClass").immutable(&o.at("qosClass"));
+    }
+    container_transitions(&s.at("containerStatuses"), &o.at("containerStatuses"), &old.at("spec"));
+    for (list, what) in [("podIPs", "podIPs"), ("hostIPs", "hostIPs")] {
+        let mut ips = Vec::new();
+        for i in s.at(list).items() {
+            ips.extend(net::ip(&i.at("ip").named(i.path.clone())));
+        }
+        if ips.len() == s.at(list).len() && !net::one_a_family(&ips) {
+            s.at(what).invalid("may specify no more than one IP for each IP family");
+        }
+    }
+}
+
+/// A container that ended for good does not come back.
+fn container_transitions(new: &At<'_>, old: &At<'_>, spec: &At<'_>) {
+    let restart = spec.at("restartPolicy").text();
+    // a container with a policy of its own may be restarted all the same
+    let own = |n: &str| spec.at("containers").items().any(|c| c.at("name").text() == n && c.at("restartPolicy").set());
+    if restart == "Always" {
+        return;
+    }
+    for o in old.items().filter(|o| !own(o.at("name").text())) {
+        let end = o.down(&["state", "terminated"]);
+        if !end.set() || end.at("exitCode").int_or(0) != 0 && restart == "OnFailure" {
+            continue;
+        }
+        for n in new.items().filter(|n| n.at("name").text() == o.at("name").text()) {
+            if !n.down(&["state", "terminated"]).set() {
+                n.at("state").forbidden("may not be transitioned to non-terminated state");
+            }
+        }
+    }
+}

@@ -1,0 +1,281 @@
+//! What the server says about objects: one case a sentence.
+
+use super::*;
+use serde_json::json;
+
+fn resource(group: &str, kind: &str) -> &'static Resource {
+    crate::resources::all().iter().find(|r| r.group == group && r.kind == kind).unwrap()
+}
+
+fn says(errs: Vec<FieldError>) -> Vec<String> {
+    errs.iter().map(ToString::to_string).collect()
+}
+
+fn on_create(group: &str, kind: &str, obj: &Value) -> Vec<String> {
+    says(create(resource(group, kind), obj))
+}
+
+fn meta(name: &str) -> Value {
+    json!({"name": name, "namespace": "default"})
+}
+
+fn pod_spec() -> Value {
+    json!({"containers": [{"name": "c", "image": "i", "imagePullPolicy": "Always", "terminationMessagePolicy": "File"}],
+        "restartPolicy": "Always", "dnsPolicy": "ClusterFirst", "terminationGracePeriodSeconds": 30})
+}
+
+fn pod() -> Value {
+    json!({"metadata": meta("p"), "spec": pod_spec()})
+}
+
+fn deployment() -> Value {
+    json!({"metadata": meta("d"), "spec": {"replicas": 1, "selector": {"matchLabels": {"a": "b"}},
+        "strategy": {"type": "RollingUpdate", "rollingUpdate": {"maxSurge": "25%", "maxUnavailable": "25%"}},
+        "template": {"metadata": {"labels": {"a": "b"}}, "spec": pod_spec()}}})
+}
+
+fn service() -> Value {
+    json!({"metadata": meta("s"), "spec": {"type": "ClusterIP", "sessionAffinity": "None", "internalTrafficPolicy": "Cluster",
+        "clusterIP": "10.96.0.7", "clusterIPs": ["10.96.0.7"], "ipFamilies": ["IPv4"], "ipFamilyPolicy": "SingleStack",
+        "ports": [{"port": 80, "targetPort": 80, "protocol": "TCP"}]}})
+}
+
+/// The object with the value at a JSON pointer set.
+fn set(mut v: Value, at: &str, to: Value) -> Value {
+    let (parent, key) = at.rsplit_once('/').unwrap();
+    match v.pointer_mut(parent).unwrap() {
+        Value::Object(m) => drop(m.insert(key.to_owned(), to)),
+        Value::Array(l) => match key.parse::<usize>() {
+            Ok(i) => l[i] = to,
+            Err(_) => l.push(to),
+        },
+        _ => panic!(),
+    }
+    v
+}
+
+#[test]
+fn good_objects_pass() {
+    let none: Vec<String> = Vec::new();
+    assert_eq!(on_create("", "Pod", &pod()), none);
+    assert_eq!(on_create("apps", "Deployment", &deployment()), none);
+    assert_eq!(on_create("", "Service", &service()), none);
+    assert_eq!(on_create("", "Namespace", &json!({"metadata": {"name": "n"}, "spec": {"finalizers": ["kubernetes"]}})), none);
+    assert_eq!(says(update(resource("apps", "Deployment"), &set(deployment(), "/spec/replicas", 3.into()), &deployment())), none);
+    let ds = json!({"metadata": meta("d"), "spec": {"selector": {"matchLabels": {"a": "b"}}, "updateStrategy": {"type": "RollingUpdate",
+        "rollingUpdate": {"maxUnavailable": 1, "maxSurge": 0}}, "template": {"metadata": {"labels": {"a": "b"}}, "spec": pod_spec()}}});
+    assert_eq!(on_create("apps", "DaemonSet", &ds), none);
+    let sts = json!({"metadata": meta("d"), "spec": {"podManagementPolicy": "OrderedReady", "selector": {"matchLabels": {"a": "b"}},
+        "updateStrategy": {"type": "RollingUpdate"}, "volumeClaimTemplates": [{"metadata": {"name": "v"}, "spec": {"accessModes": ["ReadWriteOnce"],
+        "resources": {"requests": {"storage": "1Gi"}}}}], "template": {"metadata": {"labels": {"a": "b"}}, "spec":
+        set(pod_spec(), "/containers/0/volumeMounts", json!([{"name": "v", "mountPath": "/v"}]))}}});
+    assert_eq!(on_create("apps", "StatefulSet", &sts), none);
+    let labels = json!({"batch.kubernetes.io/controller-uid": "u", "batch.kubernetes.io/job-name": "j", "controller-uid": "u", "job-name": "j"});
+    let job = json!({"metadata": {"name": "j", "namespace": "n", "uid": "u"}, "spec": {"selector": {"matchLabels": {"batch.kubernetes.io/controller-uid": "u"}},
+        "completionMode": "NonIndexed", "template": {"metadata": {"labels": labels}, "spec": set(pod_spec(), "/restartPolicy", "Never".into())}}});
+    assert_eq!(on_create("batch", "Job", &job), none);
+    let role = json!({"metadata": {"name": "system:x"}, "rules": [{"verbs": ["get"], "apiGroups": [""], "resources": ["pods"]}]});
+    assert_eq!(on_create("rbac.authorization.k8s.io", "ClusterRole", &role), none);
+}
+
+#[test]
+fn metadata() {
+    let bad = on_create("", "Pod", &set(pod(), "/metadata/name", "Bad_Name".into()));
+    assert_eq!(
+        bad,
+        ["metadata.name: Invalid value: \"Bad_Name\": a lowercase RFC 1123 subdomain must consist of lower case alphanumeric characters, '-' or '.', and must start and end with an alphanumeric character (e.g. 'example.com', regex used for validation is '[a-z0-9]([-a-z0-9]*[a-z0-9])?(\\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*')"]
+    );
+    assert_eq!(
+        on_create("", "ConfigMap", &json!({"metadata": {}})),
+        ["metadata.name: Required value: name or generateName is required", "metadata.namespace: Required value"]
+    );
+    let old = set(pod(), "/metadata/deletionTimestamp", "2026-01-01T00:00:00Z".into());
+    let new = set(old.clone(), "/metadata/finalizers", json!(["a.b/c"]));
+    assert_eq!(
+        says(update(resource("", "Pod"), &new, &old)),
+        ["metadata.finalizers: Forbidden: no new finalizers can be added if the object is being deleted, found new finalizers []string{\"a.b/c\"}"]
+    );
+}
+
+#[test]
+fn containers() {
+    let with = |at: &str, v: Value| on_create("", "Pod", &set(pod(), at, v));
+    assert_eq!(with("/spec/containers", json!([])), ["spec.containers: Required value"]);
+    assert_eq!(with("/spec/containers/0/image", "".into()), ["spec.containers[0].image: Required value"]);
+    assert_eq!(
+        with("/spec/containers/0/imagePullPolicy", "Sometimes".into()),
+        ["spec.containers[0].imagePullPolicy: Unsupported value: \"Sometimes\": supported values: \"Always\", \"IfNotPresent\", \"Never\""]
+    );
+    assert_eq!(
+        with("/spec/containers/0/ports", json!([{"containerPort": 70000, "protocol": "TCP"}, {"protocol": "X", "containerPort": 1}])),
+        [
+            "spec.containers[0].ports[0].containerPort: Invalid value: 70000: must be between 1 and 65535, inclusive",
+            "spec.containers[0].ports[1].protocol: Unsupported value: \"X\": supported values: \"SCTP\", \"TCP\", \"UDP\""
+        ]
+    );
+    assert_eq!(
+        with("/spec/containers/0/volumeMounts", json!([{"name": "v", "mountPath": "/a"}])),
+        ["spec.containers[0].volumeMounts[0].name: Not found: \"v\""]
+    );
+    assert_eq!(
+        with("/spec/containers/0/resources", json!({"requests": {"cpu": "2"}, "limits": {"cpu": "1"}})),
+        ["spec.containers[0].resources.requests: Invalid value: \"2\": must be less than or equal to cpu limit of 1"]
+    );
+    assert_eq!(
+        with("/spec/containers/0/resources", json!({"requests": {"what": "1"}})),
+        [
+            "spec.containers[0].resources.requests[what]: Invalid value: \"what\": must be a standard resource type or fully qualified",
+            "spec.containers[0].resources.requests[what]: Invalid value: \"what\": must be a standard resource for containers"
+        ]
+    );
+    assert_eq!(
+        with("/spec/containers/0/livenessProbe", json!({"successThreshold": 2})),
+        [
+            "spec.containers[0].livenessProbe: Required value: must specify a handler type",
+            "spec.containers[0].livenessProbe.successThreshold: Invalid value: 2: must be 1"
+        ]
+    );
+    assert_eq!(
+        with("/spec/containers/0/env", json!([{"name": "A", "valueFrom": {}}, {"name": "B=", "value": "x"}])),
+        [
+            "spec.containers[0].env[0].valueFrom: Invalid value: \"\": must specify one of: `fieldRef`, `resourceFieldRef`, `configMapKeyRef`, `secretKeyRef` or `fileKeyRef`",
+            "spec.containers[0].env[1].name: Invalid value: \"B=\": a valid environment variable name must consist only of printable ASCII characters other than '='"
+        ]
+    );
+    assert_eq!(
+        with("/spec/initContainers", json!([{"name": "c", "image": "i", "imagePullPolicy": "Always", "terminationMessagePolicy": "File", "livenessProbe": {}}])),
+        [
+            "spec.initContainers[0].name: Duplicate value: \"c\"",
+            "spec.initContainers[0].livenessProbe: Forbidden: may not be set for init containers without restartPolicy=Always"
+        ]
+    );
+}
+
+#[test]
+fn pod_specs() {
+    let with = |at: &str, v: Value| on_create("", "Pod", &set(pod(), at, v));
+    assert_eq!(
+        with("/spec/restartPolicy", "Maybe".into()),
+        ["spec.restartPolicy: Unsupported value: \"Maybe\": supported values: \"Always\", \"OnFailure\", \"Never\""]
+    );
+    assert_eq!(with("/spec/volumes", json!([{"name": "v"}])), ["spec.volumes[0]: Required value: must specify a volume type"]);
+    assert_eq!(
+        with("/spec/volumes", json!([{"name": "v", "emptyDir": {}, "hostPath": {"path": "/"}}])),
+        ["spec.volumes[0].hostPath: Forbidden: may not specify more than 1 volume type"]
+    );
+    assert_eq!(
+        with("/spec/tolerations", json!([{"operator": "Equal", "effect": "NoSchedule"}])),
+        ["spec.tolerations[0].operator: Invalid value: \"Equal\": operator must be Exists when `key` is empty, which means \"match all values and all keys\""]
+    );
+    assert_eq!(
+        with("/spec/affinity", json!({"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": []}}})),
+        ["spec.affinity.nodeAffinity.requiredDuringSchedulingIgnoredDuringExecution.nodeSelectorTerms: Required value: must have at least one node selector term"]
+    );
+}
+
+#[test]
+fn pod_updates() {
+    let r = resource("", "Pod");
+    let up = |new: &Value| says(update(r, new, &pod()));
+    assert!(up(&set(pod(), "/spec/containers/0/image", "j".into())).is_empty());
+    assert!(up(&set(pod(), "/spec/tolerations", json!([{"key": "a", "operator": "Exists"}]))).is_empty());
+    let changed = up(&set(pod(), "/spec/nodeSelector", json!({"a": "b"})));
+    assert!(changed[0].starts_with("spec: Forbidden: pod updates may not change fields other than `spec.containers[*].image`,`spec.initContainers[*].image`,`spec.activeDeadlineSeconds`,`spec.tolerations` (only additions to existing tolerations),`spec.terminationGracePeriodSeconds` (allow it to be set to 1 if it was previously negative)\n"), "{changed:?}");
+    let two = set(pod(), "/spec/containers/-", pod()["spec"]["containers"][0].clone());
+    assert!(up(&two).contains(&"spec.containers: Forbidden: pod updates may not add or remove containers".to_owned()));
+}
+
+#[test]
+fn workloads() {
+    let with = |at: &str, v: Value| on_create("apps", "Deployment", &set(deployment(), at, v));
+    assert_eq!(with("/spec/replicas", (-1).into()), ["spec.replicas: Invalid value: -1: must be greater than or equal to 0"]);
+    assert_eq!(
+        with("/spec/template/metadata/labels", json!({"a": "c"})),
+        ["spec.template.metadata.labels: Invalid value: {\"a\":\"c\"}: `selector` does not match template `labels`"]
+    );
+    assert_eq!(
+        with("/spec/template/spec/restartPolicy", "Never".into()),
+        ["spec.template.spec.restartPolicy: Unsupported value: \"Never\": supported values: \"Always\""]
+    );
+    assert_eq!(
+        with("/spec/strategy/rollingUpdate", json!({"maxSurge": 0, "maxUnavailable": 0})),
+        ["spec.strategy.rollingUpdate.maxUnavailable: Invalid value: 0: may not be 0 when `maxSurge` is 0"]
+    );
+    let mut other = set(deployment(), "/spec/selector", json!({"matchLabels": {"a": "c"}}));
+    other = set(other, "/spec/template/metadata/labels", json!({"a": "c"}));
+    assert_eq!(
+        says(update(resource("apps", "Deployment"), &other, &deployment())),
+        ["spec.selector: Invalid value: {\"matchLabels\":{\"a\":\"c\"}}: field is immutable"]
+    );
+    let job = json!({"metadata": {"name": "j", "namespace": "n", "uid": "u"}, "spec": {"manualSelector": true, "selector": {"matchLabels": {"a": "b"}},
+        "template": {"metadata": {"labels": {"a": "b"}}, "spec": pod_spec()}}});
+    assert_eq!(on_create("batch", "Job", &job), ["spec.template.spec.restartPolicy: Required value: valid values: \"OnFailure\", \"Never\""]);
+    let cron = json!({"metadata": meta("c"), "spec": {"schedule": "* * * *", "concurrencyPolicy": "Allow",
+        "jobTemplate": {"spec": {"template": {"spec": set(pod_spec(), "/restartPolicy", "Never".into())}}}}});
+    assert_eq!(
+        on_create("batch", "CronJob", &cron),
+        ["spec.schedule: Invalid value: \"* * * *\": expected exactly 5 fields, found 4: [* * * *]"]
+    );
+}
+
+#[test]
+fn services() {
+    let with = |at: &str, v: Value| on_create("", "Service", &set(service(), at, v));
+    assert_eq!(with("/spec/ports", json!([])), ["spec.ports: Required value"]);
+    assert_eq!(
+        with("/spec/ports", json!([{"port": 0, "targetPort": 1, "protocol": "TCP"}])),
+        ["spec.ports[0].port: Invalid value: 0: must be between 1 and 65535, inclusive"]
+    );
+    assert_eq!(
+        with("/spec/ports", json!([{"port": 1, "targetPort": 1, "protocol": "TCP"}, {"port": 2, "targetPort": 1, "protocol": "TCP"}])),
+        ["spec.ports[0].name: Required value", "spec.ports[1].name: Required value"]
+    );
+    assert_eq!(
+        with("/spec/clusterIPs", json!(["10.96.0.300"])),
+        [
+            "spec.clusterIPs: Invalid value: [\"10.96.0.300\"]: first value must match `clusterIP`",
+            "spec.clusterIPs[0]: Invalid value: \"10.96.0.300\": must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)"
+        ]
+    );
+    let moved = set(set(service(), "/spec/clusterIP", "10.96.0.8".into()), "/spec/clusterIPs", json!(["10.96.0.8"]));
+    assert_eq!(
+        says(update(resource("", "Service"), &moved, &service())),
+        ["spec.clusterIPs[0]: Invalid value: [\"10.96.0.8\"]: may not change once set"]
+    );
+}
+
+#[test]
+fn others() {
+    assert_eq!(
+        on_create("rbac.authorization.k8s.io", "RoleBinding", &json!({"metadata": meta("b"), "roleRef": {"kind": "X", "name": "r"}})),
+        [
+            "roleRef.apiGroup: Unsupported value: \"\": supported values: \"rbac.authorization.k8s.io\"",
+            "roleRef.kind: Unsupported value: \"X\": supported values: \"Role\", \"ClusterRole\""
+        ]
+    );
+    assert_eq!(
+        on_create("", "Node", &json!({"metadata": {"name": "n"}, "spec": {"taints": [{"key": "a", "effect": "Never"}]}})),
+        ["metadata.taints[0].effect: Unsupported value: \"Never\": supported values: \"NoSchedule\", \"PreferNoSchedule\", \"NoExecute\""]
+    );
+    assert_eq!(
+        on_create("", "Secret", &json!({"metadata": meta("s"), "type": "kubernetes.io/tls", "data": {"a/b": ""}})),
+        [
+            "data[a/b]: Invalid value: \"a/b\": a valid config key must consist of alphanumeric characters, '-', '_' or '.' (e.g. 'key.name',  or 'KEY_NAME',  or 'key-name', regex used for validation is '[-._a-zA-Z0-9]+')",
+            "data[tls.crt]: Required value",
+            "data[tls.key]: Required value"
+        ]
+    );
+    let frozen = json!({"metadata": meta("c"), "immutable": true, "data": {"a": "1"}});
+    assert_eq!(
+        says(update(resource("", "ConfigMap"), &set(frozen.clone(), "/data/a", "2".into()), &frozen)),
+        ["data: Forbidden: field is immutable when `immutable` is set"]
+    );
+    assert_eq!(
+        on_create("scheduling.k8s.io", "PriorityClass", &json!({"metadata": {"name": "p"}, "value": 2000000000})),
+        ["value: Forbidden: maximum allowed value of a user defined priority is 1000000000"]
+    );
+    assert_eq!(
+        on_create("networking.k8s.io", "NetworkPolicy", &json!({"metadata": meta("p"), "spec": {"podSelector": {}, "ingress": [{"from": [{}]}]}})),
+        ["spec.ingress[0].from[0]: Required value: must specify a peer"]
+    );
+}
