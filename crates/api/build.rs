@@ -69,7 +69,7 @@ fn file(text: &str, out: &mut String) {
         if let Some(doc) = line.strip_prefix("///") {
             docs.push(doc.strip_prefix(' ').unwrap_or(doc));
         } else if let (false, Some(_)) = (inside, line.strip_prefix("pub struct ").or_else(|| line.strip_prefix("pub enum "))) {
-            out.push_str(&format!("={definition}\t{}\n", docs.join("\u{1}")));
+            out.push_str(&format!("={definition}\t{}\n", plain(&docs)));
             docs.clear();
             if !line.ends_with('{') || line.starts_with("pub enum ") {
                 return;
@@ -78,7 +78,7 @@ fn file(text: &str, out: &mut String) {
         } else if let (true, Some(field)) = (inside, line.strip_prefix("pub ")) {
             let name: String = field.trim_start_matches("r#").chars().take_while(|c| *c != ':').filter(char::is_ascii_alphanumeric).collect();
             if !docs.is_empty() {
-                out.push_str(&format!("{}\t{}\n", name.to_ascii_lowercase(), docs.join("\u{1}")));
+                out.push_str(&format!("{}\t{}\n", name.to_ascii_lowercase(), plain(&docs)));
             }
             docs.clear();
         } else if inside && line == "}" {
@@ -87,4 +87,13 @@ fn file(text: &str, out: &mut String) {
             docs.clear();
         }
     }
+}
+
+/// Takes rustdoc's escapes back.
+fn plain(docs: &[&str]) -> String {
+    let mut text = docs.join("\u{1}");
+    for (escaped, bare) in [("\\[", "["), ("\\]", "]"), ("\\<", "<"), ("\\>", ">")] {
+        text = text.replace(escaped, bare);
+    }
+    text
 }

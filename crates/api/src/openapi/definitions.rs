@@ -104,13 +104,11 @@ fn object(ty: &'static Type, dialect: Dialect, texts: &Descriptions) -> Value {
     let mut schema = Map::new();
     schema.insert("type".into(), "object".into());
     let mut properties = Map::new();
-    let mut required = Vec::new();
     for (name, field) in ty.all() {
         properties.insert((*name).to_owned(), property(ty, field, dialect, texts));
-        if field.required {
-            required.push(*name);
-        }
     }
+    let mut required = Vec::new();
+    required_fields(ty, &mut required);
     if !properties.is_empty() {
         schema.insert("properties".into(), properties.into());
     }
@@ -125,6 +123,17 @@ fn object(ty: &'static Type, dialect: Dialect, texts: &Descriptions) -> Value {
         schema.insert("x-kubernetes-group-version-kind".into(), kinds.into());
     }
     schema.into()
+}
+
+/// In declaration order, as upstream lists them.
+fn required_fields(ty: &'static Type, out: &mut Vec<&'static str>) {
+    for field in &ty.fields {
+        match field.ty {
+            Ty::Struct(id) if field.inline => required_fields(id.get(), out),
+            _ if field.required => out.push(field.json),
+            _ => {}
+        }
+    }
 }
 
 /// The group version kinds under which a type is served.

@@ -199,7 +199,8 @@ fn subresource<'a>(scope: &Scope<'a>, entry: &Entry, sub: &'a SubEntry, place: &
             "create" => ("post", "post", "create"),
             _ => ("delete", "delete", "delete"),
         };
-        let name = format!("{}{}{}", title(scope), place, entry.kind) + &capital(&sub.name) + suffix;
+        let name = format!("{place}{}", entry.kind) + &capital(&sub.name) + suffix;
+        let title = title(scope);
         let log = sub.name == "log";
         let body = match method {
             _ if connect => None,
@@ -210,7 +211,7 @@ fn subresource<'a>(scope: &Scope<'a>, entry: &Entry, sub: &'a SubEntry, place: &
         Operation {
             method,
             action: if connect { "connect" } else { action },
-            id: if connect { format!("connect{}{name}", capital(method)) } else { format!("{word}{name}") },
+            id: if connect { format!("connect{title}{}{name}", capital(method)) } else { format!("{word}{title}{name}") },
             summary: if connect { format!("connect {} requests to {} of {}", method.to_uppercase(), sub.name, entry.kind) } else { format!("{word} {} of the specified {}", sub.name, entry.kind) },
             query: match method {
                 _ if connect => connect_query(&sub.name).to_vec(),
