@@ -3,12 +3,19 @@ use std::collections::HashMap;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::time::Duration;
+
+use store::Store;
 
 use crate::admission::Admission;
 use crate::authn::Authenticator;
 use crate::authz::Authorizer;
-use crate::ctx::Backend;
+use crate::cache::Cache;
+use crate::core::Core;
+use crate::ctx::{Backend, UserInfo};
+use crate::encrypt::{EncryptionConfig, Transformer};
 use crate::location::Locator;
+use crate::server::Server;
 use crate::strategy::{Creater, Strategy, Virtual};
 
 /// (group, plural, subresource or "").
@@ -82,5 +89,90 @@ impl Parts {
     /// A fixed document at a non-resource path (`/.well-known/openid-configuration`): content type and body.
     pub fn document(&mut self, path: &str, content_type: &str, body: Vec<u8>) {
         self.documents.insert(path.to_string(), (content_type.to_string(), body));
+    }
+}
+
+/// The identity of a caller in the same process. Only wiring code makes one and puts it into a request's extensions; it
+/// passes authorization like everyone's. Requests from the network never have it: the listener makes their extensions.
+#[derive(Debug, Clone)]
+pub struct InProcess(pub UserInfo);
+
+/// How the server is to be.
+pub struct Config {
+    /// Which resources are encrypted at rest, and with what.
+    pub encryption: EncryptionConfig,
+    /// PEM of the CA that kubelets' serving certificates must come from.
+    pub kubelet_ca: Option<String>,
+    /// PEM certificate and key that this server shows to kubelets.
+    pub kubelet_client: Option<(String, String)>,
+    /// How long events live, in seconds.
+    pub event_ttl: u64,
+    /// Longest time a request may take that is no watch or stream.
+    pub request_timeout: Duration,
+    /// `v1.36.0`.
+    pub git_version: String,
+}
+
+impl Default for Config {
+    fn default() -> Config {
+        Config {
+            encryption: EncryptionConfig::default(),
+            kubelet_ca: None,
+            kubelet_client: None,
+            event_ttl: 3600,
+            request_timeout: Duration::from_secs(60),
+            git_version: "v1.36.0".into(),
+        }
+    }
+}
+
+/// Why a server cannot be built.
+#[derive(Debug, thiserror::Error)]
+pub enum BuildError {
+    #[error("the encryption keys cannot be used")]
+    Encryption(#[from] crate::encrypt::Error),
+    #[error("the certificates for kubelets cannot be used: {0}")]
+    Kubelet(String),
+}
+
+/// A server in the making: its store and cache are there (so [`Builder::backend`] works), the rest is installed into `parts`.
+pub struct Builder {
+    pub parts: Parts,
+    config: Config,
+    core: Arc<Core>,
+}
+
+impl Builder {
+    pub fn new(config: Config, store: Arc<dyn Store>) -> Result<Builder, BuildError> {
+        let mut prefixes: Vec<String> =
+            crate::model::all().iter().filter(|r| crate::model::is_stored(r)).map(|r| r.storage_prefix.to_string()).collect();
+        prefixes.sort();
+        prefixes.dedup();
+        let transformer = Transformer::new(&config.encryption.keys)?;
+        let sealed = crate::model::all()
+            .iter()
+            .filter(|r| config.encryption.resources.iter().any(|wanted| *wanted == r.group_resource()))
+            .map(|r| r.storage_prefix.to_string())
+            .collect();
+        let core = Core::new(store, Cache::new(prefixes), transformer, sealed, config.event_ttl);
+        Ok(Builder { parts: Parts::default(), config, core: Arc::new(core) })
+    }
+
+    /// Reader, writer, authorizer and authenticator of the server to be. The reader is empty until the server runs.
+    pub fn backend(&self) -> Backend {
+        self.core.backend()
+    }
+
+    /// The finished server. It serves once [`crate::Server::run`] has filled the cache.
+    pub fn build(self) -> Result<Arc<Server>, BuildError> {
+        let mut parts = self.parts;
+        let mut authorizers: Vec<Arc<dyn Authorizer>> = vec![Arc::new(crate::authz::Masters)];
+        authorizers.append(&mut parts.authorizers);
+        let authorizer = Arc::new(crate::authz::Union(authorizers));
+        let authenticator = Arc::new(crate::filters::Union(std::mem::take(&mut parts.authenticators)));
+        let dialer = crate::proxy::Dialer::new(self.config.kubelet_ca.as_deref(), self.config.kubelet_client.as_ref())
+            .map_err(BuildError::Kubelet)?;
+        self.core.install(parts, authorizer, authenticator);
+        Ok(Arc::new(Server::new(self.config, self.core, dialer)))
     }
 }

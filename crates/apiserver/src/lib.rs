@@ -2,26 +2,51 @@
 //!
 //! What differs by resource is installed from outside through traits, collected in [`Parts`]:
 //! [`Strategy`], [`Creater`], [`Virtual`], [`Locator`], [`Admission`], [`Authenticator`], [`Authorizer`]. The flow is
-//! `Builder::new(config, store)` (which already has a `backend()` with [`Reader`] and [`Writer`]), install into
-//! `builder.parts`, then `builder.build()` → `Server`.
+//! [`Builder::new`] (which already has a [`Builder::backend`] with [`Reader`] and [`Writer`]), install into
+//! `builder.parts`, [`Builder::build`] → [`Server`]; then [`Server::run`] (cache and hooks) and [`Server::listen`] (TLS)
+//! are spawned by the caller, and [`Server::handle`] serves callers in the same process.
 #![forbid(unsafe_code)]
 
 pub mod admission;
 pub mod authn;
 pub mod authz;
+pub mod body;
 pub mod builder;
+pub mod cache;
+mod convert;
+pub mod core;
 pub mod ctx;
+mod decode;
+mod documents;
+pub mod encrypt;
+pub mod filters;
+mod listen;
 pub mod location;
+mod metrics;
+mod model;
+mod negotiate;
+pub mod object;
+mod present;
+mod proxy;
 pub mod request;
+mod resource;
+mod select;
+mod server;
 pub mod storage;
 pub mod strategy;
 pub mod types;
+mod verbs;
+mod writer;
 
 pub use admission::{Admission, Attributes, Operation};
 pub use authn::{Authenticator, AuthnRequest, Peer};
 pub use authz::{Authorizer, AuthzAttributes, Decision, Rules};
-pub use builder::Parts;
+pub use body::{Body, BodyError};
+pub use builder::{BuildError, Builder, Config, InProcess, Parts};
 pub use ctx::{Backend, Ctx, UserInfo};
+pub use encrypt::{EncryptionConfig, EncryptionKey};
+pub use listen::{ServingTls, TlsError};
 pub use location::{ConnectRequest, Location, Locator, Tls};
+pub use server::Server;
 pub use storage::{Reader, Writer};
 pub use strategy::{Creater, DefaultGc, Finish, Generic, Strategy, Virtual};

@@ -16,6 +16,8 @@ pub type Finish = Box<dyn FnOnce(bool) -> Pin<Box<dyn Future<Output = ()> + Send
 pub enum DefaultGc {
     Background,
     Orphan,
+    /// Never waits for dependents (events).
+    Unsupported,
 }
 
 /// A resource's (or subresource's) own rules. Every method has the default that suits most kinds.
@@ -31,8 +33,7 @@ pub trait Strategy: Send + Sync {
     }
 
     fn validate_create(&self, ctx: &Ctx, object: &Value) -> Vec<FieldError> {
-        let _ = (ctx, object);
-        Vec::new()
+        crate::model::validate_create(ctx.resource, object)
     }
 
     fn warnings_on_create(&self, _ctx: &Ctx, _object: &Value) -> Vec<String> {
@@ -46,8 +47,7 @@ pub trait Strategy: Send + Sync {
     }
 
     fn validate_update(&self, ctx: &Ctx, new: &Value, old: &Value) -> Vec<FieldError> {
-        let _ = (ctx, new, old);
-        Vec::new()
+        crate::model::validate_update(ctx.resource, new, old)
     }
 
     fn warnings_on_update(&self, _ctx: &Ctx, _new: &Value, _old: &Value) -> Vec<String> {
@@ -82,6 +82,11 @@ pub trait Strategy: Send + Sync {
         DefaultGc::Background
     }
 
+    /// Whether a delete that is done at once answers with the object instead of a Status.
+    fn returns_deleted_object(&self, ctx: &Ctx) -> bool {
+        crate::model::returns_deleted_object(ctx.resource)
+    }
+
     /// Last step before the write: allocate addresses or ports, write companions.
     async fn begin_create(&self, _ctx: &Ctx, _object: &mut Value) -> Result<Option<Finish>, Status> {
         Ok(None)
@@ -106,10 +111,67 @@ pub struct Generic;
 impl Strategy for Generic {}
 
 /// See [`Strategy::prepare_create`]; for strategies that only add to it.
-pub fn generic_prepare_create(_ctx: &Ctx, _object: &mut Value) {}
+pub fn generic_prepare_create(ctx: &Ctx, object: &mut Value) {
+    if crate::model::has_subresource(ctx.resource, "status") {
+        crate::object::map_of(object).remove("status");
+    }
+    if crate::model::tracks_generation(ctx.resource) {
+        crate::object::meta_mut(object).insert("generation".into(), 1.into());
+    }
+}
 
 /// See [`Strategy::prepare_update`]; for strategies that only add to it.
-pub fn generic_prepare_update(_ctx: &Ctx, _new: &mut Value, _old: &Value) {}
+pub fn generic_prepare_update(ctx: &Ctx, new: &mut Value, old: &Value) {
+    reset_fields(ctx, new, old);
+    if ctx.subresource.is_empty() && crate::model::tracks_generation(ctx.resource) {
+        let spec = |v: &Value| {
+            let mut v = v.clone();
+            let map = crate::object::map_of(&mut v);
+            for key in ["metadata", "status", "kind", "apiVersion"] {
+                map.remove(key);
+            }
+            v
+        };
+        let before = crate::object::meta_i64(old, "generation").unwrap_or(0);
+        let now = if spec(new) == spec(old) { before } else { before + 1 };
+        if now > 0 {
+            crate::object::meta_mut(new).insert("generation".into(), now.into());
+        }
+    }
+}
+
+/// What an update through this endpoint cannot change is put back: the status through the resource itself, everything
+/// but the status (and annotations, finalizers and the like) through `status`.
+pub fn reset_fields(ctx: &Ctx, new: &mut Value, old: &Value) {
+    let has_status = crate::model::has_subresource(ctx.resource, "status");
+    if ctx.subresource == "status" {
+        let status = crate::object::map_of(new).remove("status");
+        let metadata = crate::object::map_of(new).remove("metadata");
+        let mut merged = old.clone();
+        let map = crate::object::map_of(&mut merged);
+        match status {
+            Some(status) => map.insert("status".into(), status),
+            None => map.remove("status"),
+        };
+        if let Some(mut metadata) = metadata {
+            // labels belong to the resource itself
+            let labels = old.get("metadata").and_then(|m| m.get("labels")).cloned();
+            let m = crate::object::map_of(&mut metadata);
+            match labels {
+                Some(labels) => m.insert("labels".into(), labels),
+                None => m.remove("labels"),
+            };
+            map.insert("metadata".into(), metadata);
+        }
+        *new = merged;
+    } else if ctx.subresource.is_empty() && has_status {
+        let map = crate::object::map_of(new);
+        match old.get("status") {
+            Some(status) => map.insert("status".into(), status.clone()),
+            None => map.remove("status"),
+        };
+    }
+}
 
 /// POST that stores nothing by itself: reviews, and subresources such as `binding`, `eviction`, `token`.
 /// The object is decoded, defaulted, normalized and admitted; what is returned is the response (201).
@@ -123,4 +185,11 @@ pub trait Creater: Send + Sync {
 pub trait Virtual: Send + Sync {
     async fn get(&self, ctx: &Ctx, name: &str) -> Result<Value, Status>;
     async fn list(&self, ctx: &Ctx) -> Result<Vec<Value>, Status>;
+}
+
+/// What a create through this endpoint does not keep, so that nobody comes to own it.
+pub(crate) fn reset_created(ctx: &Ctx, object: &mut Value) {
+    if crate::model::has_subresource(ctx.resource, "status") {
+        crate::object::map_of(object).remove("status");
+    }
 }

@@ -1,0 +1,75 @@
+//! One cached object: its served bytes and what selectors need of it, computed when first asked for.
+use std::sync::{Arc, OnceLock, Weak};
+
+use bytes::Bytes;
+use parking_lot::Mutex;
+use serde_json::Value;
+
+use crate::object;
+
+/// A version of an object.
+pub struct Entry {
+    /// JSON as served: with resourceVersion.
+    pub json: Bytes,
+    pub revision: u64,
+    /// Where the JSON goes on after kind and apiVersion.
+    pub type_prefix: u32,
+    index: OnceLock<Index>,
+    tree: Mutex<Weak<Value>>,
+}
+
+/// What selectors look at.
+#[derive(Default)]
+pub struct Index {
+    /// The labels map (Null without labels).
+    pub labels: Value,
+    /// Field labels and their values, of those that the kind knows.
+    pub fields: Vec<(String, String)>,
+}
+
+impl Entry {
+    pub fn new(stored: &[u8], revision: u64) -> Entry {
+        Entry::from_served(object::splice(stored, revision), revision)
+    }
+
+    fn from_served(json: Bytes, revision: u64) -> Entry {
+        Entry {
+            type_prefix: object::type_prefix_len(&json) as u32,
+            json,
+            revision,
+            index: OnceLock::new(),
+            tree: Mutex::new(Weak::new()),
+        }
+    }
+
+    /// The same state under the revision of its deletion.
+    pub fn deleted_at(&self, revision: u64) -> Entry {
+        Entry::from_served(object::resplice(&self.json, revision), revision)
+    }
+
+    /// The object as a tree, parsed anew (Null if the stored bytes are no JSON, which the feed has excluded).
+    pub fn parse(&self) -> Value {
+        serde_json::from_slice(&self.json).unwrap_or_default()
+    }
+
+    /// The object as a tree, shared with others that use it at the same time.
+    pub fn tree(&self) -> Arc<Value> {
+        self.tree_or_parse().0
+    }
+
+    /// The tree, and whether it had to be parsed for this call.
+    pub fn tree_or_parse(&self) -> (Arc<Value>, bool) {
+        let mut tree = self.tree.lock();
+        if let Some(value) = tree.upgrade() {
+            return (value, false);
+        }
+        let value = Arc::new(self.parse());
+        *tree = Arc::downgrade(&value);
+        (value, true)
+    }
+
+    /// The index, made on first use by `make`.
+    pub fn index(&self, make: impl FnOnce(&Value) -> Index) -> &Index {
+        self.index.get_or_init(|| make(&self.tree()))
+    }
+}

@@ -1,0 +1,157 @@
+//! The watch cache: every resource's objects as served bytes, in persistent maps, fed by one watch of the store.
+//!
+//! - A [`Snapshot`] is a cheap clone: lists and pages of lists read it without holding a lock.
+//! - Recent events are kept in a bounded ring per resource; watchers read from it at their own pace ([`watch`]), so a slow
+//!   watcher costs nothing until it has fallen out of the ring and is told to list again.
+//! - The feed publishes a revision only after all resources have it: at `revision()` R every event up to R is in place.
+mod entry;
+mod feed;
+mod watch;
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use imbl::OrdMap;
+use parking_lot::Mutex;
+use tokio::sync::watch as channel;
+
+pub use entry::{Entry, Index};
+pub use feed::{Feed, FeedError};
+pub use watch::{Change, ChangeKind, TooOld, Watcher, frame};
+
+/// How much history a resource keeps, whichever is reached first.
+const MAX_EVENTS: usize = 1024;
+const MAX_EVENT_BYTES: usize = 4 << 20;
+
+/// The objects of one resource at one time, by `namespace/name` or `name`.
+#[derive(Clone, Default)]
+pub struct Snapshot {
+    /// Revision of the last change in here.
+    pub revision: u64,
+    pub map: OrdMap<Arc<str>, Arc<Entry>>,
+}
+
+/// One resource's part of the cache.
+pub struct Resource {
+    /// `/registry/pods/`.
+    pub prefix: String,
+    snapshot: ArcSwap<Snapshot>,
+    history: Mutex<History>,
+    /// Sequence number of the newest event.
+    newest: channel::Sender<u64>,
+}
+
+struct History {
+    events: VecDeque<Arc<Change>>,
+    bytes: usize,
+    next_seq: u64,
+    /// Watches may start at this revision or later.
+    oldest: u64,
+}
+
+impl Resource {
+    fn new(prefix: String) -> Resource {
+        Resource {
+            prefix,
+            snapshot: ArcSwap::default(),
+            history: Mutex::new(History { events: VecDeque::new(), bytes: 0, next_seq: 1, oldest: 0 }),
+            newest: channel::Sender::new(0),
+        }
+    }
+
+    /// The objects now.
+    pub fn snapshot(&self) -> Arc<Snapshot> {
+        self.snapshot.load_full()
+    }
+
+    /// The objects as they were at this revision, if history goes back so far.
+    pub fn snapshot_at(&self, revision: u64) -> Option<Snapshot> {
+        let history = self.history.lock();
+        let now = self.snapshot();
+        if now.revision <= revision {
+            return Some((*now).clone());
+        }
+        if revision < history.oldest {
+            return None;
+        }
+        let i = history.events.partition_point(|e| e.revision <= revision);
+        match i.checked_sub(1) {
+            Some(i) => Some(history.events[i].after.clone()),
+            // nothing happened between the start of history and then: undo the first event
+            None => {
+                let first = history.events.front()?;
+                let mut map = first.after.map.clone();
+                match &first.previous {
+                    Some(previous) => map.insert(first.key.clone(), previous.clone()),
+                    None => map.remove(&first.key),
+                };
+                Some(Snapshot { revision: history.oldest, map })
+            }
+        }
+    }
+
+    /// Changes with every event; see `Reader::version`.
+    pub fn version(&self) -> u64 {
+        *self.newest.borrow()
+    }
+
+    /// The oldest revision a watch may start at.
+    pub fn oldest(&self) -> u64 {
+        self.history.lock().oldest
+    }
+}
+
+/// All resources' caches.
+pub struct Cache {
+    resources: HashMap<String, Arc<Resource>>,
+    /// What the feed has put in place; 0 until the first load.
+    revision: channel::Sender<u64>,
+    pub(crate) undecodable: AtomicU64,
+}
+
+impl Cache {
+    /// A cache for these key prefixes; [`Feed::run`] fills it.
+    pub fn new(prefixes: impl IntoIterator<Item = String>) -> Arc<Cache> {
+        Arc::new(Cache {
+            resources: prefixes.into_iter().map(|p| (p.clone(), Arc::new(Resource::new(p)))).collect(),
+            revision: channel::Sender::new(0),
+            undecodable: AtomicU64::new(0),
+        })
+    }
+
+    pub fn resource(&self, prefix: &str) -> Option<&Arc<Resource>> {
+        self.resources.get(prefix)
+    }
+
+    pub fn resources(&self) -> impl Iterator<Item = &Arc<Resource>> {
+        self.resources.values()
+    }
+
+    /// Every event up to this revision is in place.
+    pub fn revision(&self) -> u64 {
+        *self.revision.borrow()
+    }
+
+    /// Told of every new revision.
+    pub fn revisions(&self) -> channel::Receiver<u64> {
+        self.revision.subscribe()
+    }
+
+    /// Waits until the cache has this revision; false when it takes longer than `patience`.
+    pub async fn wait(&self, revision: u64, patience: Duration) -> bool {
+        if self.revision() >= revision {
+            return true;
+        }
+        let mut seen = self.revision.subscribe();
+        let arrived = tokio::time::timeout(patience, seen.wait_for(|r| *r >= revision)).await;
+        matches!(arrived, Ok(Ok(_)))
+    }
+
+    /// Stored values that could not be read (another encryption key, damage); they are not served.
+    pub fn undecodable(&self) -> u64 {
+        self.undecodable.load(Ordering::Relaxed)
+    }
+}

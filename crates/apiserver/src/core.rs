@@ -1,0 +1,308 @@
+//! The generic registry's foundation: objects in and out of the store and the cache, for any resource.
+use std::collections::VecDeque;
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use bytes::Bytes;
+use parking_lot::Mutex;
+use serde_json::Value;
+use store::{Compare, Op, RangeRequest, Store, Txn};
+
+use crate::authn::{Authenticator, AuthnRequest};
+use crate::authz::{Authorizer, AuthzAttributes, Decision, Rules};
+use crate::builder::Parts;
+use crate::cache::{Cache, Entry, Resource as Cached};
+use crate::ctx::{Backend, UserInfo};
+use crate::encrypt::Transformer;
+use crate::model;
+use crate::object;
+use crate::storage::Reader;
+use crate::strategy::{Generic, Strategy};
+use crate::types::{Resource, Status};
+
+/// How long a write or a consistent read waits for the cache before it goes on without it.
+const PATIENCE: Duration = Duration::from_secs(3);
+
+/// Store, cache and what is installed, shared by everything that serves a request.
+pub struct Core {
+    pub store: Arc<dyn Store>,
+    pub cache: Arc<Cache>,
+    pub(crate) transformer: Transformer,
+    /// Storage prefixes whose values are encrypted.
+    pub(crate) sealed: Vec<String>,
+    /// Seconds that events live.
+    pub(crate) event_ttl: u64,
+    pub(crate) parts: OnceLock<Parts>,
+    authorizer: OnceLock<Arc<dyn Authorizer>>,
+    authenticator: OnceLock<Arc<dyn Authenticator>>,
+    /// Trees that were asked for lately, kept alive so that they are not parsed again.
+    recent: Mutex<VecDeque<Arc<Value>>>,
+}
+
+/// An object as it was written or read.
+#[derive(Clone)]
+pub enum Object {
+    Cached(Arc<Entry>),
+    Tree(Value),
+}
+
+impl Object {
+    pub fn tree(&self) -> Value {
+        match self {
+            Object::Cached(entry) => entry.parse(),
+            Object::Tree(value) => value.clone(),
+        }
+    }
+
+    pub fn into_tree(self) -> Value {
+        match self {
+            Object::Cached(entry) => entry.parse(),
+            Object::Tree(value) => value,
+        }
+    }
+}
+
+/// A stored object with the revision it has.
+#[derive(Clone)]
+pub struct Stored {
+    pub object: Value,
+    pub revision: u64,
+}
+
+/// What became of a conditional write.
+pub enum Written {
+    Done(Stored),
+    /// Somebody was faster; this is there now.
+    Conflict(Option<Stored>),
+}
+
+impl Core {
+    pub(crate) fn new(store: Arc<dyn Store>, cache: Arc<Cache>, transformer: Transformer, sealed: Vec<String>, event_ttl: u64) -> Core {
+        Core {
+            store,
+            cache,
+            transformer,
+            sealed,
+            event_ttl,
+            parts: OnceLock::new(),
+            authorizer: OnceLock::new(),
+            authenticator: OnceLock::new(),
+            recent: Mutex::default(),
+        }
+    }
+
+    pub(crate) fn install(&self, parts: Parts, authorizer: Arc<dyn Authorizer>, authenticator: Arc<dyn Authenticator>) {
+        let _ = self.parts.set(parts);
+        let _ = self.authorizer.set(authorizer);
+        let _ = self.authenticator.set(authenticator);
+    }
+
+    pub(crate) fn parts(&self) -> &Parts {
+        static NONE: OnceLock<Parts> = OnceLock::new();
+        self.parts.get().unwrap_or_else(|| NONE.get_or_init(Parts::default))
+    }
+
+    /// What registry code gets to see of the server.
+    pub fn backend(self: &Arc<Core>) -> Backend {
+        Backend {
+            reader: self.clone(),
+            writer: Arc::new(crate::writer::CoreWriter(self.clone())),
+            authorizer: Arc::new(Late(self.clone())),
+            authenticator: Arc::new(Late(self.clone())),
+        }
+    }
+
+    /// The strategy of a (sub)resource; subresources without one share the resource's.
+    pub fn strategy(&self, resource: &Resource, subresource: &str) -> Arc<dyn Strategy> {
+        let strategies = &self.parts().strategies;
+        let find = |sub: &str| strategies.get(&(resource.group.to_string(), resource.plural.to_string(), sub.to_string())).cloned();
+        find(subresource).or_else(|| find("")).unwrap_or_else(|| Arc::new(Generic))
+    }
+
+    /// This resource's cache. Every stored resource has one.
+    pub fn cached(&self, resource: &Resource) -> Result<&Arc<Cached>, Status> {
+        self.cache
+            .resource(resource.storage_prefix)
+            .ok_or_else(|| api::status::internal(format!("{} is not stored", resource.plural)))
+    }
+
+    /// The object in the cache.
+    pub fn entry(&self, resource: &Resource, namespace: &str, name: &str) -> Option<Arc<Entry>> {
+        let cached = self.cache.resource(resource.storage_prefix)?;
+        cached.snapshot().map.get(cache_key(resource, namespace, name).as_str()).cloned()
+    }
+
+    /// The present state, for a change to it: from the cache, which has at least all that this server wrote.
+    pub fn current(&self, resource: &'static Resource, namespace: &str, name: &str) -> Option<Stored> {
+        let entry = self.entry(resource, namespace, name)?;
+        Some(Stored { object: self.served(resource, entry.parse()), revision: entry.revision })
+    }
+
+    /// The present state, from the store itself.
+    pub async fn fresh(&self, resource: &'static Resource, namespace: &str, name: &str) -> Result<Option<Stored>, Status> {
+        let key = storage_key(resource, namespace, name);
+        let found = self.store.range(RangeRequest::key(key)).await.map_err(store_error)?;
+        found.kvs.into_iter().next().map(|kv| self.stored(resource, kv)).transpose()
+    }
+
+    fn stored(&self, resource: &'static Resource, kv: store::KeyValue) -> Result<Stored, Status> {
+        let plain = self.transformer.open(&kv.key, &kv.value).map_err(api::status::internal)?;
+        let mut object: Value = serde_json::from_slice(&plain).map_err(api::status::internal)?;
+        object::set_meta(&mut object, "resourceVersion", &kv.mod_revision.to_string());
+        Ok(Stored { object: self.served(resource, object), revision: kv.mod_revision as u64 })
+    }
+
+    /// Stored form → the version that `resource` serves.
+    pub fn served(&self, resource: &'static Resource, object: Value) -> Value {
+        if model::is_storage_version(resource) { object } else { model::convert(model::storage_resource(resource), resource, object) }
+    }
+
+    /// Writes the object if its key is still at `expect` (0: absent).
+    pub async fn put(&self, resource: &'static Resource, object: &Value, expect: u64) -> Result<Written, Status> {
+        let (namespace, name) = (object::meta(object, "namespace"), object::name(object));
+        let key = storage_key(resource, namespace, name);
+        let bytes = if model::is_storage_version(resource) {
+            object::encode_stored(object)
+        } else {
+            object::encode_stored(&model::convert(resource, model::storage_resource(resource), object.clone()))
+        };
+        let value = if self.sealed.iter().any(|p| p == resource.storage_prefix) {
+            self.transformer.seal(key.as_bytes(), &bytes).map_err(api::status::internal)?
+        } else {
+            bytes
+        };
+        let ttl_seconds = model::is_event(resource).then_some(self.event_ttl);
+        let op = Op::Put { key: key.clone().into_bytes(), value: Bytes::from(value), ttl_seconds };
+        let txn = Txn { compare: vec![Compare { key: key.into_bytes(), mod_revision: expect as i64 }], then: vec![op] };
+        let response = self.store.txn(txn).await.map_err(store_error)?;
+        if !response.succeeded {
+            return self.conflict(resource, response);
+        }
+        let revision = response.revision as u64;
+        self.cache.wait(revision, PATIENCE).await;
+        let mut object = object.clone();
+        object::set_meta(&mut object, "resourceVersion", &revision.to_string());
+        Ok(Written::Done(Stored { object, revision }))
+    }
+
+    /// Deletes the key if it is still at `expect`; `Done` has the last state under the deletion's revision.
+    pub async fn remove(&self, resource: &'static Resource, object: &Value, expect: u64) -> Result<Written, Status> {
+        let key = storage_key(resource, object::meta(object, "namespace"), object::name(object));
+        let txn = Txn {
+            compare: vec![Compare { key: key.clone().into_bytes(), mod_revision: expect as i64 }],
+            then: vec![Op::Delete { key: key.into_bytes() }],
+        };
+        let response = self.store.txn(txn).await.map_err(store_error)?;
+        if !response.succeeded {
+            return self.conflict(resource, response);
+        }
+        let revision = response.revision as u64;
+        self.cache.wait(revision, PATIENCE).await;
+        let mut object = object.clone();
+        object::set_meta(&mut object, "resourceVersion", &revision.to_string());
+        Ok(Written::Done(Stored { object, revision }))
+    }
+
+    fn conflict(&self, resource: &'static Resource, response: store::TxnResponse) -> Result<Written, Status> {
+        let current = response.current.into_iter().next().flatten();
+        Ok(Written::Conflict(current.map(|kv| self.stored(resource, kv)).transpose()?))
+    }
+
+    /// Waits until the cache has everything that is in the store now.
+    pub async fn catch_up(&self) -> Result<(), Status> {
+        let revision = self.store.revision().await.map_err(store_error)? as u64;
+        if self.cache.wait(revision, PATIENCE).await {
+            Ok(())
+        } else {
+            Err(api::status::timeout("the cache is behind the store", 1))
+        }
+    }
+
+    fn remember(&self, tree: &Arc<Value>) {
+        let mut recent = self.recent.lock();
+        if recent.len() >= 128 {
+            recent.pop_front();
+        }
+        recent.push_back(tree.clone());
+    }
+}
+
+impl Reader for Core {
+    fn get(&self, resource: &Resource, namespace: &str, name: &str) -> Option<Arc<Value>> {
+        let entry = self.entry(resource, namespace, name)?;
+        let (tree, parsed) = entry.tree_or_parse();
+        if parsed {
+            self.remember(&tree);
+        }
+        Some(tree)
+    }
+
+    fn list(&self, resource: &Resource, namespace: Option<&str>) -> Vec<Arc<Value>> {
+        let Some(cached) = self.cache.resource(resource.storage_prefix) else { return Vec::new() };
+        let prefix = namespace.filter(|n| !n.is_empty()).map(|n| format!("{n}/")).unwrap_or_default();
+        let snapshot = cached.snapshot();
+        snapshot
+            .map
+            .range::<_, str>(crate::select::from(&prefix))
+            .take_while(|(k, _)| k.starts_with(&prefix))
+            .map(|(_, entry)| entry.tree())
+            .collect()
+    }
+
+    fn version(&self, resource: &Resource) -> u64 {
+        self.cache.resource(resource.storage_prefix).map_or(0, |c| c.version())
+    }
+}
+
+/// Authorizer and authenticator that are known only once the server is built.
+struct Late(Arc<Core>);
+
+impl Authorizer for Late {
+    fn authorize(&self, attributes: &AuthzAttributes) -> (Decision, String) {
+        match self.0.authorizer.get() {
+            Some(authorizer) => authorizer.authorize(attributes),
+            None => (Decision::NoOpinion, "the server is not built yet".into()),
+        }
+    }
+
+    fn rules_for(&self, user: &UserInfo, namespace: &str) -> Rules {
+        self.0.authorizer.get().map(|a| a.rules_for(user, namespace)).unwrap_or_default()
+    }
+}
+
+#[async_trait::async_trait]
+impl Authenticator for Late {
+    async fn authenticate(&self, req: &AuthnRequest<'_>) -> Result<Option<UserInfo>, String> {
+        match self.0.authenticator.get() {
+            Some(authenticator) => authenticator.authenticate(req).await,
+            None => Ok(None),
+        }
+    }
+}
+
+/// `namespace/name` or `name`.
+pub fn cache_key(resource: &Resource, namespace: &str, name: &str) -> String {
+    if resource.namespaced { format!("{namespace}/{name}") } else { name.to_string() }
+}
+
+/// Upstream's etcd key.
+pub fn storage_key(resource: &Resource, namespace: &str, name: &str) -> String {
+    format!("{}{}", resource.storage_prefix, cache_key(resource, namespace, name))
+}
+
+/// What a client sees of a store's failure.
+pub fn store_error(error: store::Error) -> Status {
+    match error {
+        store::Error::Compacted { revision } => api::status::expired(format!(
+            "The resourceVersion for the provided list is too old: the oldest is {revision}"
+        )),
+        store::Error::TooLarge { size, limit } => {
+            api::status::too_large_because(format!("the object has {size} bytes, the limit is {limit}"))
+        }
+        store::Error::Closed => api::status::unavailable("the server is shutting down"),
+        other => {
+            tracing::error!(error = %other, "the store failed");
+            api::status::internal(other)
+        }
+    }
+}

@@ -1,0 +1,185 @@
+//! Non-resource paths: version, health, metrics, discovery, OpenAPI, fixed documents.
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use http::{Method, Response};
+use serde_json::{Value, json};
+
+use crate::body::{self, Body};
+use crate::negotiate::{self, Endpoint};
+use crate::resource::page_not_found;
+use crate::server::{Rq, Server};
+use crate::types::Status;
+
+/// What is made once and kept.
+#[derive(Default)]
+pub struct Documents {}
+
+impl Server {
+    pub(crate) async fn document(self: &Arc<Server>, rq: Rq) -> Result<Response<Body>, Status> {
+        if !matches!(*rq.request.method(), Method::GET | Method::HEAD) {
+            return Ok(page_not_found());
+        }
+        let path = rq.info.path.trim_end_matches('/');
+        if let Some((content_type, bytes)) = self.core.parts().documents.get(path) {
+            return Ok(body::response(200, content_type, bytes.clone()));
+        }
+        match path {
+            "/version" => self.json(&rq, &self.version()),
+            "/metrics" => Ok(body::response(200, "text/plain; version=0.0.4; charset=utf-8", self.render_metrics())),
+            "" => self.json(&rq, &json!({"paths": self.paths()})),
+            p if p == "/healthz" || p.starts_with("/healthz/") => Ok(self.health(&rq, "healthz", p).await),
+            p if p == "/livez" || p.starts_with("/livez/") => Ok(self.health(&rq, "livez", p).await),
+            p if p == "/readyz" || p.starts_with("/readyz/") => Ok(self.health(&rq, "readyz", p).await),
+            p if p == "/api" || p.starts_with("/api/") || p == "/apis" || p.starts_with("/apis/") => self.discovery(&rq, p),
+            p if p.starts_with("/openapi/") => self.openapi(&rq, p),
+            _ => Ok(page_not_found()),
+        }
+    }
+
+    fn json(&self, rq: &Rq, value: &Value) -> Result<Response<Body>, Status> {
+        let accepted = negotiate::negotiate(rq.headers(), rq.param("pretty"), Endpoint::Plain)
+            .unwrap_or(negotiate::Accepted { format: negotiate::Format::Json, convert: negotiate::Convert::None, pretty: false });
+        let accepted = negotiate::Accepted { format: negotiate::Format::Json, ..accepted };
+        // upstream writes these for people: indented
+        let bytes = negotiate::indent(&serde_json::to_vec(value).map_err(api::status::internal)?);
+        let _ = accepted;
+        Ok(body::response(200, "application/json", bytes))
+    }
+
+    /// `version.Info`.
+    pub(crate) fn version(&self) -> Value {
+        let git = &self.config.git_version;
+        let mut numbers = git.trim_start_matches('v').split('.');
+        json!({
+            "major": numbers.next().unwrap_or_default(),
+            "minor": numbers.next().unwrap_or_default(),
+            "emulationMajor": git.trim_start_matches('v').split('.').next().unwrap_or_default(),
+            "emulationMinor": git.split('.').nth(1).unwrap_or_default(),
+            "minCompatibilityMajor": git.trim_start_matches('v').split('.').next().unwrap_or_default(),
+            "minCompatibilityMinor": git.split('.').nth(1).and_then(|m| m.parse::<u32>().ok()).map(|m| (m - m.min(1)).to_string()).unwrap_or_default(),
+            "gitVersion": git,
+            "gitCommit": "",
+            "gitTreeState": "clean",
+            "buildDate": "1970-01-01T00:00:00Z",
+            "goVersion": "",
+            "compiler": "rustc",
+            "platform": format!("linux/{}", if cfg!(target_arch = "aarch64") { "arm64" } else { "amd64" }),
+        })
+    }
+
+    fn paths(&self) -> Vec<String> {
+        let mut paths: Vec<String> = vec!["/api".into(), "/api/v1".into(), "/apis".into()];
+        for group in api::resources::groups().iter().filter(|g| !g.name.is_empty()) {
+            paths.push(format!("/apis/{}", group.name));
+            paths.extend(group.versions.iter().map(|v| format!("/apis/{}/{v}", group.name)));
+        }
+        for endpoint in ["healthz", "livez", "readyz"] {
+            paths.push(format!("/{endpoint}"));
+            paths.extend(self.checks(endpoint).into_iter().map(|(name, _)| format!("/{endpoint}/{name}")));
+        }
+        paths.extend(["/metrics", "/openapi/v2", "/openapi/v3", "/version"].map(String::from));
+        paths.extend(self.core.parts().documents.keys().cloned());
+        paths.sort();
+        paths
+    }
+
+    fn render_metrics(&self) -> String {
+        let mut objects: Vec<(String, usize)> = crate::model::all()
+            .iter()
+            .filter(|r| crate::model::is_stored(r) && crate::model::is_storage_version(r))
+            .filter_map(|r| Some((r.group_resource(), self.core.cache.resource(r.storage_prefix)?.snapshot().map.len())))
+            .collect();
+        objects.sort();
+        objects.dedup_by(|a, b| a.0 == b.0);
+        self.metrics.render(&objects)
+    }
+
+    /// The checks of an endpoint, in order, and what they say.
+    fn checks(&self, endpoint: &str) -> Vec<(String, Result<(), String>)> {
+        let mut checks = vec![("ping".to_string(), Ok(()))];
+        let loaded = *self.loaded.borrow();
+        let undecodable = self.core.cache.undecodable();
+        checks.push(("log".into(), Ok(())));
+        checks.push(("etcd".into(), if loaded { Ok(()) } else { Err("the store has not been read yet".into()) }));
+        if endpoint == "readyz" {
+            checks.push(("etcd-readiness".into(), if loaded { Ok(()) } else { Err("the store has not been read yet".into()) }));
+            checks.push(("informer-sync".into(), if loaded { Ok(()) } else { Err("the watch cache is empty".into()) }));
+        }
+        let pending = self.pending.lock().clone();
+        for (name, _) in &self.core.parts().post_start {
+            let done = if pending.contains(name) { Err("not finished".to_string()) } else { Ok(()) };
+            checks.push((format!("poststarthook/{name}"), done));
+        }
+        for (name, check) in &self.core.parts().checks {
+            checks.push((name.clone(), check()));
+        }
+        if undecodable > 0 && endpoint != "livez" {
+            tracing::debug!(undecodable, "stored objects that cannot be read");
+        }
+        if endpoint == "readyz" {
+            let down = self.shutting_down.load(Ordering::Relaxed);
+            checks.push(("shutdown".into(), if down { Err("process is shutting down".into()) } else { Ok(()) }));
+        }
+        checks
+    }
+
+    async fn health(&self, rq: &Rq, endpoint: &str, path: &str) -> Response<Body> {
+        let mut checks = self.checks(endpoint);
+        if let Some(check) = checks.iter_mut().find(|(n, _)| n == "etcd")
+            && check.1.is_ok()
+        {
+            check.1 = match self.core.store.status().await {
+                Ok(status) => status.error.map_or(Ok(()), Err),
+                Err(error) => Err(error.to_string()),
+            };
+        }
+        let one = path.trim_start_matches('/').strip_prefix(endpoint).unwrap_or_default().trim_start_matches('/');
+        if !one.is_empty() {
+            return match checks.into_iter().find(|(n, _)| n == one) {
+                None => page_not_found(),
+                Some((_, Ok(()))) => text(200, "ok".into()),
+                Some((_, Err(why))) => text(500, format!("internal server error: {why}\n")),
+            };
+        }
+        let excluded: Vec<&str> = rq.query.iter().filter(|(k, _)| k == "exclude").map(|(_, v)| v.as_str()).collect();
+        let (mut lines, mut failed) = (String::new(), false);
+        for (name, result) in &checks {
+            if excluded.contains(&name.as_str()) {
+                lines.push_str(&format!("[+]{name} excluded: ok\n"));
+                continue;
+            }
+            match result {
+                Ok(()) => lines.push_str(&format!("[+]{name} ok\n")),
+                Err(why) => {
+                    failed = true;
+                    tracing::info!(endpoint, check = name, why, "a health check fails");
+                    lines.push_str(&format!("[-]{name} failed: reason withheld\n"));
+                }
+            }
+        }
+        if failed {
+            return text(500, format!("{lines}{endpoint} check failed\n"));
+        }
+        if rq.query.iter().any(|(k, _)| k == "verbose") {
+            return text(200, format!("{lines}{endpoint} check passed\n"));
+        }
+        text(200, "ok".into())
+    }
+
+    fn discovery(&self, rq: &Rq, path: &str) -> Result<Response<Body>, Status> {
+        let _ = (rq, path);
+        Ok(page_not_found())
+    }
+
+    fn openapi(&self, rq: &Rq, path: &str) -> Result<Response<Body>, Status> {
+        let _ = (rq, path);
+        Ok(page_not_found())
+    }
+}
+
+fn text(code: u16, text: String) -> Response<Body> {
+    let mut response = body::response(code, "text/plain; charset=utf-8", text);
+    response.headers_mut().insert("x-content-type-options", http::HeaderValue::from_static("nosniff"));
+    response
+}

@@ -1,0 +1,251 @@
+//! The filter chain's own decisions: who is it, as whom do they act, may they.
+use std::collections::BTreeMap;
+
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use http::{HeaderMap, header};
+
+use crate::authn::{Authenticator, AuthnRequest, Peer};
+use crate::authz::{Authorizer, AuthzAttributes, Decision};
+use crate::builder::InProcess;
+use crate::ctx::UserInfo;
+use crate::request::{RequestInfo, percent_decode};
+use crate::types::Status;
+
+/// The user of requests without credentials.
+pub fn anonymous() -> UserInfo {
+    UserInfo::new("system:anonymous", &["system:unauthenticated"])
+}
+
+/// The bearer token of a request, from either place where it may be.
+pub fn bearer(headers: &HeaderMap) -> Option<String> {
+    let text = headers.get(header::AUTHORIZATION).and_then(|v| v.to_str().ok()).unwrap_or_default().trim();
+    if let Some((scheme, token)) = text.split_once(' ')
+        && scheme.eq_ignore_ascii_case("bearer")
+        && !token.trim().is_empty()
+    {
+        return Some(token.trim().to_string());
+    }
+    // browsers cannot set headers on WebSockets
+    let protocols = headers.get_all(header::SEC_WEBSOCKET_PROTOCOL);
+    protocols
+        .iter()
+        .filter_map(|v| v.to_str().ok())
+        .flat_map(|v| v.split(','))
+        .filter_map(|p| p.trim().strip_prefix("base64url.bearer.authorization.k8s.io."))
+        .find_map(|t| String::from_utf8(URL_SAFE_NO_PAD.decode(t).ok()?).ok())
+}
+
+/// Finds out who makes the request. `Err` is a 401.
+pub async fn authenticate(
+    authenticator: &dyn Authenticator,
+    extensions: &http::Extensions,
+    headers: &HeaderMap,
+    path: &str,
+    now: jiff::Timestamp,
+) -> Result<UserInfo, Status> {
+    if let Some(InProcess(user)) = extensions.get::<InProcess>() {
+        return Ok(authenticated(user.clone()));
+    }
+    let bearer = bearer(headers);
+    let peer = extensions.get::<Peer>();
+    let request = AuthnRequest { headers, path, peer, bearer: bearer.as_deref(), audiences: &[], now };
+    match authenticator.authenticate(&request).await {
+        Ok(Some(user)) => Ok(authenticated(user)),
+        // a token that nobody knows is no anonymous request
+        Ok(None) if bearer.is_some() => Err(api::status::unauthorized()),
+        Ok(None) => Ok(anonymous()),
+        Err(why) => {
+            tracing::warn!(path, why, "unable to authenticate the request");
+            Err(api::status::unauthorized())
+        }
+    }
+}
+
+fn authenticated(mut user: UserInfo) -> UserInfo {
+    if user.name != "system:anonymous" && !user.in_group("system:authenticated") && !user.in_group("system:unauthenticated") {
+        user.groups.push("system:authenticated".into());
+    }
+    user
+}
+
+/// All authenticators in order; the first that knows the user wins, errors count only when nobody does.
+pub struct Union(pub Vec<std::sync::Arc<dyn Authenticator>>);
+
+#[async_trait::async_trait]
+impl Authenticator for Union {
+    async fn authenticate(&self, req: &AuthnRequest<'_>) -> Result<Option<UserInfo>, String> {
+        let mut errors = Vec::new();
+        for authenticator in &self.0 {
+            match authenticator.authenticate(req).await {
+                Ok(Some(user)) => return Ok(Some(user)),
+                Ok(None) => {}
+                Err(why) => errors.push(why),
+            }
+        }
+        if errors.is_empty() { Ok(None) } else { Err(format!("[{}]", errors.join(", "))) }
+    }
+}
+
+/// What authorizers are asked about this request.
+pub fn attributes(info: &RequestInfo, user: &UserInfo) -> AuthzAttributes {
+    AuthzAttributes {
+        user: user.clone(),
+        verb: info.verb.clone(),
+        resource_request: info.resource_request,
+        namespace: info.namespace.clone(),
+        api_group: info.group.clone(),
+        api_version: info.version.clone(),
+        resource: info.resource.clone(),
+        subresource: info.subresource.clone(),
+        name: info.name.clone(),
+        path: info.path.clone(),
+        field_selector: info.field_selector.clone(),
+        label_selector: info.label_selector.clone(),
+    }
+}
+
+/// The 403 of a request that nobody allows.
+pub fn forbidden(a: &AuthzAttributes, reason: &str) -> Status {
+    let q = api::field::go_quote;
+    let user = q(&a.user.name);
+    let what = if a.resource_request {
+        let resource = if a.subresource.is_empty() { a.resource.clone() } else { format!("{}/{}", a.resource, a.subresource) };
+        let place = if a.namespace.is_empty() { "at the cluster scope".to_string() } else { format!("in the namespace {}", q(&a.namespace)) };
+        format!("User {user} cannot {} resource {} in API group {} {place}", a.verb, q(&resource), q(&a.api_group))
+    } else {
+        format!("User {user} cannot {} path {}", a.verb, q(&a.path))
+    };
+    let what = what.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;");
+    let why = if reason.is_empty() { what } else { format!("{what}: {reason}") };
+    api::status::forbidden(&a.api_group, &a.resource, &a.name, &why)
+}
+
+/// Health is nobody's secret: these paths are open before authorizers are asked, as upstream's defaults have it.
+pub fn always_allowed(info: &RequestInfo) -> bool {
+    !info.resource_request && matches!(info.path.as_str(), "/healthz" | "/livez" | "/readyz")
+}
+
+/// Asks the authorizers about the request.
+pub fn authorize(authorizer: &dyn Authorizer, info: &RequestInfo, user: &UserInfo) -> Result<(), Status> {
+    if always_allowed(info) {
+        return Ok(());
+    }
+    let attributes = attributes(info, user);
+    match authorizer.authorize(&attributes) {
+        (Decision::Allow, _) => Ok(()),
+        (_, reason) => Err(forbidden(&attributes, &reason)),
+    }
+}
+
+/// Acts as another user, where the headers say so and the real one may.
+pub fn impersonate(authorizer: &dyn Authorizer, headers: &HeaderMap, user: UserInfo) -> Result<UserInfo, Status> {
+    let text = |name: &str| headers.get(name).and_then(|v| v.to_str().ok()).unwrap_or_default().to_string();
+    let name = text("impersonate-user");
+    let uid = text("impersonate-uid");
+    let groups: Vec<String> =
+        headers.get_all("impersonate-group").iter().filter_map(|v| v.to_str().ok()).map(str::to_string).collect();
+    let mut extra: BTreeMap<String, Vec<String>> = BTreeMap::new();
+    for (key, value) in headers {
+        if let (Some(key), Ok(value)) = (key.as_str().strip_prefix("impersonate-extra-"), value.to_str()) {
+            extra.entry(percent_decode(key).to_lowercase()).or_default().push(value.to_string());
+        }
+    }
+    if name.is_empty() {
+        if !uid.is_empty() || !groups.is_empty() || !extra.is_empty() {
+            return Err(api::status::internal(format!(
+                "requested [{groups:?} {uid:?} {extra:?}] without impersonating a user"
+            )));
+        }
+        return Ok(user);
+    }
+    let ask = |group: &str, resource: &str, namespace: &str, subresource: &str, name: &str| {
+        let attributes = AuthzAttributes {
+            user: user.clone(),
+            verb: "impersonate".into(),
+            resource_request: true,
+            api_group: group.into(),
+            api_version: if group.is_empty() { "v1".into() } else { "v1".into() },
+            resource: resource.into(),
+            subresource: subresource.into(),
+            namespace: namespace.into(),
+            name: name.into(),
+            ..AuthzAttributes::default()
+        };
+        match authorizer.authorize(&attributes) {
+            (Decision::Allow, _) => Ok(()),
+            (_, reason) => Err(forbidden(&attributes, &reason)),
+        }
+    };
+    let mut result = UserInfo { name: name.clone(), uid: uid.clone(), groups: groups.clone(), extra: extra.clone() };
+    match name.strip_prefix("system:serviceaccount:").and_then(|rest| rest.split_once(':')) {
+        Some((namespace, account)) => {
+            ask("", "serviceaccounts", namespace, "", account)?;
+            if groups.is_empty() {
+                result.groups = vec!["system:serviceaccounts".into(), format!("system:serviceaccounts:{namespace}")];
+            }
+        }
+        None => ask("", "users", "", "", &name)?,
+    }
+    for group in &groups {
+        ask("", "groups", "", "", group)?;
+    }
+    for (key, values) in &extra {
+        for value in values {
+            ask("authentication.k8s.io", "userextras", "", key, value)?;
+        }
+    }
+    if !uid.is_empty() {
+        ask("authentication.k8s.io", "uids", "", "", &uid)?;
+    }
+    let has = |g: &str| result.groups.iter().any(|x| x == g);
+    if name != "system:anonymous" && !has("system:authenticated") && !has("system:unauthenticated") {
+        result.groups.push("system:authenticated".into());
+    } else if name == "system:anonymous" && !has("system:unauthenticated") && !has("system:authenticated") {
+        result.groups.push("system:unauthenticated".into());
+    }
+    Ok(result)
+}
+
+/// The value of a `Warning` header.
+pub fn warning_header(text: &str) -> Option<http::HeaderValue> {
+    let clean: String = text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
+    let quoted = clean.replace('\\', "\\\\").replace('"', "\\\"");
+    http::HeaderValue::from_bytes(format!("299 - \"{quoted}\"").as_bytes()).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::authz::AlwaysAllow;
+
+    #[test]
+    fn forbidden_says_what_upstream_says() {
+        let a = AuthzAttributes {
+            user: UserInfo::new("bob", &[]),
+            verb: "list".into(),
+            resource_request: true,
+            namespace: "default".into(),
+            resource: "pods".into(),
+            ..AuthzAttributes::default()
+        };
+        let status = forbidden(&a, "");
+        assert_eq!(
+            status.message,
+            "pods is forbidden: User \"bob\" cannot list resource \"pods\" in API group \"\" in the namespace \"default\""
+        );
+        let a = AuthzAttributes { user: anonymous(), verb: "get".into(), path: "/x".into(), ..AuthzAttributes::default() };
+        assert_eq!(forbidden(&a, "").message, "forbidden: User \"system:anonymous\" cannot get path \"/x\"");
+    }
+
+    #[test]
+    fn impersonation() {
+        let mut headers = HeaderMap::new();
+        headers.insert("impersonate-user", "system:serviceaccount:ns:sa".parse().unwrap());
+        let user = impersonate(&AlwaysAllow, &headers, UserInfo::new("admin", &["system:masters"])).unwrap();
+        assert_eq!(user.groups, ["system:serviceaccounts", "system:serviceaccounts:ns", "system:authenticated"]);
+        headers.remove("impersonate-user");
+        headers.insert("impersonate-group", "g".parse().unwrap());
+        assert!(impersonate(&AlwaysAllow, &headers, UserInfo::default()).is_err());
+    }
+}

@@ -1,0 +1,127 @@
+//! /metrics: the counters that dashboards for upstream's API server look for first.
+use std::collections::BTreeMap;
+use std::fmt::Write;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+
+const BUCKETS: [f64; 20] = [
+    0.005, 0.025, 0.05, 0.1, 0.2, 0.4, 0.6, 0.8, 1.0, 1.25, 1.5, 2.0, 3.0, 4.0, 5.0, 6.0, 8.0, 10.0, 15.0, 20.0,
+];
+
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord)]
+struct Labels {
+    verb: String,
+    group: String,
+    version: String,
+    resource: String,
+    subresource: String,
+    scope: &'static str,
+}
+
+#[derive(Default)]
+struct Histogram {
+    counts: [u64; BUCKETS.len()],
+    sum: f64,
+    total: u64,
+}
+
+/// All of the server's counters.
+#[derive(Default)]
+pub struct Metrics {
+    requests: Mutex<BTreeMap<(Labels, u16), u64>>,
+    durations: Mutex<BTreeMap<Labels, Histogram>>,
+    inflight: Mutex<[i64; 2]>,
+    long_running: Mutex<BTreeMap<Labels, i64>>,
+}
+
+impl Metrics {
+    fn labels(info: &crate::request::RequestInfo) -> Labels {
+        let scope = match () {
+            _ if !info.resource_request => "",
+            _ if !info.path_name().is_empty() => "resource",
+            _ if !info.namespace.is_empty() => "namespace",
+            _ => "cluster",
+        };
+        // paths of clients' invention would make endless series
+        let known = crate::model::find(&info.group, &info.version, &info.resource);
+        Labels {
+            verb: if info.resource_request { info.verb.to_uppercase() } else { info.verb.to_uppercase().chars().take(7).collect() },
+            group: known.map_or("", |r| r.group).into(),
+            version: known.map_or("", |r| r.version).into(),
+            resource: known.map_or("", |r| r.plural).into(),
+            subresource: known.and_then(|r| r.subresource(&info.subresource)).map_or("", |s| s.name).into(),
+            scope,
+        }
+    }
+
+    /// Counts a finished request.
+    pub fn request(&self, info: &crate::request::RequestInfo, code: u16, took: Duration) {
+        let labels = Self::labels(info);
+        *self.requests.lock().entry((labels.clone(), code)).or_default() += 1;
+        if !info.long_running() {
+            let mut durations = self.durations.lock();
+            let h = durations.entry(labels).or_default();
+            let seconds = took.as_secs_f64();
+            if let Some(i) = BUCKETS.iter().position(|b| seconds <= *b) {
+                h.counts[i] += 1;
+            }
+            h.sum += seconds;
+            h.total += 1;
+        }
+    }
+
+    /// Counts requests that are being served.
+    pub fn inflight(&self, mutating: bool, by: i64) {
+        self.inflight.lock()[mutating as usize] += by;
+    }
+
+    /// Counts watches and streams that are open.
+    pub fn long_running(&self, info: &crate::request::RequestInfo, by: i64) {
+        *self.long_running.lock().entry(Self::labels(info)).or_default() += by;
+    }
+
+    /// Prometheus' text format.
+    pub fn render(&self, objects: &[(String, usize)]) -> String {
+        let mut out = String::new();
+        let l = |l: &Labels| {
+            format!(
+                "component=\"apiserver\",group=\"{}\",resource=\"{}\",scope=\"{}\",subresource=\"{}\",verb=\"{}\",version=\"{}\"",
+                l.group, l.resource, l.scope, l.subresource, l.verb, l.version
+            )
+        };
+        head(&mut out, "apiserver_request_total", "counter", "Counter of apiserver requests broken out for each verb, dry run value, group, version, resource, scope, component, and HTTP response code.");
+        for ((labels, code), count) in self.requests.lock().iter() {
+            let _ = writeln!(out, "apiserver_request_total{{code=\"{code}\",dry_run=\"\",{}}} {count}", l(labels));
+        }
+        head(&mut out, "apiserver_request_duration_seconds", "histogram", "Response latency distribution in seconds for each verb, dry run value, group, version, resource, subresource, scope and component.");
+        for (labels, h) in self.durations.lock().iter() {
+            let text = l(labels);
+            let mut sum = 0;
+            for (bucket, count) in BUCKETS.iter().zip(h.counts) {
+                sum += count;
+                let _ = writeln!(out, "apiserver_request_duration_seconds_bucket{{dry_run=\"\",{text},le=\"{bucket}\"}} {sum}");
+            }
+            let _ = writeln!(out, "apiserver_request_duration_seconds_bucket{{dry_run=\"\",{text},le=\"+Inf\"}} {}", h.total);
+            let _ = writeln!(out, "apiserver_request_duration_seconds_sum{{dry_run=\"\",{text}}} {}", h.sum);
+            let _ = writeln!(out, "apiserver_request_duration_seconds_count{{dry_run=\"\",{text}}} {}", h.total);
+        }
+        head(&mut out, "apiserver_current_inflight_requests", "gauge", "Maximal number of currently used inflight request limit of this apiserver per request kind in last second.");
+        let inflight = *self.inflight.lock();
+        let _ = writeln!(out, "apiserver_current_inflight_requests{{request_kind=\"mutating\"}} {}", inflight[1]);
+        let _ = writeln!(out, "apiserver_current_inflight_requests{{request_kind=\"readOnly\"}} {}", inflight[0]);
+        head(&mut out, "apiserver_longrunning_requests", "gauge", "Gauge of all active long-running apiserver requests broken out by verb, group, version, resource, scope and component. Not all requests are tracked this way.");
+        for (labels, count) in self.long_running.lock().iter() {
+            let _ = writeln!(out, "apiserver_longrunning_requests{{{}}} {count}", l(labels));
+        }
+        head(&mut out, "apiserver_storage_objects", "gauge", "Number of stored objects at the time of last check split by kind.");
+        for (resource, count) in objects {
+            let _ = writeln!(out, "apiserver_storage_objects{{resource=\"{resource}\"}} {count}");
+        }
+        out
+    }
+}
+
+fn head(out: &mut String, name: &str, kind: &str, help: &str) {
+    let _ = writeln!(out, "# HELP {name} {help}\n# TYPE {name} {kind}");
+}

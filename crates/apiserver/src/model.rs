@@ -1,0 +1,215 @@
+//! The seam to `api`: everything the server asks of types and schemas goes through here.
+use std::collections::HashMap;
+use std::sync::OnceLock;
+
+use api::apply::Target;
+use serde_json::Value;
+
+use crate::ctx::Ctx;
+use crate::negotiate::Format;
+use crate::types::{FieldError, Resource, Status};
+
+/// All built-in resources.
+pub fn all() -> &'static [Resource] {
+    api::resources::all()
+}
+
+/// A resource by group, version and plural.
+pub fn find(group: &str, version: &str, plural: &str) -> Option<&'static Resource> {
+    static INDEX: OnceLock<HashMap<&'static str, Vec<&'static Resource>>> = OnceLock::new();
+    let index = INDEX.get_or_init(|| {
+        let mut index: HashMap<_, Vec<_>> = HashMap::new();
+        for r in all() {
+            index.entry(r.plural).or_default().push(r);
+        }
+        index
+    });
+    index.get(plural)?.iter().find(|r| r.group == group && r.version == version).copied()
+}
+
+/// Whether a group (and version) is served.
+pub fn serves(group: &str, version: &str) -> bool {
+    api::resources::groups().iter().any(|g| g.name == group && g.versions.contains(&version))
+}
+
+/// Whether objects are stored in the version that this resource serves.
+pub fn is_storage_version(r: &Resource) -> bool {
+    r.storage_version.is_none_or(|(g, v)| g == r.group && v == r.version)
+}
+
+/// The resource in whose version the objects are stored.
+pub fn storage_resource(r: &'static Resource) -> &'static Resource {
+    r.storage_version.and_then(|(g, v)| find(g, v, r.plural)).unwrap_or(r)
+}
+
+/// Whether a resource keeps objects in the store.
+pub fn is_stored(r: &Resource) -> bool {
+    !r.storage_prefix.is_empty()
+}
+
+pub fn is_event(r: &Resource) -> bool {
+    r.kind == "Event"
+}
+
+pub fn has_subresource(r: &Resource, name: &str) -> bool {
+    r.subresource(name).is_some()
+}
+
+/// Kinds whose `metadata.generation` counts changes of what is desired.
+pub fn tracks_generation(r: &Resource) -> bool {
+    matches!(
+        (r.group, r.plural),
+        ("", "pods" | "podtemplates" | "replicationcontrollers")
+            | ("apps", "daemonsets" | "deployments" | "replicasets" | "statefulsets")
+            | ("batch", "jobs" | "cronjobs")
+            | ("networking.k8s.io", "ingresses" | "ingressclasses" | "networkpolicies")
+            | ("policy", "poddisruptionbudgets")
+            | ("scheduling.k8s.io", "priorityclasses")
+            | ("discovery.k8s.io", "endpointslices")
+            | ("flowcontrol.apiserver.k8s.io", _)
+            | ("admissionregistration.k8s.io", _)
+            | ("apiextensions.k8s.io", "customresourcedefinitions")
+            | ("resource.k8s.io", "resourceslices" | "deviceclasses" | "devicetaintrules")
+    )
+}
+
+/// Kinds whose delete answers with the object.
+pub fn returns_deleted_object(r: &Resource) -> bool {
+    matches!(
+        (r.group, r.plural),
+        (
+            "",
+            "pods"
+                | "services"
+                | "namespaces"
+                | "persistentvolumes"
+                | "persistentvolumeclaims"
+                | "serviceaccounts"
+                | "podtemplates"
+                | "resourcequotas"
+        ) | ("resource.k8s.io" | "storage.k8s.io", _)
+    )
+}
+
+/// `v1` or `apps/v1`.
+pub fn api_version(r: &Resource) -> String {
+    r.api_version()
+}
+
+/// The same object in another version.
+pub fn convert(from: &'static Resource, to: &'static Resource, object: Value) -> Value {
+    crate::convert::convert((from.group, from.version, from.kind), (to.group, to.version), object)
+}
+
+pub fn to_yaml(object: &Value) -> Result<Vec<u8>, Status> {
+    serde_saphyr::to_string(object).map(String::into_bytes).map_err(api::status::internal)
+}
+
+/// The protobuf envelope and message of an object, list or Status.
+pub fn encode_protobuf(object: &Value) -> Result<Vec<u8>, Status> {
+    api::codec::encode_protobuf(object).map_err(|e| no_protobuf(object, e))
+}
+
+pub fn encode_watch_event_protobuf(kind: &str, object: &Value) -> Result<Vec<u8>, Status> {
+    api::codec::encode_watch_event_protobuf(kind, object).map_err(|e| no_protobuf(object, e))
+}
+
+fn no_protobuf(object: &Value, error: api::codec::EncodeError) -> Status {
+    match error {
+        api::codec::EncodeError::NoProtobuf(_) => api::status::not_acceptable(&["application/json", "application/yaml"]),
+        error => {
+            let kind = object.get("kind").and_then(Value::as_str).unwrap_or_default();
+            tracing::error!(kind, %error, "an object has no protobuf form");
+            api::status::internal(error)
+        }
+    }
+}
+
+pub fn validate_create(_resource: &Resource, _object: &Value) -> Vec<FieldError> {
+    Vec::new()
+}
+
+pub fn validate_update(_resource: &Resource, _new: &Value, _old: &Value) -> Vec<FieldError> {
+    Vec::new()
+}
+
+pub fn apply_defaults(group: &str, version: &str, kind: &str, object: &mut Value) {
+    api::defaults::apply(group, version, kind, object);
+}
+
+pub fn manager_of_user_agent(user_agent: &str) -> String {
+    api::apply::manager_of_user_agent(user_agent)
+}
+
+/// Runs `f` with the target of the request's writes; types without facts have no ownership.
+fn with_target<T>(ctx: &Ctx, f: impl FnOnce(&Target<'_>) -> T) -> Option<T> {
+    let r = ctx.resource;
+    let t = api::facts::type_by_name(r.type_name)?;
+    let api_version = r.api_version();
+    let node = node_of(t);
+    Some(f(&Target::new(node, &api_version, r.kind, &ctx.subresource, has_subresource(r, "status"))))
+}
+
+/// Books the changed fields to the manager.
+pub fn track_update(ctx: &Ctx, old: Option<&Value>, new: &mut Value, manager: &str, now: &str) {
+    with_target(ctx, |t| api::apply::track_update(t, old, new, manager, now));
+}
+
+/// Server-side apply; the result is not defaulted yet.
+pub fn apply(ctx: &Ctx, live: Option<&Value>, config: &Value, manager: &str, force: bool, now: &str) -> Result<Value, Status> {
+    with_target(ctx, |t| api::apply::apply(t, live, config, manager, force, now))
+        .unwrap_or_else(|| Err(api::status::bad_request("this kind cannot be applied")))
+}
+
+fn node_of(t: &'static api::facts::Type) -> api::topology::Node<'static> {
+    api::topology::Node::Type(t)
+}
+
+/// Bytes → tree, and what strict validation says of duplicate keys.
+pub fn decode(bytes: &[u8], format: Format, expect: Option<&api::codec::Gvk>) -> Result<(Value, Vec<String>), String> {
+    let content_type = match format {
+        Format::Json => api::codec::ContentType::Json,
+        Format::Yaml => api::codec::ContentType::Yaml,
+        Format::Protobuf => api::codec::ContentType::Protobuf,
+    };
+    api::codec::decode(bytes, content_type, expect).map(|d| (d.value, d.duplicates)).map_err(|e| e.to_string())
+}
+
+/// Checks types, brings values to their normal form, and drops what is null, zero or unknown; the result says what was unknown.
+pub fn normalize(group: &str, version: &str, kind: &str, object: &mut Value) -> Result<Vec<String>, String> {
+    let Some(name) = api::resources::type_name(group, version, kind) else { return Ok(Vec::new()) };
+    api::schema::normalize(name, object).map(|n| n.unknown).map_err(|e| e.to_string())
+}
+
+/// As `normalize`, of a configuration to apply: it is only looked at, for nulls and zeros in it are owned too.
+pub fn check(group: &str, version: &str, kind: &str, object: &Value) -> Result<Vec<String>, String> {
+    normalize(group, version, kind, &mut object.clone())
+}
+
+pub fn json_patch(object: &Value, patch: &Value) -> Result<Value, Status> {
+    api::patch::json_patch(object, patch)
+}
+
+pub fn merge_patch(object: &Value, patch: &Value) -> Result<Value, Status> {
+    api::patch::merge_patch(object, patch)
+}
+
+pub fn strategic_merge(r: &Resource, object: &Value, patch: &Value) -> Result<Value, Status> {
+    let node = api::facts::type_by_name(r.type_name).map_or(api::topology::Node::Deduced, node_of);
+    api::patch::strategic_merge(node, object, patch)
+}
+
+/// The table columns of a kind.
+pub fn table_columns(r: &Resource) -> Value {
+    api::table::column_definitions(r.group, r.kind)
+}
+
+/// The cells of an object's row.
+pub fn table_row(r: &Resource, object: &Value, now: jiff::Timestamp) -> Vec<Value> {
+    api::table::row(r.group, r.kind, object, now)
+}
+
+/// The conditions of an object's row.
+pub fn table_conditions(r: &Resource, object: &Value) -> Option<Value> {
+    api::table::row_conditions(r.group, r.kind, object)
+}

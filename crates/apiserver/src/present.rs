@@ -1,0 +1,268 @@
+//! Objects, lists and watch events as the client wants them: JSON from the cached bytes, or YAML, protobuf, Table and
+//! PartialObjectMetadata made from them.
+use bytes::Bytes;
+use http::{HeaderMap, Response};
+use serde_json::{Map, Value, json};
+
+use crate::body::{self, Body};
+use crate::cache::Entry;
+use crate::core::{Core, Object};
+use crate::model;
+use crate::negotiate::{self, Accepted, Convert, Format};
+use crate::object;
+use crate::types::{Resource, Status};
+use crate::verbs::list::Page;
+
+/// How much of an object a table row carries.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Include {
+    None,
+    Metadata,
+    Object,
+}
+
+impl Include {
+    pub fn parse(text: &str) -> Result<Include, Status> {
+        match text {
+            "" | "Metadata" => Ok(Include::Metadata),
+            "None" => Ok(Include::None),
+            "Object" => Ok(Include::Object),
+            other => Err(api::status::bad_request(format!(
+                "includeObject: Unsupported value: {}: supported values: \"None\", \"Metadata\", \"Object\"",
+                api::field::go_quote(other)
+            ))),
+        }
+    }
+}
+
+/// Everything that decides how objects of a request look.
+#[derive(Clone, Copy)]
+pub struct Presenter<'a> {
+    pub core: &'a Core,
+    pub resource: &'static Resource,
+    pub accepted: Accepted,
+    pub include: Include,
+    pub now: jiff::Timestamp,
+}
+
+impl Presenter<'_> {
+    fn as_is(&self) -> bool {
+        self.accepted.format == Format::Json
+            && self.accepted.convert == Convert::None
+            && !self.accepted.pretty
+            && model::is_storage_version(self.resource)
+    }
+
+    fn tree(&self, entry: &Entry) -> Value {
+        self.core.served(self.resource, entry.parse())
+    }
+
+    /// One object.
+    pub fn object(&self, headers: &HeaderMap, code: u16, object: Object) -> Response<Body> {
+        match object {
+            Object::Cached(entry) if self.as_is() => {
+                let mut bytes = Vec::with_capacity(entry.json.len() + 1);
+                bytes.extend_from_slice(&entry.json);
+                bytes.push(b'\n');
+                body::response_maybe_gzip(headers, code, Format::Json.media_type(), bytes)
+            }
+            Object::Cached(entry) => self.value(headers, code, self.tree(&entry)),
+            Object::Tree(value) => self.value(headers, code, value),
+        }
+    }
+
+    /// One object, served form.
+    pub fn value(&self, headers: &HeaderMap, code: u16, value: Value) -> Response<Body> {
+        let is_status = value.get("kind").and_then(Value::as_str) == Some("Status");
+        let value = match self.accepted.convert {
+            _ if is_status => value,
+            Convert::None => value,
+            Convert::Table => {
+                let version = value.get("metadata").and_then(|m| m.get("resourceVersion")).cloned();
+                self.table(std::slice::from_ref(&value), version, None, None)
+            }
+            Convert::PartialObjectMetadata => partial(value),
+        };
+        negotiate::respond(headers, self.accepted, code, &value)
+    }
+
+    /// A list.
+    pub fn page(&self, headers: &HeaderMap, page: &Page) -> Response<Body> {
+        let mut meta = format!("{{\"resourceVersion\":\"{}\"", page.revision);
+        if !page.continue_token.is_empty() {
+            meta.push_str(&format!(",\"continue\":\"{}\"", page.continue_token));
+        }
+        if let Some(remaining) = page.remaining {
+            meta.push_str(&format!(",\"remainingItemCount\":{remaining}"));
+        }
+        meta.push('}');
+        if self.as_is() {
+            let size: usize = page.items.iter().map(|e| e.json.len()).sum();
+            let mut out = Vec::with_capacity(size + 256);
+            let head = format!(
+                "{{\"kind\":\"{}\",\"apiVersion\":\"{}\",\"metadata\":{meta},\"items\":[",
+                self.resource.list_kind,
+                model::api_version(self.resource)
+            );
+            out.extend_from_slice(head.as_bytes());
+            for (i, entry) in page.items.iter().enumerate() {
+                if i > 0 {
+                    out.push(b',');
+                }
+                out.push(b'{');
+                out.extend_from_slice(&entry.json[entry.type_prefix as usize..]);
+            }
+            out.extend_from_slice(b"]}\n");
+            return body::response_maybe_gzip(headers, 200, Format::Json.media_type(), out);
+        }
+        let items: Vec<Value> = page.items.iter().map(|e| self.tree(e)).collect();
+        let meta: Value = serde_json::from_str(&meta).unwrap_or_default();
+        self.values(headers, items, meta)
+    }
+
+    /// A list of trees with this ListMeta.
+    pub fn values(&self, headers: &HeaderMap, mut items: Vec<Value>, meta: Value) -> Response<Body> {
+        let list = match self.accepted.convert {
+            Convert::Table => self.table(
+                &items,
+                meta.get("resourceVersion").cloned(),
+                meta.get("continue").cloned(),
+                meta.get("remainingItemCount").cloned(),
+            ),
+            Convert::PartialObjectMetadata => json!({
+                "kind": "PartialObjectMetadataList",
+                "apiVersion": "meta.k8s.io/v1",
+                "metadata": meta,
+                "items": items.into_iter().map(partial).collect::<Vec<_>>(),
+            }),
+            Convert::None => {
+                for item in &mut items {
+                    let map = object::map_of(item);
+                    map.remove("kind");
+                    map.remove("apiVersion");
+                }
+                json!({
+                    "kind": self.resource.list_kind,
+                    "apiVersion": model::api_version(self.resource),
+                    "metadata": meta,
+                    "items": items,
+                })
+            }
+        };
+        negotiate::respond(headers, self.accepted, 200, &list)
+    }
+
+    fn rows(&self, items: &[Value]) -> Vec<Value> {
+        items
+            .iter()
+            .map(|item| {
+                let mut row = Map::new();
+                row.insert("cells".into(), Value::Array(model::table_row(self.resource, item, self.now)));
+                if let Some(conditions) = model::table_conditions(self.resource, item) {
+                    row.insert("conditions".into(), conditions);
+                }
+                match self.include {
+                    Include::None => {}
+                    Include::Metadata => {
+                        row.insert("object".into(), partial(item.clone()));
+                    }
+                    Include::Object => {
+                        row.insert("object".into(), item.clone());
+                    }
+                }
+                Value::Object(row)
+            })
+            .collect()
+    }
+
+    fn table(&self, items: &[Value], version: Option<Value>, token: Option<Value>, remaining: Option<Value>) -> Value {
+        let mut meta = Map::new();
+        for (key, value) in [("resourceVersion", version), ("continue", token), ("remainingItemCount", remaining)] {
+            if let Some(value) = value {
+                meta.insert(key.into(), value);
+            }
+        }
+        json!({
+            "kind": "Table",
+            "apiVersion": "meta.k8s.io/v1",
+            "metadata": meta,
+            "columnDefinitions": model::table_columns(self.resource),
+            "rows": self.rows(items),
+        })
+    }
+
+    /// A watch event's frame. `first` tables carry the columns.
+    pub fn event(&self, kind: &str, entry: &Entry, ready: impl FnOnce() -> Bytes, first: bool) -> Result<Bytes, Status> {
+        if self.as_is() {
+            return Ok(ready());
+        }
+        let value = self.tree(entry);
+        self.event_value(kind, value, first)
+    }
+
+    /// A watch event of an object in served form, or of a Status.
+    pub fn event_value(&self, kind: &str, value: Value, first: bool) -> Result<Bytes, Status> {
+        let value = match self.accepted.convert {
+            _ if kind == "ERROR" => value,
+            Convert::None => value,
+            Convert::PartialObjectMetadata => partial(value),
+            Convert::Table => {
+                let version = value.get("metadata").and_then(|m| m.get("resourceVersion")).cloned();
+                let mut table = if kind == "BOOKMARK" {
+                    let mut bookmark = self.table(&[], version, None, None);
+                    // the mark of the end of the initial events is looked for on the row's object
+                    bookmark["rows"] = json!([{"cells": [], "object": partial(value)}]);
+                    bookmark
+                } else {
+                    self.table(std::slice::from_ref(&value), version, None, None)
+                };
+                if !first {
+                    table["columnDefinitions"] = Value::Null;
+                }
+                table
+            }
+        };
+        Ok(match self.accepted.format {
+            Format::Json | Format::Yaml if self.accepted.format == Format::Json => {
+                let json = object::encode(&value);
+                let mut out = Vec::with_capacity(json.len() + 40);
+                out.extend_from_slice(b"{\"type\":\"");
+                out.extend_from_slice(kind.as_bytes());
+                out.extend_from_slice(b"\",\"object\":");
+                out.extend_from_slice(&json);
+                out.extend_from_slice(b"}\n");
+                out.into()
+            }
+            Format::Protobuf => {
+                let message = model::encode_watch_event_protobuf(kind, &value)?;
+                let mut out = Vec::with_capacity(message.len() + 4);
+                out.extend_from_slice(&(message.len() as u32).to_be_bytes());
+                out.extend_from_slice(&message);
+                out.into()
+            }
+            _ => {
+                let mut out = b"---\n".to_vec();
+                out.extend_from_slice(&model::to_yaml(&json!({"type": kind, "object": value}))?);
+                out.into()
+            }
+        })
+    }
+
+    /// The content type of a watch.
+    pub fn watch_type(&self) -> &'static str {
+        match self.accepted.format {
+            Format::Json => "application/json",
+            Format::Yaml => "application/yaml",
+            Format::Protobuf => "application/vnd.kubernetes.protobuf;stream=watch",
+        }
+    }
+}
+
+/// An object's metadata alone.
+pub fn partial(value: Value) -> Value {
+    let metadata = match value {
+        Value::Object(mut map) => map.remove("metadata").unwrap_or_default(),
+        _ => Value::Null,
+    };
+    json!({"kind": "PartialObjectMetadata", "apiVersion": "meta.k8s.io/v1", "metadata": metadata})
+}

@@ -1,0 +1,440 @@
+//! Requests for resources: from the parsed path to the verb, and from its result to the response.
+use std::sync::Arc;
+
+use http::{Method, Response};
+use serde_json::{Value, json};
+
+use crate::body::{self, Body};
+use crate::core::{Object, Stored};
+use crate::ctx::Ctx;
+use crate::decode::{self, Expect};
+use crate::filters;
+use crate::model;
+use crate::negotiate::{self, Accepted, Endpoint};
+use crate::object;
+use crate::present::{Include, Presenter};
+use crate::select::Selection;
+use crate::server::{Rq, Server};
+use crate::types::{Resource, Status};
+use crate::verbs::patch::{Patch, PatchType};
+use crate::verbs::{DeleteOptions, ListOptions, Op, WriteOptions, scale};
+
+/// Upstream's answer to a path that leads nowhere.
+pub(crate) fn page_not_found() -> Response<Body> {
+    let mut response = body::response(404, "text/plain; charset=utf-8", "404 page not found\n");
+    response.headers_mut().insert("x-content-type-options", http::HeaderValue::from_static("nosniff"));
+    response
+}
+
+impl Server {
+    pub(crate) async fn resource(self: &Arc<Server>, rq: Rq) -> Result<Response<Body>, Status> {
+        let info = &rq.info;
+        let Some(resource) = model::find(&info.group, &info.version, &info.resource) else {
+            return Ok(page_not_found());
+        };
+        let named = !info.path_name().is_empty();
+        let scoped = !info.namespace.is_empty() && !(resource.plural == "namespaces" && resource.group.is_empty());
+        if scoped && !resource.namespaced || named && resource.namespaced && !scoped {
+            return Ok(page_not_found());
+        }
+        if !info.rest.is_empty() && info.subresource != "proxy" && info.rest != "/" {
+            return Ok(page_not_found());
+        }
+        let namespace = if resource.namespaced { info.namespace.clone() } else { String::new() };
+        let mut ctx = Ctx::new(resource, &namespace, info.path_name(), rq.user.clone(), rq.now, self.core.backend());
+        ctx.subresource = info.subresource.clone();
+        let warnings = ctx.clone();
+        let result = if info.subresource.is_empty() { self.main(rq, ctx).await } else { self.subresource(rq, ctx).await };
+        let mut response = match result {
+            Ok(response) => response,
+            Err(Failure { status, headers }) => negotiate::respond_status(&headers, &status),
+        };
+        for text in warnings.warnings() {
+            if let Some(value) = filters::warning_header(&text) {
+                response.headers_mut().append(http::header::WARNING, value);
+            }
+        }
+        Ok(response)
+    }
+
+    fn op(&self, rq: &Rq, ctx: Ctx) -> Op {
+        let agent = rq.headers().get(http::header::USER_AGENT).and_then(|v| v.to_str().ok()).unwrap_or_default();
+        Op {
+            core: self.core.clone(),
+            strategy: self.core.strategy(ctx.resource, &ctx.subresource),
+            admission: Arc::new(self.core.parts().admission.clone()),
+            user_agent: agent.to_string(),
+            ctx,
+        }
+    }
+
+    fn accepted(&self, rq: &Rq, endpoint: Endpoint) -> Result<(Accepted, Include), Status> {
+        let accepted = negotiate::negotiate(rq.headers(), rq.param("pretty"), endpoint)?;
+        let include = Include::parse(rq.param("includeObject").unwrap_or_default())?;
+        Ok((accepted, include))
+    }
+
+    fn presenter(&self, rq: &Rq, resource: &'static Resource, (accepted, include): (Accepted, Include)) -> Presenter<'_> {
+        Presenter { core: &self.core, resource, accepted, include, now: rq.now }
+    }
+
+    /// The resource itself.
+    async fn main(self: &Arc<Server>, mut rq: Rq, ctx: Ctx) -> Result<Response<Body>, Failure> {
+        let headers = rq.headers().clone();
+        self.main_verb(&mut rq, ctx).await.map_err(|status| Failure { status, headers })
+    }
+
+    async fn main_verb(self: &Arc<Server>, rq: &mut Rq, ctx: Ctx) -> Result<Response<Body>, Status> {
+        let r = ctx.resource;
+        let verb = rq.info.verb.clone();
+        let key = (r.group.to_string(), r.plural.to_string(), String::new());
+        if let Some(creater) = self.core.parts().creaters.get(&key).cloned() {
+            if verb != "create" {
+                return Err(unsupported(r, &verb));
+            }
+            return self.create_virtual(rq, ctx, creater, Expect::new(r.group, r.version, r.kind)).await;
+        }
+        if let Some(source) = self.core.parts().virtuals.get(&key).cloned() {
+            return self.virtual_resource(rq, ctx, source).await;
+        }
+        // POST, and lists over all namespaces, have no name; the rest has
+        let all_namespaces = r.namespaced && ctx.namespace.is_empty();
+        if !r.has_verb(&verb) || !model::is_stored(r) || verb == "create" && (all_namespaces || !ctx.name.is_empty()) || verb == "deletecollection" && all_namespaces {
+            return Err(unsupported(r, &verb));
+        }
+        if matches!(verb.as_str(), "update" | "patch") && ctx.name.is_empty() {
+            return Err(unsupported(r, &verb));
+        }
+        match verb.as_str() {
+            "get" => {
+                let accepted = self.accepted(rq, Endpoint::Resource)?;
+                let object = self.get(r, &ctx, rq.param("resourceVersion").unwrap_or_default()).await?;
+                Ok(self.presenter(rq, r, accepted).object(rq.headers(), 200, object))
+            }
+            "list" => {
+                let accepted = self.accepted(rq, Endpoint::Resource)?;
+                let options = ListOptions::parse(&rq.query, false)?;
+                let selection = Selection::parse(r, &ctx.namespace, "", &options.label_selector, &options.field_selector)?;
+                let page = self.core.list(r, &selection, &options).await?;
+                Ok(self.presenter(rq, r, accepted).page(rq.headers(), &page))
+            }
+            "watch" => self.watch(rq, &ctx).await,
+            "create" => {
+                let accepted = self.accepted(rq, Endpoint::Resource)?;
+                let options = WriteOptions::parse(&rq.query, "CreateOptions", false, false)?;
+                let value = self.read_object(rq, &ctx, &Expect::new(r.group, r.version, r.kind), &options).await?;
+                let mut op = self.op(rq, with_dry_run(ctx, options.dry_run));
+                let stored = op.create(value, &options).await?;
+                Ok(self.presenter(rq, r, accepted).value(rq.headers(), 201, stored.object))
+            }
+            "update" => {
+                let accepted = self.accepted(rq, Endpoint::Resource)?;
+                self.put(rq, ctx, accepted).await
+            }
+            "patch" => {
+                let accepted = self.accepted(rq, Endpoint::Resource)?;
+                self.patch(rq, ctx, accepted).await
+            }
+            "delete" => {
+                let accepted = self.accepted(rq, Endpoint::Resource)?;
+                let options = self.delete_options(rq).await?;
+                let mut op = self.op(rq, with_dry_run(ctx, options.dry_run));
+                let deleted = op.delete(&options).await?;
+                let presenter = self.presenter(rq, r, accepted);
+                if deleted.gone && !op.strategy.returns_deleted_object(&op.ctx) {
+                    let uid = object::meta(&deleted.stored.object, "uid");
+                    let status = api::status::success(r.group, r.plural, &op.ctx.name, uid);
+                    return Ok(negotiate::respond(rq.headers(), plain(accepted.0), 200, &status));
+                }
+                let code = if !deleted.gone && options.orphan_dependents == Some(false) { 202 } else { 200 };
+                Ok(presenter.value(rq.headers(), code, deleted.stored.object))
+            }
+            "deletecollection" => {
+                let accepted = self.accepted(rq, Endpoint::Resource)?;
+                let list = ListOptions::parse(&rq.query, false)?;
+                let options = self.delete_options(rq).await?;
+                let selection = Selection::parse(r, &ctx.namespace, "", &list.label_selector, &list.field_selector)?;
+                let page = self.core.list(r, &selection, &list).await?;
+                let items = page.items.iter().map(|e| self.core.served(r, e.parse())).collect();
+                let mut op = self.op(rq, with_dry_run(ctx, options.dry_run));
+                let items = op.delete_collection(items, &options).await?;
+                let meta = json!({"resourceVersion": page.revision.to_string()});
+                Ok(self.presenter(rq, r, accepted).values(rq.headers(), items, meta))
+            }
+            _ => Err(unsupported(r, &verb)),
+        }
+    }
+
+    async fn get(&self, r: &'static Resource, ctx: &Ctx, version: &str) -> Result<Object, Status> {
+        match crate::verbs::options::parse_version(version)? {
+            // the most recent state
+            None => self.core.catch_up().await?,
+            Some(0) => {}
+            Some(wanted) => {
+                if !self.core.cache.wait(wanted, std::time::Duration::from_secs(3)).await {
+                    return Err(crate::verbs::list::too_large_version(wanted, self.core.cache.revision()));
+                }
+            }
+        }
+        let entry = self.core.entry(r, &ctx.namespace, &ctx.name);
+        entry.map(Object::Cached).ok_or_else(|| api::status::not_found(r.group, r.plural, &ctx.name))
+    }
+
+    async fn watch(self: &Arc<Server>, rq: &Rq, ctx: &Ctx) -> Result<Response<Body>, Status> {
+        let (accepted, include) = self.accepted(rq, Endpoint::Watch)?;
+        let options = ListOptions::parse(&rq.query, true)?;
+        let name = if rq.info.watch_prefix { ctx.name.as_str() } else { "" };
+        let selection = Selection::parse(ctx.resource, &ctx.namespace, name, &options.label_selector, &options.field_selector)?;
+        let watch = self.core.watch(ctx.resource, selection, &options, accepted, include).await?;
+        let mut response = Response::new(Body::default());
+        let content_type = http::HeaderValue::from_static(watch.content_type());
+        response.headers_mut().insert(http::header::CONTENT_TYPE, content_type);
+        let open = OpenWatch::new(self.clone(), rq.info.clone());
+        let stream = futures::StreamExt::map(watch.stream(), move |chunk| {
+            let _ = &open;
+            chunk
+        });
+        *response.body_mut() = body::stream(stream);
+        Ok(response)
+    }
+
+    async fn read_object(&self, rq: &mut Rq, ctx: &Ctx, expect: &Expect, options: &WriteOptions) -> Result<Value, Status> {
+        decode::content_format(rq.headers())?;
+        let bytes = rq.body().await?;
+        decode::object(rq.headers(), &bytes, expect, options.field_validation, ctx)
+    }
+
+    async fn delete_options(&self, rq: &mut Rq) -> Result<DeleteOptions, Status> {
+        let bytes = rq.body().await?;
+        if bytes.is_empty() {
+            return DeleteOptions::from_query(&rq.query);
+        }
+        let format = decode::content_format(rq.headers())?;
+        let expect = api::codec::Gvk::new("meta.k8s.io", "v1", "DeleteOptions");
+        let (mut value, _) = model::decode(&bytes, format, Some(&expect)).map_err(|why| {
+            api::status::bad_request(format!("the object provided is unrecognized (must be of type DeleteOptions): {why}"))
+        })?;
+        if value.get("kind").and_then(Value::as_str).is_some_and(|k| k != "DeleteOptions") {
+            return Err(api::status::bad_request("decoded object cannot be converted to DeleteOptions"));
+        }
+        model::normalize("meta.k8s.io", "v1", "DeleteOptions", &mut value)
+            .map_err(|why| api::status::bad_request(format!("DeleteOptions in version \"v1\" cannot be handled as a DeleteOptions: {why}")))?;
+        DeleteOptions::from_value(&value)
+    }
+
+    async fn put(&self, rq: &mut Rq, ctx: Ctx, accepted: (Accepted, Include)) -> Result<Response<Body>, Status> {
+        let r = ctx.resource;
+        let options = WriteOptions::parse(&rq.query, "UpdateOptions", false, false)?;
+        let value = self.read_object(rq, &ctx, &Expect::new(r.group, r.version, r.kind), &options).await?;
+        let mut op = self.op(rq, with_dry_run(ctx, options.dry_run));
+        let updated = op.update(value, &options).await?;
+        let code = if updated.created { 201 } else { 200 };
+        Ok(self.presenter(rq, r, accepted).value(rq.headers(), code, updated.stored.object))
+    }
+
+    async fn patch(&self, rq: &mut Rq, ctx: Ctx, accepted: (Accepted, Include)) -> Result<Response<Body>, Status> {
+        let r = ctx.resource;
+        let kind = PatchType::of(rq.headers())?;
+        let options = WriteOptions::parse(&rq.query, "PatchOptions", true, kind == PatchType::Apply)?;
+        let bytes = rq.body().await?;
+        let patch = Patch::read(kind, &bytes)?;
+        let mut op = self.op(rq, with_dry_run(ctx, options.dry_run));
+        let updated = op.patch(&patch, &Expect::new(r.group, r.version, r.kind), &options).await?;
+        let code = if updated.created { 201 } else { 200 };
+        Ok(self.presenter(rq, r, accepted).value(rq.headers(), code, updated.stored.object))
+    }
+
+    async fn create_virtual(
+        &self,
+        rq: &mut Rq,
+        ctx: Ctx,
+        creater: Arc<dyn crate::strategy::Creater>,
+        expect: Expect,
+    ) -> Result<Response<Body>, Status> {
+        let accepted = self.accepted(rq, Endpoint::Resource)?;
+        let options = WriteOptions::parse(&rq.query, "CreateOptions", false, false)?;
+        let mut value = self.read_object(rq, &ctx, &expect, &options).await?;
+        let op = self.op(rq, with_dry_run(ctx, options.dry_run));
+        let name = object::name(&value);
+        if !op.ctx.name.is_empty() && !name.is_empty() && name != op.ctx.name {
+            return Err(api::status::bad_request(format!(
+                "the name of the object ({name}) does not match the name on the URL ({})",
+                op.ctx.name
+            )));
+        }
+        op.settle_namespace(&mut value)?;
+        let wire = crate::verbs::options_value("CreateOptions", &options);
+        op.admit(crate::Operation::Create, None, &wire, &mut value).await?;
+        op.admit_final(crate::Operation::Create, None, &wire, Some(&value)).await?;
+        let result = creater.create(&op.ctx, value).await?;
+        Ok(negotiate::respond(rq.headers(), plain(accepted.0), 201, &result))
+    }
+
+    async fn virtual_resource(&self, rq: &Rq, ctx: Ctx, source: Arc<dyn crate::strategy::Virtual>) -> Result<Response<Body>, Status> {
+        let accepted = self.accepted(rq, Endpoint::Resource)?;
+        let presenter = self.presenter(rq, ctx.resource, accepted);
+        match rq.info.verb.as_str() {
+            "get" => Ok(presenter.value(rq.headers(), 200, source.get(&ctx, &ctx.name).await?)),
+            "list" => {
+                let options = ListOptions::parse(&rq.query, false)?;
+                let selection = Selection::parse(ctx.resource, &ctx.namespace, "", &options.label_selector, &options.field_selector)?;
+                let mut items = source.list(&ctx).await?;
+                items.retain(|i| selection.matches_value(i));
+                Ok(presenter.values(rq.headers(), items, json!({})))
+            }
+            verb => Err(unsupported(ctx.resource, verb)),
+        }
+    }
+
+    /// A subresource of a named object.
+    async fn subresource(self: &Arc<Server>, mut rq: Rq, ctx: Ctx) -> Result<Response<Body>, Failure> {
+        let headers = rq.headers().clone();
+        let r = ctx.resource;
+        let key = (r.group.to_string(), r.plural.to_string(), ctx.subresource.clone());
+        if let Some(locator) = self.core.parts().locators.get(&key).cloned() {
+            return self.connect(rq, ctx, locator).await.map_err(|status| Failure { status, headers });
+        }
+        self.subresource_verb(&mut rq, ctx, key).await.map_err(|status| Failure { status, headers })
+    }
+
+    async fn subresource_verb(self: &Arc<Server>, rq: &mut Rq, ctx: Ctx, key: (String, String, String)) -> Result<Response<Body>, Status> {
+        let r = ctx.resource;
+        let Some(sub) = r.subresource(&ctx.subresource) else { return Ok(page_not_found()) };
+        let verb = rq.info.verb.clone();
+        if let Some(creater) = self.core.parts().creaters.get(&key).cloned() {
+            if verb != "create" {
+                return Err(unsupported(r, &verb));
+            }
+            return self.create_virtual(rq, ctx, creater, Expect::new(sub.group, sub.version, sub.kind)).await;
+        }
+        if !sub.verbs.contains(&verb.as_str()) {
+            return Err(unsupported(r, &verb));
+        }
+        let accepted = self.accepted(rq, Endpoint::Resource)?;
+        if sub.kind == "Scale" {
+            return self.scale(rq, ctx, &verb, accepted.0).await;
+        }
+        match verb.as_str() {
+            "get" => {
+                let object = self.get(r, &ctx, rq.param("resourceVersion").unwrap_or_default()).await?;
+                Ok(self.presenter(rq, r, accepted).object(rq.headers(), 200, object))
+            }
+            "update" => self.put(rq, ctx, accepted).await,
+            "patch" => self.patch(rq, ctx, accepted).await,
+            _ => Err(unsupported(r, &verb)),
+        }
+    }
+
+    async fn scale(&self, rq: &mut Rq, ctx: Ctx, verb: &str, accepted: Accepted) -> Result<Response<Body>, Status> {
+        let stored: Stored = match verb {
+            "get" => {
+                let object = self.get(ctx.resource, &ctx, "").await?.into_tree();
+                Stored { object: scale::of(&object), revision: 0 }
+            }
+            "update" => {
+                let options = WriteOptions::parse(&rq.query, "UpdateOptions", false, false)?;
+                let value = self.read_object(rq, &ctx, &scale::expect(), &options).await?;
+                self.op(rq, with_dry_run(ctx, options.dry_run)).update_scale(value, &options).await?
+            }
+            "patch" => {
+                let kind = PatchType::of(rq.headers())?;
+                let options = WriteOptions::parse(&rq.query, "PatchOptions", true, kind == PatchType::Apply)?;
+                let bytes = rq.body().await?;
+                let patch = Patch::read(kind, &bytes)?;
+                self.op(rq, with_dry_run(ctx, options.dry_run)).patch_scale(&patch, &options).await?
+            }
+            verb => return Err(unsupported(ctx.resource, verb)),
+        };
+        Ok(negotiate::respond(rq.headers(), plain(accepted), 200, &stored.object))
+    }
+
+    /// A subresource that is served elsewhere.
+    async fn connect(self: &Arc<Server>, rq: Rq, ctx: Ctx, locator: Arc<dyn crate::Locator>) -> Result<Response<Body>, Status> {
+        let r = ctx.resource;
+        let subresource = ctx.subresource.clone();
+        let known = match subresource.as_str() {
+            "log" => matches!(*rq.request.method(), Method::GET | Method::HEAD),
+            "exec" | "attach" | "portforward" => matches!(*rq.request.method(), Method::GET | Method::POST),
+            _ => true,
+        };
+        if !known {
+            return Err(unsupported(r, &rq.info.verb));
+        }
+        let op = self.op(&rq, ctx);
+        if subresource != "log" {
+            let mut object = connect_options(&op.ctx, &rq);
+            op.admit(crate::Operation::Connect, None, &Value::Null, &mut object).await?;
+            op.admit_final(crate::Operation::Connect, None, &Value::Null, Some(&object)).await?;
+        }
+        let request = crate::ConnectRequest {
+            method: rq.request.method().clone(),
+            path: rq.info.rest.clone(),
+            query: rq.request.uri().query().unwrap_or_default().to_string(),
+        };
+        let location = locator.locate(&op.ctx, &request).await?;
+        self.forward(rq, &location).await
+    }
+}
+
+/// PodExecOptions and the like, as admission sees them.
+fn connect_options(ctx: &Ctx, rq: &Rq) -> Value {
+    let kind = ctx.resource.subresource(&ctx.subresource).map_or("", |s| s.kind);
+    let mut object = json!({"kind": kind, "apiVersion": "v1"});
+    let map = object::map_of(&mut object);
+    for (key, value) in &rq.query {
+        let value = match key.as_str() {
+            "stdin" | "stdout" | "stderr" | "tty" => json!(matches!(value.as_str(), "true" | "1")),
+            "command" => {
+                if let Some(Value::Array(all)) = map.get_mut("command") {
+                    all.push(value.as_str().into());
+                    continue;
+                }
+                json!([value])
+            }
+            "container" | "path" => value.as_str().into(),
+            _ => continue,
+        };
+        map.insert(key.clone(), value);
+    }
+    object
+}
+
+fn unsupported(r: &Resource, verb: &str) -> Status {
+    let _ = (r, verb);
+    api::status::method_not_allowed()
+}
+
+fn with_dry_run(mut ctx: Ctx, dry_run: bool) -> Ctx {
+    ctx.dry_run = dry_run;
+    ctx
+}
+
+/// The same format without a conversion.
+fn plain(mut accepted: Accepted) -> Accepted {
+    accepted.convert = negotiate::Convert::None;
+    accepted
+}
+
+struct Failure {
+    status: Status,
+    headers: http::HeaderMap,
+}
+
+/// Counts a watch while it is open.
+struct OpenWatch {
+    server: Arc<Server>,
+    info: crate::request::RequestInfo,
+}
+
+impl OpenWatch {
+    fn new(server: Arc<Server>, info: crate::request::RequestInfo) -> OpenWatch {
+        server.metrics.long_running(&info, 1);
+        OpenWatch { server, info }
+    }
+}
+
+impl Drop for OpenWatch {
+    fn drop(&mut self) {
+        self.server.metrics.long_running(&self.info, -1);
+    }
+}

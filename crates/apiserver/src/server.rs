@@ -1,0 +1,309 @@
+//! The server: the filter chain from a request to a response, and the tasks that keep the cache alive.
+//!
+//! ```text
+//! handle: contain panics → request info → authenticate → impersonate → authorize → time limit → resource or document
+//! run:    load the cache → follow the store ∥ post-start hooks ∥ compaction   … until cancelled
+//! ```
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use futures::FutureExt;
+use http::{HeaderValue, Method, Request, Response, header};
+use http_body::Body as HttpBody;
+use parking_lot::Mutex;
+use tokio_util::sync::CancellationToken;
+
+use crate::body::{self, Body, BodyError};
+use crate::builder::Config;
+use crate::cache::Feed;
+use crate::core::Core;
+use crate::ctx::{Backend, UserInfo};
+use crate::filters;
+use crate::metrics::Metrics;
+use crate::negotiate;
+use crate::proxy::Dialer;
+use crate::request::{RequestInfo, parse_query};
+use crate::types::Status;
+
+/// History that is kept in the store for watches that resume: compaction takes what is older.
+const COMPACT_EVERY: Duration = Duration::from_secs(300);
+
+/// The API server.
+pub struct Server {
+    pub(crate) config: Config,
+    pub(crate) core: Arc<Core>,
+    pub(crate) dialer: Dialer,
+    pub(crate) metrics: Metrics,
+    pub(crate) documents: crate::documents::Documents,
+    /// Post-start hooks that are not through: names.
+    pub(crate) pending: Mutex<Vec<String>>,
+    pub(crate) loaded: tokio::sync::watch::Sender<bool>,
+    pub(crate) shutting_down: AtomicBool,
+}
+
+/// A request on its way through.
+pub(crate) struct Rq {
+    pub request: Request<()>,
+    /// Taken by whoever reads it. (In a mutex because bodies cannot be shared between threads.)
+    pub body: Mutex<Option<Body>>,
+    pub info: RequestInfo,
+    pub query: Vec<(String, String)>,
+    pub user: UserInfo,
+    pub now: jiff::Timestamp,
+}
+
+impl Rq {
+    pub fn headers(&self) -> &http::HeaderMap {
+        self.request.headers()
+    }
+
+    pub fn param(&self, name: &str) -> Option<&str> {
+        self.query.iter().find(|(k, _)| k == name).map(|(_, v)| v.as_str())
+    }
+
+    pub async fn body(&mut self) -> Result<Bytes, Status> {
+        let body = self.body.lock().take().unwrap_or_else(body::empty);
+        body::read(body, body::MAX_REQUEST).await
+    }
+}
+
+impl Server {
+    pub(crate) fn new(config: Config, core: Arc<Core>, dialer: Dialer) -> Server {
+        let pending = core.parts().post_start.iter().map(|(name, _)| name.clone()).collect();
+        Server {
+            config,
+            core,
+            dialer,
+            metrics: Metrics::default(),
+            documents: crate::documents::Documents::default(),
+            pending: Mutex::new(pending),
+            loaded: tokio::sync::watch::Sender::new(false),
+            shutting_down: AtomicBool::new(false),
+        }
+    }
+
+    /// Reader, writer, authorizer and authenticator.
+    pub fn backend(&self) -> Backend {
+        self.core.backend()
+    }
+
+    /// Answers a request. Never fails and never panics.
+    pub async fn handle<B>(self: &Arc<Server>, request: Request<B>) -> Response<Body>
+    where
+        B: HttpBody<Data = Bytes> + Send + 'static,
+        B::Error: Into<BodyError>,
+    {
+        self.handle_boxed(request.map(body::boxed)).await
+    }
+
+    async fn handle_boxed(self: &Arc<Server>, request: Request<Body>) -> Response<Body> {
+        let started = Instant::now();
+        let headers = request.headers().clone();
+        let method = request.method().clone();
+        let mut info = match RequestInfo::parse(&method, request.uri()) {
+            Ok(info) => info,
+            Err(why) => return negotiate::respond_status(&headers, &api::status::bad_request(why)),
+        };
+        if info.verb.is_empty() {
+            info.verb = method.as_str().to_ascii_lowercase();
+        }
+        let mutating = !matches!(info.verb.as_str(), "get" | "list" | "watch" | "proxy") && !matches!(method, Method::GET | Method::HEAD);
+        let long = info.long_running();
+        if !long {
+            self.metrics.inflight(mutating, 1);
+        }
+        let chain = AssertUnwindSafe(self.chain(request, info.clone())).catch_unwind();
+        let result = if long {
+            chain.await
+        } else {
+            match tokio::time::timeout(self.deadline(&headers, &info), chain).await {
+                Ok(result) => result,
+                Err(_) => {
+                    Ok(negotiate::respond_status(&headers, &api::status::timeout("request did not complete within the allotted timeout", 0)))
+                }
+            }
+        };
+        if !long {
+            self.metrics.inflight(mutating, -1);
+        }
+        let mut response = result.unwrap_or_else(|panic| {
+            let why = panic.downcast_ref::<String>().map(String::as_str).or(panic.downcast_ref::<&str>().copied()).unwrap_or("");
+            tracing::error!(why, method = %method, path = %info.path, "serving a request panicked");
+            let status = api::status::internal("This request caused apiserver to panic. Look in the logs for details.");
+            negotiate::respond_status(&headers, &status)
+        });
+        let h = response.headers_mut();
+        if !h.contains_key(header::CACHE_CONTROL) {
+            h.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache, private"));
+        }
+        if let Ok(id) = HeaderValue::from_str(&crate::object::new_uid()) {
+            h.entry("audit-id").or_insert(id);
+        }
+        let code = response.status().as_u16();
+        self.metrics.request(&info, code, started.elapsed());
+        tracing::debug!(verb = %info.verb, path = %info.path, code, took = ?started.elapsed(), "request");
+        response
+    }
+
+    fn deadline(&self, _headers: &http::HeaderMap, _info: &RequestInfo) -> Duration {
+        self.config.request_timeout
+    }
+
+    async fn chain(self: &Arc<Server>, request: Request<Body>, info: RequestInfo) -> Response<Body> {
+        let headers = request.headers().clone();
+        let now = jiff::Timestamp::now();
+        let backend = self.core.backend();
+        let extensions = request.extensions().clone();
+        let user = async {
+            let user = filters::authenticate(&*backend.authenticator, &extensions, &headers, &info.path, now).await?;
+            let user = filters::impersonate(&*backend.authorizer, &headers, user)?;
+            filters::authorize(&*backend.authorizer, &info, &user)?;
+            Ok::<UserInfo, Status>(user)
+        };
+        let user = match user.await {
+            Ok(user) => user,
+            Err(status) => return negotiate::respond_status(&headers, &status),
+        };
+        let query = parse_query(request.uri().query().unwrap_or_default());
+        let limit = query.iter().find(|(k, _)| k == "timeout").and_then(|(_, v)| parse_duration(v));
+        let long = info.long_running();
+        let resource = info.resource_request;
+        let (parts, body) = request.into_parts();
+        let rq = Rq { request: Request::from_parts(parts, ()), body: Mutex::new(Some(body)), info, query, user, now };
+        let serve = async {
+            if resource { self.resource(rq).await } else { self.document(rq).await }
+        };
+        let result = match limit {
+            Some(limit) if !long => match tokio::time::timeout(limit, serve).await {
+                Ok(result) => result,
+                Err(_) => Err(api::status::timeout("request did not complete within the allotted timeout", 0)),
+            },
+            _ => serve.await,
+        };
+        result.unwrap_or_else(|status| negotiate::respond_status(&headers, &status))
+    }
+
+    /// Fills the cache and keeps it current until cancelled; runs the post-start hooks once there is something to read.
+    pub async fn run(self: &Arc<Server>, cancel: CancellationToken) {
+        let core = self.core.clone();
+        let transformer = core.clone();
+        let feed = Feed {
+            cache: core.cache.clone(),
+            store: core.store.clone(),
+            open: Arc::new(move |key, value| transformer.transformer.open(key, value).map_err(|e| e.to_string())),
+        };
+        let work = async {
+            let revision = loop {
+                match feed.load().await {
+                    Ok(revision) => break revision,
+                    Err(error) => {
+                        tracing::error!(error = %chain(&error), "the store cannot be read; trying again");
+                        tokio::time::sleep(Duration::from_millis(500)).await;
+                    }
+                }
+            };
+            self.loaded.send_replace(true);
+            tokio::join!(feed.run(revision), self.hooks(), self.compaction());
+        };
+        tokio::select! {
+            () = cancel.cancelled() => {}
+            () = work => {}
+        }
+    }
+
+    /// Returns once the cache is filled and all post-start hooks are through.
+    pub async fn ready(&self) {
+        let mut loaded = self.loaded.subscribe();
+        let _ = loaded.wait_for(|l| *l).await;
+        loop {
+            if self.pending.lock().is_empty() {
+                return;
+            }
+            if loaded.changed().await.is_err() {
+                return;
+            }
+        }
+    }
+
+    async fn hooks(&self) {
+        let backend = self.core.backend();
+        let hooks = self.core.parts().post_start.iter().map(|(name, hook)| {
+            let backend = backend.clone();
+            async move {
+                let mut pause = Duration::from_millis(50);
+                loop {
+                    match AssertUnwindSafe(hook(backend.clone())).catch_unwind().await {
+                        Ok(Ok(())) => break,
+                        Ok(Err(why)) => tracing::warn!(hook = name, why, "a post-start hook failed; trying again"),
+                        Err(_) => tracing::error!(hook = name, "a post-start hook panicked; trying again"),
+                    }
+                    tokio::time::sleep(pause).await;
+                    pause = (pause * 2).min(Duration::from_secs(5));
+                }
+                self.pending.lock().retain(|n| n != name);
+                self.loaded.send_replace(true);
+            }
+        });
+        futures::future::join_all(hooks).await;
+    }
+
+    async fn compaction(&self) {
+        let mut before = 0;
+        loop {
+            tokio::time::sleep(COMPACT_EVERY).await;
+            if before > 0
+                && let Err(error) = self.core.store.compact(before).await
+            {
+                tracing::warn!(%error, "compacting the store failed; trying again later");
+            }
+            before = self.core.store.revision().await.unwrap_or(0);
+        }
+    }
+
+    /// Makes /readyz fail, so that load balancers look elsewhere; the first stage of a shutdown.
+    pub fn drain(&self) {
+        self.shutting_down.store(true, Ordering::Relaxed);
+    }
+}
+
+/// An error with its causes.
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(e) = source {
+        text.push_str(": ");
+        text.push_str(&e.to_string());
+        source = e.source();
+    }
+    text
+}
+
+/// Go's duration syntax (`1m30s`, `500ms`), or whole seconds; zero and nonsense are `None`.
+pub(crate) fn parse_duration(text: &str) -> Option<Duration> {
+    if let Ok(seconds) = text.parse::<u64>() {
+        return (seconds > 0).then(|| Duration::from_secs(seconds));
+    }
+    let mut total = 0f64;
+    let mut rest = text;
+    while !rest.is_empty() {
+        let digits = rest.find(|c: char| !c.is_ascii_digit() && c != '.')?;
+        let number: f64 = rest[..digits].parse().ok()?;
+        rest = &rest[digits..];
+        let unit = rest.find(|c: char| c.is_ascii_digit() || c == '.').unwrap_or(rest.len());
+        total += number
+            * match &rest[..unit] {
+                "h" => 3600.0,
+                "m" => 60.0,
+                "s" => 1.0,
+                "ms" => 1e-3,
+                "us" | "µs" => 1e-6,
+                "ns" => 1e-9,
+                _ => return None,
+            };
+        rest = &rest[unit..];
+    }
+    (total > 0.0).then(|| Duration::from_secs_f64(total.min(1e9)))
+}

@@ -1,0 +1,144 @@
+//! POST: decode is done; here are defaults, admission, strategy, validation, allocation and the write.
+use serde_json::Value;
+
+use super::{Op, WriteOptions, options_value};
+use crate::admission::Operation;
+use crate::core::{Stored, Written};
+use crate::model;
+use crate::object;
+use crate::types::Status;
+
+/// How often a generated name is tried anew.
+const NAME_ATTEMPTS: usize = 8;
+
+impl Op {
+    /// Creates the object (decoded, normalized and defaulted).
+    pub async fn create(&mut self, mut value: Value, options: &WriteOptions) -> Result<Stored, Status> {
+        self.settle_namespace(&mut value)?;
+        if !object::meta(&value, "resourceVersion").is_empty() {
+            return Err(api::status::bad_request("resourceVersion should not be set on objects to be created"));
+        }
+        let manager = self.manager(&options.field_manager);
+        self.fill_system_fields(&mut value);
+        let now = self.ctx.now_string();
+        let mut tracked = value.clone();
+        crate::strategy::reset_created(&self.ctx, &mut tracked);
+        model::track_update(&self.ctx, None, &mut tracked, &manager, &now);
+        copy_managed_fields(&tracked, &mut value);
+        let generate = object::name(&value).is_empty() && !object::meta(&value, "generateName").is_empty();
+        let wire = options_value("CreateOptions", options);
+        self.ctx.name = object::name(&value).to_string();
+        self.admit(Operation::Create, None, &wire, &mut value).await?;
+        let mut attempt = 0;
+        loop {
+            attempt += 1;
+            let mut candidate = value.clone();
+            if generate {
+                let base = object::meta(&candidate, "generateName");
+                // names end before 63 characters, suffix included
+                let base: String = base.chars().take(58).collect();
+                let name = format!("{base}{}", object::name_suffix());
+                object::set_meta(&mut candidate, "name", &name);
+            }
+            match self.create_prepared(candidate, &wire, options.dry_run).await {
+                Err(status) if generate && status.reason == "AlreadyExists" => {
+                    if attempt >= NAME_ATTEMPTS {
+                        let r = self.ctx.resource;
+                        return Err(api::status::generate_name_conflict(r.group, r.plural, &self.ctx.name, 1));
+                    }
+                }
+                other => return other,
+            }
+        }
+    }
+
+    /// uid and creationTimestamp are the server's; what only the server sets is cleared.
+    pub(crate) fn fill_system_fields(&self, value: &mut Value) {
+        let now = self.ctx.now_string();
+        let meta = object::meta_mut(value);
+        for field in ["deletionTimestamp", "deletionGracePeriodSeconds", "selfLink", "generation", "resourceVersion"] {
+            meta.remove(field);
+        }
+        meta.insert("creationTimestamp".into(), now.into());
+        meta.insert("uid".into(), object::new_uid().into());
+    }
+
+    /// The part after mutating admission, also for updates and applies that create.
+    pub(crate) async fn create_prepared(&mut self, mut value: Value, wire: &Value, dry_run: bool) -> Result<Stored, Status> {
+        self.ctx.name = object::name(&value).to_string();
+        let r = self.ctx.resource;
+        self.strategy.prepare_create(&self.ctx, &mut value);
+        if object::name(&value).is_empty() {
+            // generateName that could not be used, or nothing at all
+            object::meta_mut(&mut value).remove("name");
+        }
+        let strategy = self.strategy.clone();
+        let finish = strategy.begin_create(&self.ctx, &mut value).await?;
+        let result = self.create_checked(&mut value, wire, dry_run).await;
+        if let Some(finish) = finish {
+            finish(result.is_ok() && !dry_run).await;
+        }
+        match result {
+            Ok(stored) => Ok(stored),
+            Err(None) => {
+                let mut status = api::status::already_exists(r.group, r.plural, &self.ctx.name);
+                let there = self.core.entry(r, &self.ctx.namespace, &self.ctx.name);
+                if there.is_some_and(|e| object::deleting(&e.tree())) {
+                    status.message = format!("object is being deleted: {}", status.message);
+                }
+                Err(status)
+            }
+            Err(Some(status)) => Err(status),
+        }
+    }
+
+    /// `Err(None)`: the name is taken.
+    async fn create_checked(&mut self, value: &mut Value, wire: &Value, dry_run: bool) -> Result<Stored, Option<Status>> {
+        let errors = self.strategy.validate_create(&self.ctx, value);
+        if !errors.is_empty() {
+            return Err(Some(self.invalid(object::name(value), &errors)));
+        }
+        if let Some(why) = bad_segment(object::name(value)) {
+            let error = api::field::FieldError::invalid(&api::field::Path::new("metadata").child("name"), object::name(value), why);
+            return Err(Some(self.invalid(object::name(value), &[error])));
+        }
+        for warning in self.strategy.warnings_on_create(&self.ctx, value) {
+            self.ctx.warn(warning);
+        }
+        self.admit_final(Operation::Create, None, wire, Some(value)).await.map_err(Some)?;
+        let r = self.ctx.resource;
+        if dry_run {
+            if self.core.entry(r, &self.ctx.namespace, &self.ctx.name).is_some() {
+                return Err(None);
+            }
+            return Ok(Stored { object: value.clone(), revision: 0 });
+        }
+        match self.core.put(r, value, 0).await.map_err(Some)? {
+            Written::Done(stored) => Ok(stored),
+            Written::Conflict(_) => Err(None),
+        }
+    }
+}
+
+/// Names become parts of paths and keys: what cannot be one is refused, whatever the strategy thinks.
+fn bad_segment(name: &str) -> Option<&'static str> {
+    match name {
+        "" => Some("name or generateName is required"),
+        "." => Some("may not be '.'"),
+        ".." => Some("may not be '..'"),
+        n if n.contains('/') => Some("may not contain '/'"),
+        n if n.contains('%') => Some("may not contain '%'"),
+        _ => None,
+    }
+}
+
+pub(crate) fn copy_managed_fields(from: &Value, to: &mut Value) {
+    match from.get("metadata").and_then(|m| m.get("managedFields")) {
+        Some(fields) => {
+            object::meta_mut(to).insert("managedFields".into(), fields.clone());
+        }
+        None => {
+            object::meta_mut(to).remove("managedFields");
+        }
+    }
+}

@@ -1,0 +1,182 @@
+//! The verbs of a resource, from a parsed request to an object: what upstream's endpoint handlers and generic store do.
+pub mod create;
+pub mod delete;
+pub mod list;
+pub mod options;
+pub mod patch;
+pub mod scale;
+pub mod update;
+pub mod watch;
+
+use std::sync::Arc;
+
+use serde_json::{Value, json};
+
+use crate::admission::{Admission, Attributes, Operation};
+use crate::authz::{AuthzAttributes, Decision};
+use crate::core::Core;
+use crate::ctx::{Backend, Ctx};
+use crate::object;
+use crate::strategy::Strategy;
+use crate::types::{FieldError, Status};
+
+pub use options::{DeleteOptions, FieldValidation, ListOptions, WriteOptions};
+
+/// One write (or other use) of a resource by somebody.
+pub struct Op {
+    pub core: Arc<Core>,
+    pub ctx: Ctx,
+    pub strategy: Arc<dyn Strategy>,
+    pub admission: Arc<Vec<Arc<dyn Admission>>>,
+    /// The field manager when the client names none.
+    pub user_agent: String,
+}
+
+impl Op {
+    pub fn backend(&self) -> &Backend {
+        &self.ctx.backend
+    }
+
+    pub(crate) fn is_main(&self) -> bool {
+        self.ctx.subresource.is_empty()
+    }
+
+    pub(crate) fn not_found(&self) -> Status {
+        api::status::not_found(self.ctx.resource.group, self.ctx.resource.plural, &self.ctx.name)
+    }
+
+    pub(crate) fn conflict(&self, why: &str) -> Status {
+        api::status::conflict(self.ctx.resource.group, self.ctx.resource.plural, &self.ctx.name, why)
+    }
+
+    pub(crate) fn invalid(&self, name: &str, errors: &[FieldError]) -> Status {
+        api::status::invalid(self.ctx.resource.group, self.ctx.resource.kind, name, errors)
+    }
+
+    pub(crate) async fn admit(&self, operation: Operation, old: Option<&Value>, options: &Value, object: &mut Value) -> Result<(), Status> {
+        let attributes = Attributes { ctx: &self.ctx, operation, old, options };
+        for plugin in self.admission.iter().filter(|p| p.handles(operation)) {
+            plugin.admit(&attributes, object).await?;
+        }
+        Ok(())
+    }
+
+    pub(crate) async fn admit_final(&self, operation: Operation, old: Option<&Value>, options: &Value, object: Option<&Value>) -> Result<(), Status> {
+        let attributes = Attributes { ctx: &self.ctx, operation, old, options };
+        for plugin in self.admission.iter().filter(|p| p.handles(operation)) {
+            plugin.validate(&attributes, object).await?;
+        }
+        Ok(())
+    }
+
+    /// For writes that turn out to be creates: the user needs that right too.
+    pub(crate) fn may_create(&self) -> Result<(), Status> {
+        let ctx = &self.ctx;
+        let attributes = AuthzAttributes {
+            user: ctx.user.clone(),
+            verb: "create".into(),
+            resource_request: true,
+            namespace: ctx.namespace.clone(),
+            api_group: ctx.resource.group.into(),
+            api_version: ctx.resource.version.into(),
+            resource: ctx.resource.plural.into(),
+            subresource: ctx.subresource.clone(),
+            name: ctx.name.clone(),
+            ..AuthzAttributes::default()
+        };
+        let (decision, reason) = ctx.backend.authorizer.authorize(&attributes);
+        if decision == Decision::Allow { Ok(()) } else { Err(crate::filters::forbidden(&attributes, &reason)) }
+    }
+
+    /// The manager that fields are booked to.
+    pub(crate) fn manager(&self, named: &str) -> String {
+        if named.is_empty() { crate::model::manager_of_user_agent(&self.user_agent) } else { named.to_string() }
+    }
+
+    /// Puts the request's namespace on the object, or refuses another one.
+    pub(crate) fn settle_namespace(&self, value: &mut Value) -> Result<(), Status> {
+        let ctx = &self.ctx;
+        let given = object::meta(value, "namespace");
+        if !ctx.resource.namespaced {
+            if !given.is_empty() {
+                object::set_meta(value, "namespace", "");
+            }
+            return Ok(());
+        }
+        if given.is_empty() {
+            let namespace = ctx.namespace.clone();
+            object::set_meta(value, "namespace", &namespace);
+        } else if given != ctx.namespace {
+            return Err(api::status::bad_request(
+                "the namespace of the provided object does not match the namespace sent on the request",
+            ));
+        }
+        Ok(())
+    }
+}
+
+/// Two objects that differ at most in managedFields' times and resourceVersion count as equal: nothing is written then.
+pub fn same(new: &Value, old: &Value) -> bool {
+    let (Value::Object(new), Value::Object(old)) = (new, old) else { return new == old };
+    if new.len() != old.len() {
+        return false;
+    }
+    new.iter().all(|(key, value)| match old.get(key) {
+        Some(before) if key == "metadata" => same_metadata(value, before),
+        Some(before) => value == before,
+        None => false,
+    })
+}
+
+fn same_metadata(new: &Value, old: &Value) -> bool {
+    let strip = |v: &Value| {
+        let mut v = v.clone();
+        let m = object::map_of(&mut v);
+        m.remove("resourceVersion");
+        if let Some(Value::Array(fields)) = m.get_mut("managedFields") {
+            for f in fields {
+                object::map_of(f).remove("time");
+            }
+        }
+        v
+    };
+    strip(new) == strip(old)
+}
+
+/// Where only the times in managedFields differ, the old ones are kept.
+pub(crate) fn keep_times(new: &mut Value, old: &Value) {
+    let strip = |v: &Value| -> Value {
+        let mut v = v.clone();
+        if let Value::Object(m) = &mut v {
+            m.remove("time");
+        }
+        v
+    };
+    let fields = |v: &Value| v.get("metadata").and_then(|m| m.get("managedFields")).cloned().unwrap_or(Value::Null);
+    let (n, o) = (fields(new), fields(old));
+    let (Value::Array(n), Value::Array(o)) = (n, o) else { return };
+    let n: Vec<Value> = n
+        .into_iter()
+        .map(|entry| {
+            let bare = strip(&entry);
+            o.iter().find(|old| strip(old) == bare).cloned().unwrap_or(entry)
+        })
+        .collect();
+    object::meta_mut(new).insert("managedFields".into(), Value::Array(n));
+}
+
+/// An options object as admission plug-ins see it.
+pub(crate) fn options_value(kind: &str, options: &WriteOptions) -> Value {
+    let mut v = json!({"kind": kind, "apiVersion": "meta.k8s.io/v1"});
+    let m = object::map_of(&mut v);
+    if options.dry_run {
+        m.insert("dryRun".into(), json!(["All"]));
+    }
+    if !options.field_manager.is_empty() {
+        m.insert("fieldManager".into(), options.field_manager.as_str().into());
+    }
+    if let Some(force) = options.force {
+        m.insert("force".into(), force.into());
+    }
+    v
+}

@@ -1,0 +1,129 @@
+//! The `scale` subresource of whatever has `spec.replicas`, `status.replicas` and a selector.
+use serde_json::{Value, json};
+
+use super::update::Attempt;
+use super::{Op, WriteOptions, options_value};
+use crate::core::Stored;
+use crate::decode::{self, Expect};
+use crate::model;
+use crate::object;
+use crate::types::Status;
+use crate::verbs::patch::{Patch, PatchType};
+
+/// The type of the subresource's objects.
+pub fn expect() -> Expect {
+    Expect::new("autoscaling", "v1", "Scale")
+}
+
+/// The object's Scale.
+pub fn of(object: &Value) -> Value {
+    let replicas = |part: &str| object.get(part).and_then(|p| p.get("replicas")).and_then(Value::as_i64).unwrap_or(0);
+    let mut meta = serde_json::Map::new();
+    for key in ["name", "namespace", "uid", "resourceVersion", "creationTimestamp"] {
+        if let Some(v) = object.get("metadata").and_then(|m| m.get(key)) {
+            meta.insert(key.into(), v.clone());
+        }
+    }
+    let mut scale = json!({"kind": "Scale", "apiVersion": "autoscaling/v1", "metadata": meta, "spec": {}, "status": {"replicas": replicas("status")}});
+    if replicas("spec") != 0 {
+        scale["spec"]["replicas"] = replicas("spec").into();
+    }
+    let selector = object.get("spec").and_then(|s| s.get("selector"));
+    let text = match selector {
+        None | Some(Value::Null) => String::new(),
+        Some(s) if s.get("matchLabels").is_some() || s.get("matchExpressions").is_some() => {
+            api::selector::Labels::from_label_selector(s).map(|l| l.to_string()).unwrap_or_default()
+        }
+        // a replication controller's plain map
+        Some(map) => api::selector::Labels::from_map(map).to_string(),
+    };
+    if !text.is_empty() {
+        scale["status"]["selector"] = text.into();
+    }
+    scale
+}
+
+impl Op {
+    /// PUT of a Scale: sets the object's replicas.
+    pub async fn update_scale(&mut self, scale: Value, options: &WriteOptions) -> Result<Stored, Status> {
+        let given = object::name(&scale);
+        if given != self.ctx.name {
+            return Err(api::status::bad_request(format!(
+                "the name of the object ({given}) does not match the name on the URL ({})",
+                self.ctx.name
+            )));
+        }
+        self.scale_to(options, |_| Ok(scale.clone())).await
+    }
+
+    /// PATCH of a Scale.
+    pub async fn patch_scale(&mut self, patch: &Patch, options: &WriteOptions) -> Result<Stored, Status> {
+        let ctx = self.ctx.clone();
+        self.scale_to(options, |current| {
+            let mut new = patch.on_scale(current)?;
+            decode::patched(&mut new, &expect(), options.field_validation, Vec::new(), &ctx)?;
+            if object::meta(&new, "resourceVersion") == object::meta(current, "resourceVersion") && patch.kind != PatchType::Apply {
+                object::set_meta(&mut new, "resourceVersion", "");
+            }
+            Ok(new)
+        })
+        .await
+    }
+
+    async fn scale_to(&mut self, options: &WriteOptions, change: impl Fn(&Value) -> Result<Value, Status>) -> Result<Stored, Status> {
+        let r = self.ctx.resource;
+        let wire = options_value("UpdateOptions", options);
+        let manager = self.manager(&options.field_manager);
+        let mut current = self.core.fresh(r, &self.ctx.namespace, &self.ctx.name).await?;
+        for _ in 0..32 {
+            let Some(old) = current else { return Err(self.not_found()) };
+            let scale = change(&of(&old.object))?;
+            let replicas = match scale.get("spec").and_then(|s| s.get("replicas")) {
+                None | Some(Value::Null) => 0,
+                Some(v) => v.as_i64().unwrap_or(-1),
+            };
+            if replicas < 0 {
+                let path = api::field::Path::new("spec").child("replicas");
+                let error = api::field::FieldError::invalid(&path, replicas, "must be greater than or equal to 0");
+                return Err(api::status::invalid("autoscaling", "Scale", &self.ctx.name, &[error]));
+            }
+            let version = object::meta(&scale, "resourceVersion");
+            if !version.is_empty() && version != old.revision.to_string() {
+                return Err(self.conflict(api::status::OPTIMISTIC_LOCK));
+            }
+            let uid = object::meta(&scale, "uid");
+            if !uid.is_empty() && uid != object::meta(&old.object, "uid") {
+                return Err(self.conflict(&format!(
+                    "Precondition failed: UID in precondition: {uid}, UID in object meta: {}",
+                    object::meta(&old.object, "uid")
+                )));
+            }
+            let mut new = old.object.clone();
+            object::set_meta(&mut new, "resourceVersion", version);
+            object::map_of(object::map_of(&mut new).entry("spec").or_insert_with(|| json!({}))).insert("replicas".into(), replicas.into());
+            match self.replace_scaled(&old, new, &manager, &wire, options.dry_run).await? {
+                Attempt::Done(updated) => return Ok(Stored { object: of(&updated.stored.object), revision: updated.stored.revision }),
+                Attempt::Again(now) => current = now,
+            }
+        }
+        Err(self.conflict(api::status::OPTIMISTIC_LOCK))
+    }
+
+    /// As an update of the resource itself, except that fields are booked with the subresource.
+    async fn replace_scaled(&mut self, old: &Stored, mut new: Value, manager: &str, wire: &Value, dry_run: bool) -> Result<Attempt, Status> {
+        let now = self.ctx.now_string();
+        model::track_update(&self.ctx, Some(&old.object), &mut new, manager, &now);
+        let subresource = std::mem::take(&mut self.ctx.subresource);
+        let strategy = std::mem::replace(&mut self.strategy, self.core.strategy(self.ctx.resource, ""));
+        let result = self.replace(old, new, None, wire, dry_run).await;
+        self.ctx.subresource = subresource;
+        self.strategy = strategy;
+        result
+    }
+}
+
+impl Patch {
+    fn on_scale(&self, scale: &Value) -> Result<Value, Status> {
+        self.on_plain(scale)
+    }
+}

@@ -1,0 +1,286 @@
+//! WATCH: initial events where wanted, then changes as they come, bookmarks in between, until the time is up.
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use futures::Stream;
+use serde_json::{Value, json};
+use tokio::time::Instant;
+
+use super::ListOptions;
+use super::list::too_large_version;
+use super::options::parse_version;
+use crate::body::BodyError;
+use crate::cache::{Snapshot, Watcher};
+use crate::core::Core;
+use crate::model;
+use crate::negotiate::Accepted;
+use crate::present::{Include, Presenter};
+use crate::select::Selection;
+use crate::types::{Resource, Status};
+
+/// Bookmarks come this often on a quiet watch, and once this long before the end.
+const BOOKMARK_EVERY: Duration = Duration::from_secs(60);
+const BOOKMARK_BEFORE_END: Duration = Duration::from_secs(2);
+/// Events written out at once at most.
+const BATCH: usize = 100;
+/// Without timeoutSeconds a watch lasts this long, and up to twice as long.
+const MIN_TIMEOUT: Duration = Duration::from_secs(1800);
+
+/// A watch that can be run: what it starts with, and where it goes on.
+pub struct Watch {
+    core: Arc<Core>,
+    resource: &'static Resource,
+    selection: Selection,
+    accepted: Accepted,
+    include: Include,
+    initial: Option<(Arc<Snapshot>, u64)>,
+    watcher: Watcher,
+    bookmarks: bool,
+    /// The client waits for a bookmark at the end of the initial events.
+    end_mark: bool,
+    /// Changes up to here are not wanted (they matter when a version from the future was asked for).
+    after: u64,
+    /// Bookmarks never say less than what the client has.
+    sent: u64,
+    deadline: Instant,
+}
+
+impl Core {
+    /// Prepares a watch; failures come before the response starts.
+    pub async fn watch(
+        self: &Arc<Core>,
+        resource: &'static Resource,
+        selection: Selection,
+        options: &ListOptions,
+        accepted: Accepted,
+        include: Include,
+    ) -> Result<Watch, Status> {
+        let cached = self.cached(resource)?.clone();
+        let version = parse_version(&options.resource_version)?;
+        let send_initial = options.send_initial_events;
+        if send_initial == Some(true) && !options.allow_bookmarks {
+            return Err(api::status::invalid(
+                "meta.k8s.io",
+                "ListOptions",
+                "",
+                &[api::field::FieldError::forbidden(
+                    &api::field::Path::new("sendInitialEvents"),
+                    "sendInitialEvents requires setting allowWatchBookmarks to true",
+                )],
+            ));
+        }
+        let from_now = match (send_initial, version) {
+            (Some(true), _) => true,
+            (Some(false), None | Some(0)) => false,
+            (None, None | Some(0)) => true,
+            _ => false,
+        };
+        let mut sent = version.unwrap_or(0);
+        let (initial, watcher) = if from_now {
+            match version {
+                None => self.catch_up().await?,
+                Some(wanted) => {
+                    if !self.cache.wait(wanted, Duration::from_secs(3)).await {
+                        return Err(too_large_version(wanted, self.cache.revision()));
+                    }
+                }
+            }
+            let revision = self.cache.revision();
+            let (snapshot, watcher) = cached.watch_from_now();
+            let revision = revision.max(snapshot.revision);
+            sent = revision;
+            (Some((snapshot, revision)), watcher)
+        } else {
+            let after = match version {
+                Some(version) if version > 0 => version,
+                _ => {
+                    self.catch_up().await?;
+                    self.cache.revision()
+                }
+            };
+            // a version from the future is waited for, as upstream does
+            let watcher = cached.watch_after(after).map_err(|e| api::status::too_old_resource_version(after, e.oldest))?;
+            sent = sent.max(after);
+            (None, watcher)
+        };
+        let timeout = match options.timeout_seconds {
+            Some(seconds) => Duration::from_secs(seconds),
+            None => MIN_TIMEOUT.mul_f64(1.0 + rand::random::<f64>()),
+        };
+        let deadline = Instant::now() + timeout.min(Duration::from_secs(86400 * 365));
+        Ok(Watch {
+            core: self.clone(),
+            resource,
+            selection,
+            accepted,
+            include,
+            initial,
+            watcher,
+            bookmarks: options.allow_bookmarks,
+            end_mark: send_initial == Some(true),
+            after: sent,
+            sent,
+            deadline,
+        })
+    }
+}
+
+enum State {
+    Initial(Vec<Arc<crate::cache::Entry>>, usize, u64),
+    Live,
+    Ended,
+}
+
+struct Run {
+    watch: Watch,
+    state: State,
+    first_table: bool,
+    next_bookmark: Instant,
+    end_bookmark_sent: bool,
+}
+
+impl Watch {
+    pub fn content_type(&self) -> &'static str {
+        self.presenter().watch_type()
+    }
+
+    fn presenter(&self) -> Presenter<'_> {
+        Presenter { core: &self.core, resource: self.resource, accepted: self.accepted, include: self.include, now: jiff::Timestamp::now() }
+    }
+
+    /// The events as chunks of the response's body.
+    pub fn stream(mut self) -> impl Stream<Item = Result<Bytes, BodyError>> + Send {
+        let state = match self.initial.take() {
+            Some((snapshot, revision)) => {
+                let entries = snapshot
+                    .map
+                    .range::<_, str>(crate::select::from(&self.selection.prefix))
+                    .take_while(|(k, _)| k.starts_with(&self.selection.prefix))
+                    .filter(|(k, e)| self.selection.covers(k) && self.selection.matches(e))
+                    .map(|(_, e)| e.clone())
+                    .collect();
+                State::Initial(entries, 0, revision)
+            }
+            None => State::Live,
+        };
+        let run = Run { watch: self, state, first_table: true, next_bookmark: Instant::now() + BOOKMARK_EVERY, end_bookmark_sent: false };
+        futures::stream::unfold(run, |mut run| async move { run.next().await.map(|chunk| (Ok(chunk), run)) })
+    }
+}
+
+impl Run {
+    async fn next(&mut self) -> Option<Bytes> {
+        loop {
+            match &mut self.state {
+                State::Ended => return None,
+                State::Initial(entries, at, revision) => {
+                    let revision = *revision;
+                    if *at < entries.len() {
+                        let to = (*at + BATCH).min(entries.len());
+                        let batch: Vec<_> = entries[*at..to].to_vec();
+                        *at = to;
+                        let mut out = BytesMut::new();
+                        for entry in batch {
+                            let ready = || crate::cache::frame("ADDED", &entry.json);
+                            match self.watch.presenter().event("ADDED", &entry, ready, self.first_table) {
+                                Ok(frame) => out.extend_from_slice(&frame),
+                                Err(status) => return Some(self.fail(status)),
+                            }
+                            self.first_table = false;
+                        }
+                        return Some(out.freeze());
+                    }
+                    self.state = State::Live;
+                    if self.watch.end_mark {
+                        return Some(self.bookmark(revision, true));
+                    }
+                }
+                State::Live => {
+                    if let Some(chunk) = self.live().await {
+                        return Some(chunk);
+                    }
+                }
+            }
+        }
+    }
+
+    async fn live(&mut self) -> Option<Bytes> {
+        let before_poll = self.watch.core.cache.revision();
+        let changes = match self.watch.watcher.poll(BATCH) {
+            Ok(changes) => changes,
+            Err(e) => return Some(self.fail(api::status::too_old_resource_version(self.watch.sent, e.oldest))),
+        };
+        let more = changes.len() == BATCH;
+        let mut out = BytesMut::new();
+        for change in changes {
+            self.watch.sent = self.watch.sent.max(change.revision);
+            if change.revision <= self.watch.after || !self.watch.selection.covers(&change.key) {
+                continue;
+            }
+            let selection = &self.watch.selection;
+            let Some(kind) = change.seen(|entry| selection.matches(entry)) else { continue };
+            let Some(entry) = change.entry(kind) else { continue };
+            match self.watch.presenter().event(kind.as_str(), entry, || change.frame(kind), self.first_table) {
+                Ok(frame) => out.extend_from_slice(&frame),
+                Err(status) => return Some(self.fail(status)),
+            }
+            self.first_table = false;
+        }
+        if !more {
+            self.watch.sent = self.watch.sent.max(before_poll);
+        }
+        if !out.is_empty() {
+            return Some(out.freeze());
+        }
+        if more {
+            return None;
+        }
+        let last_bookmark = self.watch.deadline.checked_sub(BOOKMARK_BEFORE_END);
+        let mut wake = self.watch.deadline;
+        if self.watch.bookmarks {
+            wake = wake.min(self.next_bookmark);
+            if let Some(at) = last_bookmark.filter(|_| !self.end_bookmark_sent) {
+                wake = wake.min(at);
+            }
+        }
+        tokio::select! {
+            _ = self.watch.watcher.changed() => return None,
+            _ = tokio::time::sleep_until(wake) => {}
+        }
+        let now = Instant::now();
+        if now >= self.watch.deadline {
+            self.state = State::Ended;
+            return None;
+        }
+        if self.watch.bookmarks {
+            self.next_bookmark = now + BOOKMARK_EVERY;
+            if last_bookmark.is_some_and(|at| now >= at) {
+                self.end_bookmark_sent = true;
+            }
+            // everything up to here was sent, unless something came in since
+            if self.watch.watcher.drained() {
+                return Some(self.bookmark(self.watch.sent, false));
+            }
+        }
+        None
+    }
+
+    fn bookmark(&self, revision: u64, end: bool) -> Bytes {
+        let mut object = json!({
+            "kind": self.watch.resource.kind,
+            "apiVersion": model::api_version(self.watch.resource),
+            "metadata": {"resourceVersion": revision.to_string(), "creationTimestamp": Value::Null},
+        });
+        if end {
+            object["metadata"]["annotations"] = json!({"k8s.io/initial-events-end": "true"});
+        }
+        self.watch.presenter().event_value("BOOKMARK", object, self.first_table).unwrap_or_default()
+    }
+
+    /// An ERROR event, after which the watch ends.
+    fn fail(&mut self, status: Status) -> Bytes {
+        self.state = State::Ended;
+        self.watch.presenter().event_value("ERROR", status.to_value(), false).unwrap_or_default()
+    }
+}
