@@ -5,7 +5,7 @@ use std::ops::RangeInclusive;
 use std::sync::Arc;
 
 use apiserver::builder::Check;
-use apiserver::{DefaultGc, Parts, Reader};
+use apiserver::{Builder, DefaultGc, Parts, Reader};
 use pki::Roots;
 use pki::jwt::{Signer, Verifier};
 use serde_json::json;
@@ -71,8 +71,10 @@ pub enum Error {
     ClientCa(#[source] pki::Error),
 }
 
-/// Installs everything. `reader` is the server's watch cache.
-pub fn install_parts(parts: &mut Parts, reader: Arc<dyn Reader>, config: Config) -> Result<(), Error> {
+/// Installs everything into a server that is being built.
+pub fn install(builder: &mut Builder, config: Config) -> Result<(), Error> {
+    let reader = builder.backend().reader;
+    let parts = &mut builder.parts;
     let cidr = Cidr::parse(&config.service_cidr).ok_or_else(|| Error::ServiceCidr(config.service_cidr.clone()))?;
     let service_ip = cidr.nth(1);
     if config.join_token.as_deref().is_some_and(|t| pki::bootstrap_token::parse(t).is_none()) {
@@ -86,7 +88,6 @@ pub fn install_parts(parts: &mut Parts, reader: Arc<dyn Reader>, config: Config)
     let policy = Arc::new(policy::policy());
 
     install_authn(parts, &reader, &config, &audiences)?;
-    parts.authorizer(Arc::new(apiserver::authz::Masters));
     parts.authorizer(Arc::new(NodeAuthorizer::new(reader.clone(), policy::node_rules(&policy))));
     parts.authorizer(rbac.clone());
     for plugin in crate::admission::plugins() {

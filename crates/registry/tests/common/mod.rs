@@ -1,0 +1,114 @@
+//! A server with the registry installed, and a client that is a function call.
+#![allow(dead_code)] // each test binary uses its part
+
+use std::sync::Arc;
+
+use apiserver::builder::InProcess;
+use apiserver::{Server, UserInfo};
+use http::Request;
+use http_body_util::{BodyExt, Full};
+use jiff::{SignedDuration, Timestamp};
+use serde_json::{Value, json};
+use store::Store;
+use tokio_util::sync::{CancellationToken, DropGuard};
+
+/// A running server.
+pub struct Cluster {
+    pub server: Arc<Server>,
+    pub ca: Arc<pki::Ca>,
+    store: Arc<dyn Store>,
+    _stop: DropGuard,
+}
+
+pub fn user(name: &str, groups: &[&str]) -> UserInfo {
+    UserInfo::new(name, groups)
+}
+
+pub fn admin() -> UserInfo {
+    user("admin", &["system:masters", "system:authenticated"])
+}
+
+impl Cluster {
+    pub async fn start() -> Self {
+        let ca = pki::Ca::new("kubernetes", Timestamp::now(), SignedDuration::from_hours(24)).unwrap();
+        Self::over(store::memory::new(), Arc::new(ca)).await
+    }
+
+    /// A server over a store that may already hold a cluster.
+    pub async fn over(store: Arc<dyn Store>, ca: Arc<pki::Ca>) -> Self {
+        let mut builder = apiserver::Builder::new(Default::default(), store.clone()).unwrap();
+        let config = registry::Config {
+            client_ca_pem: ca.cert_pem().into(),
+            cluster_ca_pem: ca.cert_pem().into(),
+            signer: Arc::new(pki::jwt::Signer::from_pem(&pki::jwt::new_key_pem().unwrap()).unwrap()),
+            old_keys: Default::default(),
+            issuer: "https://kubernetes.default.svc.cluster.local".into(),
+            audiences: Vec::new(),
+            service_cidr: "10.96.0.0/16".into(),
+            node_ports: 30000..=32767,
+            advertise_address: "192.0.2.1".parse().unwrap(),
+            secure_port: 6443,
+            join_token: Some("abcdef.0123456789abcdef".into()),
+            components: Vec::new(),
+        };
+        registry::install(&mut builder, config).unwrap();
+        let server = builder.build().unwrap();
+        let cancel = CancellationToken::new();
+        let running = server.clone();
+        let stop = cancel.clone();
+        tokio::spawn(async move { running.run(stop).await });
+        let started = std::time::Instant::now();
+        server.ready().await;
+        eprintln!("ready after {:?}", started.elapsed());
+        Self { server, ca, store, _stop: cancel.drop_guard() }
+    }
+
+    pub fn store(&self) -> Arc<dyn Store> {
+        self.store.clone()
+    }
+
+    async fn send(&self, mut request: Request<Full<bytes::Bytes>>, user: Option<&UserInfo>) -> (u16, Value) {
+        if let Some(user) = user {
+            request.extensions_mut().insert(InProcess(user.clone()));
+        }
+        let response = self.server.handle(request).await;
+        let code = response.status().as_u16();
+        let bytes = response.into_body().collect().await.map(|b| b.to_bytes()).unwrap_or_default();
+        (code, serde_json::from_slice(&bytes).unwrap_or_else(|_| Value::String(String::from_utf8_lossy(&bytes).into())))
+    }
+
+    fn request(method: &str, path: &str) -> http::request::Builder {
+        Request::builder().method(method).uri(path).header("content-type", "application/json").header("accept", "application/json")
+    }
+
+    pub async fn call(&self, user: &UserInfo, method: &str, path: &str, body: Option<&Value>) -> (u16, Value) {
+        let bytes = body.map(Value::to_string).unwrap_or_default();
+        self.send(Self::request(method, path).body(Full::from(bytes)).unwrap(), Some(user)).await
+    }
+
+    pub async fn bearer(&self, token: &str, method: &str, path: &str, body: Option<&Value>) -> (u16, Value) {
+        let bytes = body.map(Value::to_string).unwrap_or_default();
+        let request = Self::request(method, path).header("authorization", format!("Bearer {token}"));
+        self.send(request.body(Full::from(bytes)).unwrap(), None).await
+    }
+
+    pub async fn post(&self, user: &UserInfo, path: &str, body: &Value) -> (u16, Value) {
+        self.call(user, "POST", path, Some(body)).await
+    }
+
+    pub async fn get(&self, user: &UserInfo, path: &str) -> Value {
+        let (code, value) = self.call(user, "GET", path, None).await;
+        assert_eq!(code, 200, "{path}: {value}");
+        value
+    }
+
+    /// A namespace with its default account, as the controllers would make it.
+    pub async fn namespace(&self, name: &str) {
+        let namespace = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}});
+        let (code, answer) = self.post(&admin(), "/api/v1/namespaces", &namespace).await;
+        assert_eq!(code, 201, "{answer}");
+        let account = json!({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "default"}});
+        let (code, answer) = self.post(&admin(), &format!("/api/v1/namespaces/{name}/serviceaccounts"), &account).await;
+        assert_eq!(code, 201, "{answer}");
+    }
+}

@@ -1,0 +1,254 @@
+//! The registry inside a real API server over the in-memory store: requests through the whole
+//! handler chain.
+
+mod common;
+
+use common::{Cluster, admin, user};
+use serde_json::{Value, json};
+
+#[tokio::test]
+async fn bootstrap_objects_and_restart() {
+    let cluster = Cluster::start().await;
+    let names = |list: &Value| -> Vec<String> {
+        list["items"].as_array().unwrap().iter().map(|i| i["metadata"]["name"].as_str().unwrap().to_owned()).collect()
+    };
+    let namespaces = cluster.get(&admin(), "/api/v1/namespaces").await;
+    assert_eq!(names(&namespaces), ["default", "kube-node-lease", "kube-public", "kube-system"]);
+    assert_eq!(namespaces["items"][0]["status"]["phase"], "Active");
+    let roles = cluster.get(&admin(), "/apis/rbac.authorization.k8s.io/v1/clusterroles").await;
+    assert!(names(&roles).len() > 60);
+    let service = cluster.get(&admin(), "/api/v1/namespaces/default/services/kubernetes").await;
+    assert_eq!(service["spec"]["clusterIP"], "10.96.0.1");
+    cluster.get(&admin(), "/apis/discovery.k8s.io/v1/namespaces/default/endpointslices/kubernetes").await;
+    let version = roles["metadata"]["resourceVersion"].clone();
+    let again = Cluster::over(cluster.store(), cluster.ca.clone()).await;
+    let roles = again.get(&admin(), "/apis/rbac.authorization.k8s.io/v1/clusterroles").await;
+    assert_eq!(roles["metadata"]["resourceVersion"], version, "a restart writes nothing");
+}
+
+#[tokio::test]
+async fn pod_from_creation_to_eviction() {
+    let cluster = Cluster::start().await;
+    cluster.namespace("a").await;
+    let pods = "/api/v1/namespaces/a/pods";
+    let pod = json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "p", "labels": {"app": "p"}},
+        "spec": {"containers": [{"name": "c", "image": "i"}]}, "status": {"phase": "Running"}});
+    let (code, made) = cluster.post(&admin(), pods, &pod).await;
+    assert_eq!(code, 201, "{made}");
+    assert_eq!(made["status"]["phase"], "Pending");
+    assert_eq!(made["status"]["qosClass"], "BestEffort");
+    assert_eq!(made["spec"]["serviceAccountName"], "default");
+    assert_eq!(made["spec"]["priority"], 0);
+    assert_eq!(made["spec"]["tolerations"].as_array().unwrap().len(), 2);
+    assert_eq!(made["spec"]["volumes"][0]["projected"]["sources"][0]["serviceAccountToken"]["path"], "token");
+    assert_eq!(made["metadata"]["generation"], 1);
+    let (code, bound) = cluster
+        .post(&admin(), &format!("{pods}/p/binding"), &json!({"apiVersion": "v1", "kind": "Binding", "metadata": {"name": "p"}, "target": {"kind": "Node", "name": "n1"}}))
+        .await;
+    assert_eq!(code, 201, "{bound}");
+    let pod = cluster.get(&admin(), &format!("{pods}/p")).await;
+    assert_eq!(pod["spec"]["nodeName"], "n1");
+    assert_eq!(pod["status"]["conditions"][0]["type"], "PodScheduled");
+    let mut status = pod.clone();
+    status["status"]["phase"] = json!("Running");
+    status["spec"]["nodeName"] = json!("n2");
+    let (code, updated) = cluster.call(&admin(), "PUT", &format!("{pods}/p/status"), Some(&status)).await;
+    assert_eq!(code, 200, "{updated}");
+    assert_eq!((&updated["spec"]["nodeName"], &updated["status"]["phase"]), (&json!("n1"), &json!("Running")));
+    let (code, evicted) = cluster
+        .post(&admin(), &format!("{pods}/p/eviction"), &json!({"apiVersion": "policy/v1", "kind": "Eviction", "metadata": {"name": "p"}}))
+        .await;
+    assert_eq!(code, 201, "{evicted}");
+    let pod = cluster.get(&admin(), &format!("{pods}/p")).await;
+    assert_eq!(pod["metadata"]["deletionGracePeriodSeconds"], 30);
+    assert!(pod["status"]["conditions"].as_array().unwrap().iter().any(|c| c["type"] == "DisruptionTarget"));
+    let (code, _) = cluster.call(&admin(), "DELETE", &format!("{pods}/p?gracePeriodSeconds=0"), None).await;
+    assert_eq!(code, 200);
+    assert_eq!(cluster.call(&admin(), "GET", &format!("{pods}/p"), None).await.0, 404);
+}
+
+#[tokio::test]
+async fn service_addresses() {
+    let cluster = Cluster::start().await;
+    let services = "/api/v1/namespaces/default/services";
+    let service = |name: &str, extra: Value| {
+        let mut spec = json!({"selector": {"app": "x"}, "ports": [{"port": 80}]});
+        spec.as_object_mut().unwrap().extend(extra.as_object().unwrap().clone());
+        json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": name}, "spec": spec})
+    };
+    let (code, made) = cluster.post(&admin(), services, &service("a", json!({"type": "NodePort"}))).await;
+    assert_eq!(code, 201, "{made}");
+    let (ip, port) = (made["spec"]["clusterIP"].clone(), made["spec"]["ports"][0]["nodePort"].clone());
+    assert!(port.is_number());
+    let (code, refused) = cluster.post(&admin(), services, &service("b", json!({"clusterIP": ip}))).await;
+    assert_eq!(code, 422);
+    assert!(refused["message"].as_str().unwrap().ends_with("provided IP is already allocated"), "{refused}");
+    let (code, taken) = cluster.post(&admin(), services, &service("b", json!({"clusterIP": "10.96.0.1"}))).await;
+    assert_eq!(code, 422, "{taken}");
+    assert_eq!(cluster.call(&admin(), "DELETE", &format!("{services}/a"), None).await.0, 200);
+    let again = service("b", json!({"clusterIP": ip, "type": "NodePort", "ports": [{"port": 80, "nodePort": port}]}));
+    let (code, made) = cluster.post(&admin(), services, &again).await;
+    assert_eq!(code, 201, "{made}");
+}
+
+#[tokio::test]
+async fn service_account_that_may_only_read_pods() {
+    let cluster = Cluster::start().await;
+    cluster.namespace("a").await;
+    let rbac = "/apis/rbac.authorization.k8s.io/v1/namespaces/a";
+    let role = json!({"metadata": {"name": "reader"}, "rules": [{"verbs": ["get", "list"], "apiGroups": [""], "resources": ["pods"]}]});
+    assert_eq!(cluster.post(&admin(), &format!("{rbac}/roles"), &role).await.0, 201);
+    let binding = json!({"metadata": {"name": "reader"}, "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "Role", "name": "reader"},
+        "subjects": [{"kind": "ServiceAccount", "name": "default", "namespace": "a"}]});
+    assert_eq!(cluster.post(&admin(), &format!("{rbac}/rolebindings"), &binding).await.0, 201);
+    let request = json!({"apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", "spec": {"expirationSeconds": 600}});
+    let (code, answer) = cluster.post(&admin(), "/api/v1/namespaces/a/serviceaccounts/default/token", &request).await;
+    assert_eq!(code, 201, "{answer}");
+    let token = answer["status"]["token"].as_str().unwrap();
+    let (code, list) = cluster.bearer(token, "GET", "/api/v1/namespaces/a/pods", None).await;
+    assert_eq!(code, 200, "{list}");
+    let (code, refused) = cluster.bearer(token, "GET", "/api/v1/namespaces/a/secrets", None).await;
+    assert_eq!(code, 403);
+    assert_eq!(
+        refused["message"],
+        "secrets is forbidden: User \"system:serviceaccount:a:default\" cannot list resource \"secrets\" in API group \"\" in the namespace \"a\""
+    );
+    assert_eq!(cluster.bearer("rubbish", "GET", "/api", None).await.0, 401);
+    let review = json!({"apiVersion": "authorization.k8s.io/v1", "kind": "SelfSubjectAccessReview",
+        "spec": {"resourceAttributes": {"namespace": "a", "verb": "delete", "resource": "pods"}}});
+    let (code, answer) = cluster.bearer(token, "POST", "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews", Some(&review)).await;
+    assert_eq!((code, &answer["status"]["allowed"]), (201, &json!(false)), "{answer}");
+    let rules = json!({"apiVersion": "authorization.k8s.io/v1", "kind": "SelfSubjectRulesReview", "spec": {"namespace": "a"}});
+    let (_, answer) = cluster.bearer(token, "POST", "/apis/authorization.k8s.io/v1/selfsubjectrulesreviews", Some(&rules)).await;
+    let rules = answer["status"]["resourceRules"].as_array().unwrap();
+    assert!(rules.contains(&json!({"verbs": ["get", "list"], "apiGroups": [""], "resources": ["pods"]})), "{answer}");
+    let who = json!({"apiVersion": "authentication.k8s.io/v1", "kind": "SelfSubjectReview"});
+    let (_, answer) = cluster.bearer(token, "POST", "/apis/authentication.k8s.io/v1/selfsubjectreviews", Some(&who)).await;
+    assert_eq!(answer["status"]["userInfo"]["username"], "system:serviceaccount:a:default");
+    let review = json!({"apiVersion": "authentication.k8s.io/v1", "kind": "TokenReview", "spec": {"token": token}});
+    let (_, answer) = cluster.post(&admin(), "/apis/authentication.k8s.io/v1/tokenreviews", &review).await;
+    assert_eq!(answer["status"]["authenticated"], true, "{answer}");
+}
+
+#[tokio::test]
+async fn nodes_are_confined() {
+    let cluster = Cluster::start().await;
+    let node = user("system:node:n1", &["system:nodes", "system:authenticated"]);
+    let object = json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": "n1"}, "status": {"capacity": {"cpu": "2"}}});
+    let (code, made) = cluster.post(&node, "/api/v1/nodes", &object).await;
+    assert_eq!(code, 201, "{made}");
+    assert_eq!(made["spec"]["taints"][0]["key"], "node.kubernetes.io/not-ready");
+    assert_eq!(made["status"]["capacity"]["cpu"], "2");
+    let other = json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": "n2"}});
+    let (code, refused) = cluster.post(&node, "/api/v1/nodes", &other).await;
+    assert_eq!(code, 403);
+    assert_eq!(refused["message"], "nodes \"n2\" is forbidden: node \"n1\" is not allowed to modify node \"n2\"");
+    assert_eq!(cluster.call(&node, "GET", "/api/v1/secrets", None).await.0, 403);
+    assert_eq!(cluster.call(&node, "GET", "/api/v1/pods", None).await.0, 403);
+    assert_eq!(cluster.call(&node, "GET", "/api/v1/pods?fieldSelector=spec.nodeName%3Dn1", None).await.0, 200);
+    let lease = json!({"apiVersion": "coordination.k8s.io/v1", "kind": "Lease", "metadata": {"name": "n1"}, "spec": {"holderIdentity": "n1"}});
+    let (code, made) = cluster.post(&node, "/apis/coordination.k8s.io/v1/namespaces/kube-node-lease/leases", &lease).await;
+    assert_eq!(code, 201, "{made}");
+    let (code, _) = cluster.call(&node, "GET", "/api/v1/services", None).await;
+    assert_eq!(code, 200, "what is not subdivided follows the rules of system:node");
+}
+
+#[tokio::test]
+async fn namespace_goes_when_its_finalizer_goes() {
+    let cluster = Cluster::start().await;
+    cluster.namespace("a").await;
+    let path = "/api/v1/namespaces/a";
+    let (code, gone) = cluster.call(&admin(), "DELETE", path, None).await;
+    assert_eq!(code, 200, "{gone}");
+    let mut namespace = cluster.get(&admin(), path).await;
+    assert_eq!(namespace["status"]["phase"], "Terminating");
+    let map = json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "m"}});
+    let (code, refused) = cluster.post(&admin(), &format!("{path}/configmaps"), &map).await;
+    assert_eq!(code, 403);
+    assert_eq!(
+        refused["message"],
+        "configmaps \"m\" is forbidden: unable to create new content in namespace a because it is being terminated"
+    );
+    namespace["spec"] = json!({});
+    let (code, done) = cluster.call(&admin(), "PUT", &format!("{path}/finalize"), Some(&namespace)).await;
+    assert_eq!(code, 200, "{done}");
+    assert_eq!(cluster.call(&admin(), "GET", path, None).await.0, 404);
+    let (code, refused) = cluster.post(&admin(), "/api/v1/namespaces/b/configmaps", &map).await;
+    assert_eq!((code, &refused["message"]), (404, &json!("namespaces \"b\" not found")));
+}
+
+#[tokio::test]
+async fn workloads() {
+    let cluster = Cluster::start().await;
+    let job = json!({"apiVersion": "batch/v1", "kind": "Job", "metadata": {"name": "j"},
+        "spec": {"template": {"spec": {"restartPolicy": "Never", "containers": [{"name": "c", "image": "i"}]}}}});
+    let (code, made) = cluster.post(&admin(), "/apis/batch/v1/namespaces/default/jobs", &job).await;
+    assert_eq!(code, 201, "{made}");
+    let uid = made["metadata"]["uid"].clone();
+    assert_eq!(made["spec"]["selector"]["matchLabels"]["batch.kubernetes.io/controller-uid"], uid);
+    assert_eq!(made["spec"]["template"]["metadata"]["labels"]["controller-uid"], uid);
+    let secret = json!({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "s"}, "stringData": {"k": "v"}});
+    let (code, made) = cluster.post(&admin(), "/api/v1/namespaces/default/secrets", &secret).await;
+    assert_eq!(code, 201, "{made}");
+    assert_eq!((&made["data"], &made["type"]), (&json!({"k": "dg=="}), &json!("Opaque")));
+    assert!(made.get("stringData").is_none());
+    let deployment = json!({"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": "d"},
+        "spec": {"selector": {"matchLabels": {"a": "b"}}, "template": {"metadata": {"labels": {"a": "b"}}, "spec": {"containers": [{"name": "c", "image": "i"}]}}}});
+    let path = "/apis/apps/v1/namespaces/default/deployments";
+    let (code, made) = cluster.post(&admin(), path, &deployment).await;
+    assert_eq!(code, 201, "{made}");
+    assert_eq!(made["metadata"]["generation"], 1);
+    let scale = cluster.get(&admin(), &format!("{path}/d/scale")).await;
+    assert_eq!(scale["spec"]["replicas"], 1);
+    let mut scale = scale;
+    scale["spec"]["replicas"] = json!(3);
+    let (code, scaled) = cluster.call(&admin(), "PUT", &format!("{path}/d/scale"), Some(&scale)).await;
+    assert_eq!(code, 200, "{scaled}");
+    let deployment = cluster.get(&admin(), &format!("{path}/d")).await;
+    assert_eq!((&deployment["spec"]["replicas"], &deployment["metadata"]["generation"]), (&json!(3), &json!(2)));
+}
+
+#[tokio::test]
+async fn certificate_requests() {
+    use base64::{Engine, engine::general_purpose::STANDARD};
+    let cluster = Cluster::start().await;
+    let csr = pki::new_csr("system:node:n9", "system:nodes", &[], None).unwrap();
+    let joiner = user("system:bootstrap:abcdef", &["system:bootstrappers", "system:bootstrappers:kubeadm:default-node-token", "system:authenticated"]);
+    let request = json!({"apiVersion": "certificates.k8s.io/v1", "kind": "CertificateSigningRequest", "metadata": {"name": "r"},
+        "spec": {"request": STANDARD.encode(&csr.cert_pem), "signerName": "kubernetes.io/kube-apiserver-client-kubelet", "usages": ["client auth", "digital signature"]}});
+    let path = "/apis/certificates.k8s.io/v1/certificatesigningrequests";
+    let (code, made) = cluster.post(&joiner, path, &request).await;
+    assert_eq!(code, 201, "{made}");
+    assert_eq!(made["spec"]["username"], "system:bootstrap:abcdef");
+    let mut approved = made.clone();
+    approved["status"] = json!({"conditions": [{"type": "Approved", "status": "True", "reason": "x"}]});
+    let (code, answer) = cluster.call(&joiner, "PUT", &format!("{path}/r/approval"), Some(&approved)).await;
+    assert_eq!(code, 403, "{answer}");
+    let (code, answer) = cluster.call(&admin(), "PUT", &format!("{path}/r/approval"), Some(&approved)).await;
+    assert_eq!(code, 200, "{answer}");
+    assert_eq!(answer["status"]["conditions"][0]["type"], "Approved");
+}
+
+#[tokio::test]
+async fn default_cluster_roles_work() {
+    let cluster = Cluster::start().await;
+    let bob = user("bob", &["system:authenticated"]);
+    let binding = |role: &str| {
+        json!({"metadata": {"name": role}, "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": role},
+            "subjects": [{"apiGroup": "rbac.authorization.k8s.io", "kind": "User", "name": "bob"}]})
+    };
+    let bindings = "/apis/rbac.authorization.k8s.io/v1/namespaces/default/rolebindings";
+    assert_eq!(cluster.call(&bob, "GET", "/api/v1/namespaces/default/pods", None).await.0, 403);
+    assert_eq!(cluster.post(&admin(), bindings, &binding("admin")).await.0, 201);
+    assert_eq!(cluster.call(&bob, "GET", "/api/v1/namespaces/default/pods", None).await.0, 200);
+    // An admin of a namespace may hand out what they have, and nothing more.
+    let (code, made) = cluster.post(&bob, bindings, &binding("view")).await;
+    assert_eq!(code, 201, "{made}");
+    let (code, refused) = cluster.post(&bob, bindings, &binding("cluster-admin")).await;
+    assert_eq!(code, 403);
+    assert!(refused["message"].as_str().unwrap().contains("is attempting to grant RBAC permissions not currently held"), "{refused}");
+    let nobody = user("system:anonymous", &["system:unauthenticated"]);
+    assert_eq!(cluster.call(&nobody, "GET", "/version", None).await.0, 200);
+    let (code, refused) = cluster.call(&nobody, "GET", "/api", None).await;
+    assert_eq!((code, &refused["message"]), (403, &json!("forbidden: User \"system:anonymous\" cannot get path \"/api\"")));
+}
