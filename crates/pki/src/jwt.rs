@@ -91,7 +91,11 @@ impl Verifier {
 
     /// Adds another verifier's keys (old signing keys during rotation).
     pub fn extend(&mut self, other: &Verifier) {
-        self.keys.extend(other.keys.iter().cloned());
+        for key in &other.keys {
+            if !self.keys.contains(key) {
+                self.keys.push(key.clone());
+            }
+        }
     }
 
     /// The JSON web key set, as served at `/openid/v1/jwks`.

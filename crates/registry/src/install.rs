@@ -74,7 +74,11 @@ pub enum Error {
 /// Installs everything into a server that is being built.
 pub fn install(builder: &mut Builder, config: Config) -> Result<(), Error> {
     let reader = builder.backend().reader;
-    let parts = &mut builder.parts;
+    install_parts(&mut builder.parts, reader, config)
+}
+
+/// The same into bare parts; `reader` is the watch cache of the server they are for.
+pub fn install_parts(parts: &mut Parts, reader: Arc<dyn Reader>, config: Config) -> Result<(), Error> {
     let cidr = Cidr::parse(&config.service_cidr).ok_or_else(|| Error::ServiceCidr(config.service_cidr.clone()))?;
     let service_ip = cidr.nth(1);
     if config.join_token.as_deref().is_some_and(|t| pki::bootstrap_token::parse(t).is_none()) {

@@ -19,4 +19,4 @@ mod strategy;
 mod testing;
 mod util;
 
-pub use install::{Config, Error, install};
+pub use install::{Config, Error, install, install_parts};
