@@ -108,6 +108,8 @@ pub fn find_kind(group: &str, version: &str, kind: &str) -> Option<&'static Reso
 ///
 /// `ListOptions`, `DeleteOptions`, `WatchEvent`, `Status` and their like live in every group.
 pub fn type_name(group: &str, version: &str, kind: &str) -> Option<&'static str> {
+    // evictions are still taken in the version that older clients send
+    let version = if (group, version, kind) == ("policy", "v1beta1", "Eviction") { "v1" } else { version };
     let package = table().packages.iter().find(|(g, v, _)| *g == group && *v == version).map(|(_, _, p)| *p);
     let own = package.and_then(|p| crate::facts::type_by_name(&format!("{p}.{kind}")));
     own.or_else(|| {
@@ -147,6 +149,7 @@ fn parse() -> Table {
         ("admission.k8s.io", "v1", "io.k8s.api.admission.v1"),
         ("apidiscovery.k8s.io", "v2", "io.k8s.api.apidiscovery.v2"),
         ("meta.k8s.io", "v1", "io.k8s.apimachinery.pkg.apis.meta.v1"),
+        ("meta.k8s.io", "v1beta1", "io.k8s.apimachinery.pkg.apis.meta.v1"),
         ("metrics.k8s.io", "v1beta1", "io.k8s.metrics.pkg.apis.metrics.v1beta1"),
     ];
     let mut groups: Vec<Group> = Vec::new();

@@ -288,6 +288,9 @@ impl Walk {
                         continue;
                     }
                     self.value(*item, value, &path.then(Step::Key(key)));
+                    if matches!(item, Ty::Quantity) {
+                        whole_milli(value);
+                    }
                 }
             }
             (_, Value::Null) => *value = zero(ty),
@@ -320,6 +323,15 @@ impl Walk {
                 self.mismatch(&what, Ty::PropsOrArray, path);
             }
         }
+    }
+}
+
+/// Amounts in resource lists are rounded up to thousandths.
+fn whole_milli(value: &mut Value) {
+    if let Some(text) = value.as_str().filter(|t| t.ends_with(['n', 'u']))
+        && let Ok(quantity) = Quantity::parse(text)
+    {
+        *value = Value::String(Quantity::new_milli(quantity.milli_value(), quantity.format()).canonical());
     }
 }
 

@@ -2,6 +2,7 @@
 //! on trees; rules are those of upstream's `SetDefaults_*` functions and `+default` markers.
 
 mod pod;
+mod pod_level;
 mod workloads;
 
 use serde_json::{Map, Value, json};
@@ -77,6 +78,13 @@ pub fn apply(group: &str, version: &str, kind: &str, object: &mut Value) {
         }
         ("flowcontrol.apiserver.k8s.io", "FlowSchema") => number(child(object, "spec"), "matchingPrecedence", 1000),
         ("flowcontrol.apiserver.k8s.io", "PriorityLevelConfiguration") => priority_level(child(object, "spec")),
+        ("authentication.k8s.io", "TokenRequest") => put(child(object, "spec"), "expirationSeconds", || json!(3600)),
+        ("apiextensions.k8s.io", "CustomResourceDefinition") => custom_resource_definition(object),
+        ("apiregistration.k8s.io", "APIService") => {
+            if let Some(service) = existing(object, "spec").and_then(|s| existing(s, "service")) {
+                put(service, "port", || json!(443));
+            }
+        }
         ("resource.k8s.io", "ResourceClaim") => workloads::device_claim(existing(object, "spec")),
         ("resource.k8s.io", "ResourceClaimTemplate") => {
             workloads::device_claim(existing(object, "spec").and_then(|s| existing(s, "spec")));
@@ -203,8 +211,33 @@ fn persistent_volume(object: &mut Object) {
     let spec = child(object, "spec");
     text(spec, "persistentVolumeReclaimPolicy", "Retain");
     text(spec, "volumeMode", "Filesystem");
-    if let Some(host) = existing(spec, "hostPath") {
-        put(host, "type", || json!(""));
+    pod::volume_source(spec);
+    if let Some(io) = existing(spec, "scaleIO") {
+        text(io, "storageMode", "ThinProvisioned");
+        text(io, "fsType", "xfs");
+    }
+}
+
+fn custom_resource_definition(object: &mut Object) {
+    let spec = child(object, "spec");
+    let kind = spec.get("names").and_then(|n| n.get("kind")).and_then(Value::as_str).unwrap_or("").to_owned();
+    if !kind.is_empty() {
+        let names = child(spec, "names");
+        text(names, "singular", &kind.to_lowercase());
+        text(names, "listKind", &format!("{kind}List"));
+    }
+    let conversion = child(spec, "conversion");
+    text(conversion, "strategy", "None");
+    if let Some(service) = existing(conversion, "webhook").and_then(|w| existing(w, "clientConfig")).and_then(|c| existing(c, "service")) {
+        put(service, "port", || json!(443));
+    }
+    let versions = spec.get("versions").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
+    let stored = versions.iter().find(|v| v.get("storage") == Some(&Value::Bool(true))).and_then(|v| v.get("name")).cloned();
+    let status = child(object, "status");
+    if status.get("storedVersions").and_then(Value::as_array).is_none_or(|v| v.is_empty())
+        && let Some(stored) = stored
+    {
+        status.insert("storedVersions".into(), json!([stored]));
     }
 }
 
@@ -305,6 +338,27 @@ mod tests {
         check("", "Service", service, "/spec/internalTrafficPolicy", json!("Cluster"));
         check("", "Service", json!({"spec": {"type": "NodePort"}}), "/spec/externalTrafficPolicy", json!("Cluster"));
         check("", "Service", json!({"spec": {"sessionAffinity": "ClientIP"}}), "/spec/sessionAffinityConfig/clientIP/timeoutSeconds", json!(10800));
+    }
+
+    #[test]
+    fn definitions_name_themselves() {
+        let crd = json!({"spec": {"names": {"kind": "Foo", "plural": "foos"}, "versions": [{"name": "v1", "storage": false}, {"name": "v2", "storage": true}]}});
+        check("apiextensions.k8s.io", "CustomResourceDefinition", crd.clone(), "/spec/names/listKind", json!("FooList"));
+        check("apiextensions.k8s.io", "CustomResourceDefinition", crd.clone(), "/spec/conversion/strategy", json!("None"));
+        check("apiextensions.k8s.io", "CustomResourceDefinition", crd, "/status/storedVersions", json!(["v2"]));
+    }
+
+    #[test]
+    fn pod_level_requests_come_from_the_containers() {
+        let pod = json!({"spec": {"resources": {"limits": {"cpu": "2", "memory": "1Gi"}}, "containers": [
+            {"name": "a", "image": "x:1", "resources": {"requests": {"cpu": "100m"}}}, {"name": "b", "image": "x:1", "resources": {"requests": {"cpu": "1"}}}]}});
+        check("", "Pod", pod.clone(), "/spec/resources/requests", json!({"cpu": "1100m", "memory": "1Gi"}));
+        let host = json!({"hostNetwork": true, "containers": [{"name": "a", "image": "x:latest@sha256:00", "ports": [{"containerPort": 80}]}]});
+        check("", "Pod", json!({"spec": host}), "/spec/containers/0/ports/0/hostPort", json!(80));
+        check("", "Pod", json!({"spec": host}), "/spec/containers/0/imagePullPolicy", json!("Always"));
+        let mut set = json!({"spec": {"template": {"spec": host}}});
+        apply("apps", "v1", "ReplicaSet", &mut set);
+        assert_eq!(set.pointer("/spec/template/spec/containers/0/ports/0/hostPort"), None);
     }
 
     #[test]

@@ -15,7 +15,19 @@ pub(super) fn pod(object: &mut Object) {
             }
         });
     }
+    super::pod_level::resources(pod);
     put(pod, "enableServiceLinks", || json!(true));
+    if pod.get("hostNetwork") == Some(&json!(true)) {
+        for containers in ["containers", "initContainers"] {
+            list(Some(pod), containers, |c| {
+                list(Some(c), "ports", |port| {
+                    if let Some(own) = port.get("containerPort").and_then(Value::as_i64) {
+                        number(port, "hostPort", own);
+                    }
+                });
+            });
+        }
+    }
 }
 
 /// A pod template.
@@ -30,29 +42,26 @@ pub fn spec(spec: &mut Object) {
     put(spec, "securityContext", || json!({}));
     put(spec, "terminationGracePeriodSeconds", || json!(30));
     text(spec, "schedulerName", "default-scheduler");
-    let host_network = spec.get("hostNetwork") == Some(&json!(true));
     for containers in ["containers", "initContainers", "ephemeralContainers"] {
-        let ports = host_network && containers != "ephemeralContainers";
-        list(Some(spec), containers, |c| container(c, ports));
+        list(Some(spec), containers, container);
     }
     list(Some(spec), "volumes", volume);
 }
 
-fn container(container: &mut Object, host_ports: bool) {
+fn container(container: &mut Object) {
     let policy = if latest(str_of(container, "image")) { "Always" } else { "IfNotPresent" };
     text(container, "imagePullPolicy", policy);
     text(container, "terminationMessagePath", "/dev/termination-log");
     text(container, "terminationMessagePolicy", "File");
     put(container, "resources", || json!({}));
-    list(Some(container), "ports", |port| {
-        text(port, "protocol", "TCP");
-        if host_ports && let Some(number) = port.get("containerPort").cloned() {
-            put(port, "hostPort", || number);
-        }
-    });
+    list(Some(container), "ports", |port| text(port, "protocol", "TCP"));
     list(Some(container), "env", |variable| {
-        if let Some(field) = existing(variable, "valueFrom").and_then(|v| existing(v, "fieldRef")) {
+        let Some(from) = existing(variable, "valueFrom") else { return };
+        if let Some(field) = existing(from, "fieldRef") {
             text(field, "apiVersion", "v1");
+        }
+        if let Some(file) = existing(from, "fileKeyRef") {
+            put(file, "optional", || json!(false));
         }
     });
     for name in ["livenessProbe", "readinessProbe", "startupProbe"] {
@@ -85,11 +94,15 @@ fn http(handler: &mut Object) {
 
 /// Whether an image reference names the tag `latest`, or neither tag nor digest.
 fn latest(image: &str) -> bool {
-    if image.contains('@') {
-        return false;
+    let (name, digest) = match image.split_once('@') {
+        Some((name, _)) => (name, true),
+        None => (image, false),
+    };
+    let last = name.rsplit('/').next().unwrap_or(name);
+    match last.split_once(':') {
+        Some((_, tag)) => tag == "latest",
+        None => !digest,
     }
-    let last = image.rsplit('/').next().unwrap_or(image);
-    last.split_once(':').is_none_or(|(_, tag)| tag == "latest")
 }
 
 fn volume(volume: &mut Object) {
@@ -108,8 +121,30 @@ fn volume(volume: &mut Object) {
         }
         list(existing(source, "downwardAPI"), "items", field_ref);
     });
+    volume_source(volume);
+    if let Some(io) = existing(volume, "scaleIO") {
+        text(io, "storageMode", "ThinProvisioned");
+        text(io, "fsType", "xfs");
+    }
+    if let Some(image) = existing(volume, "image") {
+        let policy = if latest(str_of(image, "reference")) { "Always" } else { "IfNotPresent" };
+        text(image, "pullPolicy", policy);
+    }
+    if let Some(claim) = existing(volume, "ephemeral").and_then(|e| existing(e, "volumeClaimTemplate")) {
+        text(child(claim, "spec"), "volumeMode", "Filesystem");
+    }
+}
+
+/// Sources that pods and persistent volumes have in common.
+pub(super) fn volume_source(volume: &mut Object) {
     if let Some(host) = existing(volume, "hostPath") {
         put(host, "type", || json!(""));
+    }
+    if let Some(disk) = existing(volume, "azureDisk") {
+        put(disk, "cachingMode", || json!("ReadWrite"));
+        put(disk, "fsType", || json!("ext4"));
+        put(disk, "readOnly", || json!(false));
+        put(disk, "kind", || json!("Shared"));
     }
     if let Some(iscsi) = existing(volume, "iscsi") {
         text(iscsi, "iscsiInterface", "default");
@@ -118,13 +153,6 @@ fn volume(volume: &mut Object) {
         text(rbd, "pool", "rbd");
         text(rbd, "user", "admin");
         text(rbd, "keyring", "/etc/ceph/keyring");
-    }
-    if let Some(image) = existing(volume, "image") {
-        let policy = if latest(str_of(image, "reference")) { "Always" } else { "IfNotPresent" };
-        text(image, "pullPolicy", policy);
-    }
-    if let Some(claim) = existing(volume, "ephemeral").and_then(|e| existing(e, "volumeClaimTemplate")) {
-        text(child(claim, "spec"), "volumeMode", "Filesystem");
     }
 }
 

@@ -159,4 +159,5 @@ fn device_count(request: &mut Object) {
     if str_of(request, "allocationMode") == "ExactCount" {
         number(request, "count", 1);
     }
+    list(Some(request), "tolerations", |toleration| text(toleration, "operator", "Equal"));
 }
