@@ -2,8 +2,8 @@
 #![forbid(unsafe_code)]
 
 pub mod apply;
-pub mod defaults;
 pub mod codec;
+pub mod defaults;
 pub mod discovery;
 pub mod facts;
 pub mod field;
@@ -19,7 +19,7 @@ pub mod selector;
 pub mod status;
 pub mod table;
 pub mod topology;
+pub mod validate;
 
 /// The Kubernetes version whose API this is, as `/version` and OpenAPI say it.
 pub const VERSION: &str = "v1.36.0";
-pub mod validate;

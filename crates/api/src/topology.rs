@@ -5,7 +5,7 @@
 //! CRD's OpenAPI schema, or from nothing at all ([`Node::Deduced`]), where the
 //! shape of the value decides.
 
-use crate::facts::{Field, Presence, Ty, Type, type_by_name};
+use crate::facts::{Field, Ty, Type, type_by_name};
 use serde_json::{Map, Value};
 
 /// A type, as far as merging cares.
@@ -152,21 +152,7 @@ pub struct Strategy<'a> {
 /// What an object of a type shows before anything is set: the structs and lists that are always written.
 pub fn skeleton(t: &'static Type) -> Value {
     let mut out = Map::new();
-    for f in t.forced() {
-        let empty = match f.ty {
-            _ if f.pointer => Value::Null,
-            Ty::Struct(id) => skeleton(id.get()),
-            Ty::String | Ty::Named(_) => "".into(),
-            Ty::Bool => false.into(),
-            Ty::Int32 | Ty::Int64 | Ty::Float64 | Ty::IntOrString => 0.into(),
-            Ty::Quantity => "0".into(),
-            Ty::Duration => "0s".into(),
-            _ => Value::Null,
-        };
-        if f.presence == Presence::Always || !empty.is_null() {
-            out.insert(f.json.to_owned(), empty);
-        }
-    }
+    crate::schema::fill(t, &mut out);
     Value::Object(out)
 }
 

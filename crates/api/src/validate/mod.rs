@@ -27,8 +27,11 @@ use crate::resources::Resource;
 use at::{At, Errors};
 use serde_json::Value;
 
-/// What is wrong with a new object.
+/// What is wrong with a new object. Kinds that are not stored (reviews, bindings) are for their handlers to check.
 pub fn create(resource: &Resource, obj: &Value) -> Vec<FieldError> {
+    if resource.storage_prefix.is_empty() {
+        return Vec::new();
+    }
     let errs = Errors::default();
     let at = At::root(obj, &errs);
     let (group, kind) = (resource.group, resource.kind);
@@ -152,6 +155,21 @@ pub fn update_status(resource: &Resource, new: &Value, old: &Value) -> Vec<Field
         _ => {}
     }
     errs.into_inner()
+}
+
+/// What is wrong with an object that was changed through a subresource; an empty one is the object itself.
+pub fn update_through(resource: &Resource, subresource: &str, new: &Value, old: &Value) -> Vec<FieldError> {
+    match subresource {
+        "" => update(resource, new, old),
+        "status" | "approval" => update_status(resource, new, old),
+        "finalize" => namespace_finalize(new, old),
+        "ephemeralcontainers" => {
+            let errs = Errors::default();
+            pod::update_ephemeral(&At::root(new, &errs), &At::root(old, &errs));
+            errs.into_inner()
+        }
+        _ => metadata_update(new, old),
+    }
 }
 
 /// What is wrong with the metadata of a new object of any kind, for custom resources too.

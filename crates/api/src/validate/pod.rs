@@ -367,6 +367,24 @@ fn only_added_tolerations(new: &At<'_>, old: &At<'_>) {
     }
 }
 
+/// A pod that got containers for debugging: they can only be added.
+pub fn update_ephemeral(pod: &At<'_>, old: &At<'_>) {
+    meta::update(&pod.at("metadata"), &old.at("metadata"));
+    let s = pod.at("spec");
+    spec(&s, pod.at("metadata").at("name").text(), true);
+    let list = s.at("ephemeralContainers");
+    for o in old.at("spec").at("ephemeralContainers").items() {
+        let name = o.at("name").text();
+        match list.items().find(|n| n.at("name").text() == name) {
+            None => list.forbidden(format!("existing ephemeral containers {} may not be removed\n", crate::field::go_quote(name))),
+            Some(n) if !same(n.v, o.v) => {
+                list.forbidden(format!("existing ephemeral containers {} may not be changed\n", crate::field::go_quote(name)));
+            }
+            Some(_) => {}
+        }
+    }
+}
+
 /// A pod whose status changed.
 pub fn update_status(pod: &At<'_>, old: &At<'_>) {
     meta::update(&pod.at("metadata"), &old.at("metadata"));
