@@ -111,6 +111,8 @@ pub struct Config {
     pub request_timeout: Duration,
     /// `v1.36.0`.
     pub git_version: String,
+    /// `host:port` that `/api` names; the request's Host when there is none.
+    pub advertise_address: Option<String>,
 }
 
 impl Default for Config {
@@ -121,7 +123,8 @@ impl Default for Config {
             kubelet_client: None,
             event_ttl: 3600,
             request_timeout: Duration::from_secs(60),
-            git_version: "v1.36.0".into(),
+            git_version: api::VERSION.into(),
+            advertise_address: None,
         }
     }
 }

@@ -11,10 +11,6 @@ use crate::resource::page_not_found;
 use crate::server::{Rq, Server};
 use crate::types::Status;
 
-/// What is made once and kept.
-#[derive(Default)]
-pub struct Documents {}
-
 impl Server {
     pub(crate) async fn document(self: &Arc<Server>, rq: Rq) -> Result<Response<Body>, Status> {
         if !matches!(*rq.request.method(), Method::GET | Method::HEAD) {
@@ -165,16 +161,6 @@ impl Server {
             return text(200, format!("{lines}{endpoint} check passed\n"));
         }
         text(200, "ok".into())
-    }
-
-    fn discovery(&self, rq: &Rq, path: &str) -> Result<Response<Body>, Status> {
-        let _ = (rq, path);
-        Ok(page_not_found())
-    }
-
-    fn openapi(&self, rq: &Rq, path: &str) -> Result<Response<Body>, Status> {
-        let _ = (rq, path);
-        Ok(page_not_found())
     }
 }
 

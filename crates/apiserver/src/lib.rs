@@ -28,6 +28,7 @@ mod negotiate;
 pub mod object;
 mod present;
 mod proxy;
+mod published;
 pub mod request;
 mod resource;
 mod select;

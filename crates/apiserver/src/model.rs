@@ -27,11 +27,6 @@ pub fn find(group: &str, version: &str, plural: &str) -> Option<&'static Resourc
     index.get(plural)?.iter().find(|r| r.group == group && r.version == version).copied()
 }
 
-/// Whether a group (and version) is served.
-pub fn serves(group: &str, version: &str) -> bool {
-    api::resources::groups().iter().any(|g| g.name == group && g.versions.contains(&version))
-}
-
 /// Whether objects are stored in the version that this resource serves.
 pub fn is_storage_version(r: &Resource) -> bool {
     r.storage_version.is_none_or(|(g, v)| g == r.group && v == r.version)
@@ -125,12 +120,12 @@ fn no_protobuf(object: &Value, error: api::codec::EncodeError) -> Status {
     }
 }
 
-pub fn validate_create(_resource: &Resource, _object: &Value) -> Vec<FieldError> {
-    Vec::new()
+pub fn validate_create(r: &Resource, object: &Value) -> Vec<FieldError> {
+    api::validate::create(r, object)
 }
 
-pub fn validate_update(_resource: &Resource, _new: &Value, _old: &Value) -> Vec<FieldError> {
-    Vec::new()
+pub fn validate_update(r: &Resource, subresource: &str, new: &Value, old: &Value) -> Vec<FieldError> {
+    if subresource == "status" { api::validate::update_status(r, new, old) } else { api::validate::update(r, new, old) }
 }
 
 pub fn apply_defaults(group: &str, version: &str, kind: &str, object: &mut Value) {

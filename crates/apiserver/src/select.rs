@@ -3,6 +3,7 @@ use api::selector::{Fields, Labels};
 use serde_json::Value;
 
 use crate::cache::{Entry, Index};
+use crate::model;
 use crate::types::{Resource, Status};
 
 /// A parsed selection.
@@ -61,8 +62,17 @@ impl Selection {
         self.fields.is_empty()
             || self.fields.matches(|path| match index.fields.iter().find(|(p, _)| p == path) {
                 Some((_, value)) => Some(value.clone()),
-                None => api::field_labels::get(self.resource.group, self.resource.kind, &entry.tree(), path),
+                None => self.field(entry, path),
             })
+    }
+
+    fn field(&self, entry: &Entry, path: &str) -> Option<String> {
+        let r = self.resource;
+        if model::is_storage_version(r) {
+            return api::field_labels::get(r.group, r.kind, &entry.tree(), path);
+        }
+        let served = model::convert(model::storage_resource(r), r, entry.parse());
+        api::field_labels::get(r.group, r.kind, &served, path)
     }
 
     /// As [`Selection::matches`], of an object that is not cached.

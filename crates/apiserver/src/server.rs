@@ -37,7 +37,7 @@ pub struct Server {
     pub(crate) core: Arc<Core>,
     pub(crate) dialer: Dialer,
     pub(crate) metrics: Metrics,
-    pub(crate) documents: crate::documents::Documents,
+    pub(crate) documents: crate::published::Published,
     /// Post-start hooks that are not through: names.
     pub(crate) pending: Mutex<Vec<String>>,
     pub(crate) loaded: tokio::sync::watch::Sender<bool>,
@@ -78,7 +78,7 @@ impl Server {
             core,
             dialer,
             metrics: Metrics::default(),
-            documents: crate::documents::Documents::default(),
+            documents: crate::published::Published::default(),
             pending: Mutex::new(pending),
             loaded: tokio::sync::watch::Sender::new(false),
             shutting_down: AtomicBool::new(false),

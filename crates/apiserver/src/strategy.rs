@@ -47,7 +47,7 @@ pub trait Strategy: Send + Sync {
     }
 
     fn validate_update(&self, ctx: &Ctx, new: &Value, old: &Value) -> Vec<FieldError> {
-        crate::model::validate_update(ctx.resource, new, old)
+        crate::model::validate_update(ctx.resource, &ctx.subresource, new, old)
     }
 
     fn warnings_on_update(&self, _ctx: &Ctx, _new: &Value, _old: &Value) -> Vec<String> {

@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 use crate::admission::{Admission, Attributes, Operation};
 use crate::authz::{AuthzAttributes, Decision};
 use crate::core::Core;
-use crate::ctx::{Backend, Ctx};
+use crate::ctx::Ctx;
 use crate::object;
 use crate::strategy::Strategy;
 use crate::types::{FieldError, Status};
@@ -33,10 +33,6 @@ pub struct Op {
 }
 
 impl Op {
-    pub fn backend(&self) -> &Backend {
-        &self.ctx.backend
-    }
-
     pub(crate) fn is_main(&self) -> bool {
         self.ctx.subresource.is_empty()
     }

@@ -151,7 +151,7 @@ impl Op {
             let mut new = model::apply(&self.ctx, Some(&old.object), &config, &manager, force, &now)?;
             self.finish_apply(&mut new, &config, expect)?;
             if same(&new, &old.object) {
-                return Ok(Attempt::Done(Updated { stored: old.clone(), created: false, deleted: false }));
+                return Ok(Attempt::Done(Updated { stored: old.clone(), created: false }));
             }
             return self.replace(old, new, None, &wire, options.dry_run).await;
         }
@@ -244,7 +244,7 @@ impl Op {
         let wire = options_value("PatchOptions", options);
         self.admit(Operation::Create, None, &wire, &mut new).await?;
         let stored = self.create_prepared(new, &wire, options.dry_run).await?;
-        Ok(Updated { stored, created: true, deleted: false })
+        Ok(Updated { stored, created: true })
     }
 }
 

@@ -16,8 +16,6 @@ const ATTEMPTS: usize = 32;
 pub struct Updated {
     pub stored: Stored,
     pub created: bool,
-    /// The update took the last finalizer of a deleted object: it is gone now.
-    pub deleted: bool,
 }
 
 /// What one attempt came to.
@@ -92,7 +90,7 @@ impl Op {
         let wire = options_value("CreateOptions", options);
         self.admit(Operation::Create, None, &wire, &mut value).await?;
         let stored = self.create_prepared(value, &wire, options.dry_run).await?;
-        Ok(Updated { stored, created: true, deleted: false })
+        Ok(Updated { stored, created: true })
     }
 
     /// Writes `new` over `old`. With a manager, fields are booked to it; an apply has done that already.
@@ -146,22 +144,22 @@ impl Op {
             return self.finish_deletion(old, new, dry_run).await;
         }
         if dry_run {
-            return Ok(Attempt::Done(Updated { stored: Stored { object: new, revision: old.revision }, created: false, deleted: false }));
+            return Ok(Attempt::Done(Updated { stored: Stored { object: new, revision: old.revision }, created: false }));
         }
         if same(&new, &old.object) {
             // an unchanged object is not written, but it must still be the present one
             let now = self.core.current(r, &self.ctx.namespace, &self.ctx.name);
             if now.as_ref().is_some_and(|n| n.revision == old.revision) {
-                return Ok(Attempt::Done(Updated { stored: old.clone(), created: false, deleted: false }));
+                return Ok(Attempt::Done(Updated { stored: old.clone(), created: false }));
             }
             let now = self.core.fresh(r, &self.ctx.namespace, &self.ctx.name).await?;
             if now.as_ref().is_some_and(|n| n.revision == old.revision) {
-                return Ok(Attempt::Done(Updated { stored: old.clone(), created: false, deleted: false }));
+                return Ok(Attempt::Done(Updated { stored: old.clone(), created: false }));
             }
             return Ok(Attempt::Again(now));
         }
         match self.core.put(r, &new, old.revision).await? {
-            Written::Done(stored) => Ok(Attempt::Done(Updated { stored, created: false, deleted: false })),
+            Written::Done(stored) => Ok(Attempt::Done(Updated { stored, created: false })),
             Written::Conflict(now) if unconditional => Ok(Attempt::Again(now)),
             Written::Conflict(None) => Err(self.not_found()),
             Written::Conflict(Some(_)) => Err(self.conflict(api::status::OPTIMISTIC_LOCK)),
@@ -178,13 +176,13 @@ impl Op {
 
     async fn finish_deletion(&mut self, old: &Stored, new: Value, dry_run: bool) -> Result<Attempt, Status> {
         if dry_run {
-            return Ok(Attempt::Done(Updated { stored: Stored { object: new, revision: old.revision }, created: false, deleted: true }));
+            return Ok(Attempt::Done(Updated { stored: Stored { object: new, revision: old.revision }, created: false }));
         }
         match self.core.remove(self.ctx.resource, &new, old.revision).await? {
             Written::Done(stored) => {
                 let strategy = self.strategy.clone();
                 strategy.after_delete(&self.ctx, &stored.object).await;
-                Ok(Attempt::Done(Updated { stored, created: false, deleted: true }))
+                Ok(Attempt::Done(Updated { stored, created: false }))
             }
             Written::Conflict(now) => Ok(Attempt::Again(now)),
         }

@@ -1,0 +1,203 @@
+//! Discovery and OpenAPI documents: made when first asked for, kept compressed, validated by ETag.
+use std::collections::HashMap;
+use std::io::{Read, Write};
+use std::sync::{Arc, OnceLock};
+
+use api::discovery::{self, GroupEntry};
+use bytes::Bytes;
+use flate2::read::GzDecoder;
+use flate2::write::GzEncoder;
+use http::{HeaderMap, HeaderValue, Response, StatusCode, header};
+use parking_lot::Mutex;
+use serde_json::{Value, json};
+
+use crate::body::{self, Body, accepts_gzip};
+use crate::negotiate::{self, Endpoint, Format};
+use crate::resource::page_not_found;
+use crate::server::{Rq, Server};
+use crate::types::Status;
+
+/// A document ready to be sent.
+#[derive(Clone)]
+struct Document {
+    content_type: &'static str,
+    etag: String,
+    gzip: Bytes,
+}
+
+/// What is made once and kept.
+#[derive(Default)]
+pub struct Published {
+    groups: OnceLock<Vec<GroupEntry>>,
+    documents: Mutex<HashMap<String, Arc<Document>>>,
+}
+
+const V2_PROTOBUF: &str = "application/com.github.proto-openapi.spec.v2.v1.0+protobuf";
+
+impl Published {
+    fn groups(&self) -> &[GroupEntry] {
+        self.groups.get_or_init(discovery::built_in)
+    }
+
+    /// The document under this name, made by `make` the first time.
+    fn get(&self, name: &str, content_type: &'static str, make: impl FnOnce() -> Vec<u8>) -> Result<Arc<Document>, Status> {
+        if let Some(document) = self.documents.lock().get(name) {
+            return Ok(document.clone());
+        }
+        let bytes = make();
+        let mut encoder = GzEncoder::new(Vec::new(), flate2::Compression::default());
+        encoder.write_all(&bytes).map_err(api::status::internal)?;
+        let gzip = encoder.finish().map_err(api::status::internal)?;
+        let etag = api::openapi::hash(&bytes);
+        let document = Arc::new(Document { content_type, etag, gzip: gzip.into() });
+        self.documents.lock().insert(name.to_string(), document.clone());
+        Ok(document)
+    }
+}
+
+impl Document {
+    fn respond(&self, headers: &HeaderMap) -> Result<Response<Body>, Status> {
+        let etag = format!("\"{}\"", self.etag);
+        let known = headers
+            .get_all(header::IF_NONE_MATCH)
+            .iter()
+            .filter_map(|v| v.to_str().ok())
+            .flat_map(|v| v.split(','))
+            .any(|t| t.trim().trim_start_matches("W/") == etag || t.trim() == "*");
+        let mut response = if known {
+            let mut response = Response::new(body::empty());
+            *response.status_mut() = StatusCode::NOT_MODIFIED;
+            response
+        } else if accepts_gzip(headers) {
+            let mut response = body::response(200, self.content_type, self.gzip.clone());
+            response.headers_mut().insert(header::CONTENT_ENCODING, HeaderValue::from_static("gzip"));
+            response
+        } else {
+            let mut bytes = Vec::new();
+            GzDecoder::new(&self.gzip[..]).read_to_end(&mut bytes).map_err(api::status::internal)?;
+            body::response(200, self.content_type, bytes)
+        };
+        let h = response.headers_mut();
+        if let Ok(etag) = HeaderValue::from_str(&etag) {
+            h.insert(header::ETAG, etag);
+        }
+        h.insert(header::VARY, HeaderValue::from_static("Accept, Accept-Encoding"));
+        Ok(response)
+    }
+}
+
+impl Server {
+    /// `/api`, `/apis` and below.
+    pub(crate) fn discovery(&self, rq: &Rq, path: &str) -> Result<Response<Body>, Status> {
+        let groups = self.documents.groups();
+        let parts: Vec<&str> = path.trim_start_matches('/').split('/').collect();
+        if let [root @ ("api" | "apis")] = parts[..]
+            && let Some(version) = aggregated_version(rq.headers())
+        {
+            let core = root == "api";
+            let content_type = match version {
+                "v2" => "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList",
+                _ => "application/json;g=apidiscovery.k8s.io;v=v2beta1;as=APIGroupDiscoveryList",
+            };
+            let document = self.documents.get(&format!("{root} {version}"), content_type, || {
+                let shown = groups.iter().filter(|g| g.name.is_empty() == core);
+                crate::object::encode(&discovery::aggregated(version, shown))
+            })?;
+            return document.respond(rq.headers());
+        }
+        let value = match parts[..] {
+            ["api"] => {
+                let host = rq.headers().get(header::HOST).and_then(|v| v.to_str().ok()).unwrap_or_default();
+                discovery::api_versions(&self.config.advertise_address.clone().unwrap_or_else(|| host.to_string()))
+            }
+            ["apis"] => discovery::api_group_list(groups),
+            ["apis", group] => match groups.iter().find(|g| !g.name.is_empty() && g.name == group) {
+                Some(group) => discovery::api_group(group),
+                None => return Ok(page_not_found()),
+            },
+            ["api", version] => return self.resources(rq, groups, "", version),
+            ["apis", group, version] if !group.is_empty() => return self.resources(rq, groups, group, version),
+            _ => return Ok(page_not_found()),
+        };
+        self.negotiated(rq, &value)
+    }
+
+    fn resources(&self, rq: &Rq, groups: &[GroupEntry], group: &str, version: &str) -> Result<Response<Body>, Status> {
+        let found = groups.iter().find(|g| g.name == group).and_then(|g| g.versions.iter().find(|v| v.version == version));
+        let Some(found) = found else { return Ok(page_not_found()) };
+        self.negotiated(rq, &discovery::api_resource_list(group, version, &found.resources))
+    }
+
+    fn negotiated(&self, rq: &Rq, value: &Value) -> Result<Response<Body>, Status> {
+        let accepted = negotiate::negotiate(rq.headers(), rq.param("pretty"), Endpoint::Plain)?;
+        Ok(negotiate::respond(rq.headers(), accepted, 200, value))
+    }
+
+    /// `/openapi/v2`, `/openapi/v3` and below.
+    pub(crate) fn openapi(&self, rq: &Rq, path: &str) -> Result<Response<Body>, Status> {
+        let accept = rq.headers().get(header::ACCEPT).and_then(|v| v.to_str().ok()).unwrap_or_default();
+        if path == "/openapi/v2" {
+            let protobuf = accept.contains("proto-openapi.spec.v2.v1.0+protobuf") || accept.contains("proto-openapi.spec.v2@v1.0+protobuf");
+            let document = if protobuf {
+                self.documents.get("v2 protobuf", V2_PROTOBUF, || api::openapi::v2_protobuf(&[]))?
+            } else {
+                self.documents.get("v2", Format::Json.media_type(), || api::openapi::v2(&[]))?
+            };
+            return document.respond(rq.headers());
+        }
+        if path == "/openapi/v3" {
+            let paths: serde_json::Map<String, Value> = api::openapi::v3_index()
+                .into_iter()
+                .map(|(path, hash)| {
+                    let url = format!("/openapi/v3/{path}?hash={hash}");
+                    (path, json!({"serverRelativeURL": url}))
+                })
+                .collect();
+            let bytes = json!({"paths": paths}).to_string();
+            return Ok(body::response(200, Format::Json.media_type(), bytes));
+        }
+        let Some(name) = path.strip_prefix("/openapi/v3/") else { return Ok(page_not_found()) };
+        let Some((_, hash)) = api::openapi::v3_index().into_iter().find(|(p, _)| p == name) else { return Ok(page_not_found()) };
+        let asked = rq.param("hash").unwrap_or_default();
+        if !asked.is_empty() && asked != hash {
+            let mut response = Response::new(body::empty());
+            *response.status_mut() = StatusCode::MOVED_PERMANENTLY;
+            if let Ok(to) = HeaderValue::from_str(&format!("{path}?hash={hash}")) {
+                response.headers_mut().insert(header::LOCATION, to);
+            }
+            return Ok(response);
+        }
+        if !accept.is_empty() && !accept.contains("application/json") && !accept.contains("*/*") && !accept.contains("application/*") {
+            let mut response = Response::new(body::empty());
+            *response.status_mut() = StatusCode::NOT_ACCEPTABLE;
+            return Ok(response);
+        }
+        let document =
+            self.documents.get(&format!("v3 {name}"), Format::Json.media_type(), || api::openapi::v3(name).unwrap_or_default())?;
+        let mut response = document.respond(rq.headers())?;
+        if !asked.is_empty() {
+            // this content belongs to this hash for ever
+            response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("public, immutable"));
+        }
+        Ok(response)
+    }
+}
+
+/// The version of aggregated discovery that the client prefers over the legacy documents.
+fn aggregated_version(headers: &HeaderMap) -> Option<&'static str> {
+    let accept = headers.get_all(header::ACCEPT).iter().filter_map(|v| v.to_str().ok()).collect::<Vec<_>>().join(",");
+    for clause in accept.split(',') {
+        let mut parts = clause.split(';').map(str::trim);
+        let media = parts.next().unwrap_or_default();
+        let params: Vec<&str> = parts.collect();
+        let has = |p: &str| params.contains(&p);
+        let listed = has("as=APIGroupDiscoveryList") && has("g=apidiscovery.k8s.io");
+        match media {
+            "application/json" if listed && has("v=v2") => return Some("v2"),
+            "application/json" if listed && has("v=v2beta1") => return Some("v2beta1"),
+            "application/json" | "application/*" | "*/*" | "application/yaml" if !listed => return None,
+            _ => {}
+        }
+    }
+    None
+}

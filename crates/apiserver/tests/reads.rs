@@ -1,0 +1,194 @@
+//! Lists, watches, representations, discovery and health.
+mod common;
+
+use common::{Cluster, cluster};
+use http::Method;
+use serde_json::{Value, json};
+
+const MAPS: &str = "/api/v1/namespaces/default/configmaps";
+
+async fn add(c: &Cluster, name: &str) -> Value {
+    c.post(MAPS, json!({"metadata": {"name": name, "labels": {"l": name}}})).await.ok()
+}
+
+fn version(v: &Value) -> u64 {
+    v["metadata"]["resourceVersion"].as_str().unwrap().parse().unwrap()
+}
+
+fn names(list: &Value) -> Vec<&str> {
+    list["items"].as_array().unwrap().iter().map(|i| i["metadata"]["name"].as_str().unwrap()).collect()
+}
+
+#[tokio::test]
+async fn pages_of_a_list_are_one_snapshot() {
+    let c = cluster().await;
+    for name in ["a", "b", "c", "d"] {
+        add(&c, name).await;
+    }
+    let first = c.get(&format!("{MAPS}?limit=2")).await.ok();
+    assert_eq!(names(&first), ["a", "b"]);
+    assert_eq!(first["kind"], "ConfigMapList");
+    assert_eq!(first["metadata"]["remainingItemCount"], 2);
+    assert!(first["items"][0].get("kind").is_none());
+    c.delete(&format!("{MAPS}/c"), Value::Null).await.ok();
+    add(&c, "e").await;
+    let token = first["metadata"]["continue"].as_str().unwrap();
+    let second = c.get(&format!("{MAPS}?limit=2&continue={token}")).await.ok();
+    assert_eq!(names(&second), ["c", "d"]);
+    assert_eq!(version(&second), version(&first));
+    assert!(second["metadata"].get("continue").is_none());
+    let now = c.get(&format!("{MAPS}?labelSelector=l%20in%20(a,e)")).await.ok();
+    assert_eq!(names(&now), ["a", "e"]);
+    assert_eq!(names(&c.get(&format!("{MAPS}?fieldSelector=metadata.name%3Db")).await.ok()), ["b"]);
+    let then = format!("{MAPS}?resourceVersion={}&resourceVersionMatch=Exact", version(&first));
+    assert_eq!(names(&c.get(&then).await.ok()), ["a", "b", "c", "d"]);
+    assert_eq!(names(&c.get("/api/v1/configmaps?resourceVersion=0").await.ok()).len(), 4);
+    assert_eq!(names(&c.get("/api/v1/namespaces/other/configmaps").await.ok()).len(), 0);
+    assert_eq!(c.get(&format!("{MAPS}?resourceVersion=99999")).await.code, 504);
+}
+
+#[tokio::test]
+async fn a_watch_sees_every_change() {
+    let c = cluster().await;
+    let first = add(&c, "a").await;
+    let mut live = c.watch(&format!("{MAPS}?watch=1&resourceVersion={}", version(&first))).await;
+    let mut picky = c.watch(&format!("{MAPS}?watch=1&resourceVersion={}&labelSelector=l%3Db", version(&first))).await;
+    let mut initial = c.watch(&format!("{MAPS}?watch=1")).await;
+    assert_eq!(initial.brief().await, "ADDED a");
+    add(&c, "b").await;
+    assert_eq!(live.brief().await, "ADDED b");
+    assert_eq!(picky.brief().await, "ADDED b");
+    assert_eq!(initial.brief().await, "ADDED b");
+    let relabel = json!({"metadata": {"labels": {"l": "other"}}});
+    c.patch(&format!("{MAPS}/b"), "merge-patch+json", relabel).await.ok();
+    assert_eq!(live.brief().await, "MODIFIED b");
+    assert_eq!(picky.brief().await, "DELETED b");
+    c.delete(&format!("{MAPS}/a"), Value::Null).await.ok();
+    let gone = live.next().await.unwrap();
+    assert_eq!(gone["type"], "DELETED");
+    assert!(version(&gone["object"]) > version(&first));
+    // history from the start
+    let mut replay = c.watch(&format!("{MAPS}?watch=1&resourceVersion={}", version(&first))).await;
+    for expected in ["ADDED b", "MODIFIED b", "DELETED a"] {
+        assert_eq!(replay.brief().await, expected);
+    }
+}
+
+#[tokio::test]
+async fn streaming_lists_and_bookmarks() {
+    let c = cluster().await;
+    add(&c, "a").await;
+    let mut events = c
+        .watch(&format!("{MAPS}?watch=1&sendInitialEvents=true&resourceVersionMatch=NotOlderThan&allowWatchBookmarks=true&timeoutSeconds=3"))
+        .await;
+    assert_eq!(events.brief().await, "ADDED a");
+    let mark = events.next().await.unwrap();
+    assert_eq!(mark["type"], "BOOKMARK");
+    assert_eq!(mark["object"]["kind"], "ConfigMap");
+    assert_eq!(mark["object"]["metadata"]["annotations"]["k8s.io/initial-events-end"], "true");
+    // other resources' changes move the bookmark too
+    let last = c.post("/api/v1/namespaces/default/secrets", json!({"metadata": {"name": "s"}})).await.ok();
+    let before_end = events.next().await.unwrap();
+    assert_eq!(before_end["type"], "BOOKMARK");
+    assert!(version(&before_end["object"]) >= version(&last));
+    assert!(events.next().await.is_none());
+    assert_eq!(c.get(&format!("{MAPS}?watch=1&sendInitialEvents=true")).await.code, 422);
+}
+
+#[tokio::test]
+async fn a_watch_from_forgotten_history_is_gone() {
+    let store = store::memory::new();
+    store.txn(store::Txn::put("/registry/configmaps/default/a", br#"{"kind":"ConfigMap","apiVersion":"v1","metadata":{"name":"a","namespace":"default"}}"#.to_vec())).await.unwrap();
+    store.txn(store::Txn::put("/registry/x", b"y".to_vec())).await.unwrap();
+    let c = common::cluster_on(store, |_| {}).await;
+    let reply = c.get(&format!("{MAPS}?watch=1&resourceVersion=1")).await;
+    assert_eq!(reply.code, 410);
+    assert_eq!(reply.json()["reason"], "Expired");
+}
+
+#[tokio::test]
+async fn representations() {
+    let c = cluster().await;
+    add(&c, "a").await;
+    let as_is = |accept: &'static str| {
+        let c = &c;
+        async move { c.send(Method::GET, &format!("{MAPS}/a"), &[("accept", accept)], Vec::new()).await }
+    };
+    let yaml = as_is("application/yaml").await;
+    assert_eq!(yaml.headers["content-type"], "application/yaml");
+    assert!(yaml.text().contains("kind: ConfigMap"), "{}", yaml.text());
+    let protobuf = as_is("application/vnd.kubernetes.protobuf").await;
+    assert!(protobuf.bytes.starts_with(b"k8s\0"));
+    let table = as_is("application/json;as=Table;v=v1;g=meta.k8s.io").await.ok();
+    assert_eq!(table["kind"], "Table");
+    assert_eq!(table["rows"][0]["cells"][0], "a");
+    assert_eq!(table["rows"][0]["object"]["kind"], "PartialObjectMetadata");
+    assert_eq!(table["columnDefinitions"][0]["name"], "Name");
+    let partial = as_is("application/json;as=PartialObjectMetadata;v=v1;g=meta.k8s.io").await.ok();
+    assert_eq!(partial["kind"], "PartialObjectMetadata");
+    let accept = [("accept", "application/vnd.kubernetes.protobuf")];
+    let list = c.send(Method::GET, MAPS, &accept, Vec::new()).await;
+    assert!(list.bytes.starts_with(b"k8s\0"), "{}", list.text());
+    let error = c.send(Method::GET, &format!("{MAPS}/none"), &accept, Vec::new()).await;
+    assert!(error.code == 404 && error.bytes.starts_with(b"k8s\0"));
+    // a protobuf object comes in, too
+    let sent = [("content-type", "application/vnd.kubernetes.protobuf")];
+    let copy = String::from_utf8_lossy(&protobuf.bytes).contains("ConfigMap");
+    assert!(copy);
+    let same = c.send(Method::PUT, &format!("{MAPS}/a"), &sent, protobuf.bytes).await.ok();
+    assert_eq!(same["metadata"]["name"], "a");
+    let pretty = c.get(&format!("{MAPS}/a?pretty=true")).await.text();
+    assert!(pretty.starts_with("{\n  \"kind\": \"ConfigMap\""), "{pretty}");
+    let big = json!({"metadata": {"name": "big"}, "data": {"k": "x".repeat(200_000)}});
+    c.post(MAPS, big).await.ok();
+    let zipped = c.send(Method::GET, MAPS, &[("accept-encoding", "gzip")], Vec::new()).await;
+    assert_eq!(zipped.headers["content-encoding"], "gzip");
+    assert!(zipped.bytes.len() < 20_000);
+}
+
+#[tokio::test]
+async fn events_are_one_store_in_two_groups() {
+    let c = cluster().await;
+    let event = json!({"metadata": {"name": "e"}, "involvedObject": {"kind": "Pod", "namespace": "default", "name": "p"},
+        "reason": "Started", "message": "hello", "type": "Normal", "source": {"component": "me"}});
+    c.post("/api/v1/namespaces/default/events", event).await.ok();
+    let new = c.get("/apis/events.k8s.io/v1/namespaces/default/events/e").await.ok();
+    assert_eq!(new["apiVersion"], "events.k8s.io/v1");
+    assert_eq!(new["note"], "hello");
+    assert_eq!(new["regarding"]["name"], "p");
+    let list = c.get("/api/v1/namespaces/default/events?fieldSelector=involvedObject.name%3Dp,reason%3DStarted").await.ok();
+    assert_eq!(names(&list), ["e"]);
+    let list = c.get("/apis/events.k8s.io/v1/namespaces/default/events?fieldSelector=regarding.name%3Dp").await.ok();
+    assert_eq!(names(&list), ["e"]);
+}
+
+#[tokio::test]
+async fn documents() {
+    let c = cluster().await;
+    assert_eq!(c.get("/version").await.ok()["minor"], "36");
+    for path in ["/healthz", "/livez", "/readyz"] {
+        assert_eq!(c.get(path).await.text(), "ok");
+    }
+    assert!(c.get("/readyz?verbose").await.text().ends_with("readyz check passed\n"));
+    assert_eq!(c.get("/healthz/etcd").await.text(), "ok");
+    assert_eq!(c.get("/api").await.ok()["versions"], json!(["v1"]));
+    let groups = c.get("/apis").await.ok();
+    assert!(groups["groups"].as_array().unwrap().iter().any(|g| g["name"] == "apps"));
+    assert_eq!(c.get("/apis/apps").await.ok()["preferredVersion"]["groupVersion"], "apps/v1");
+    let core = c.get("/api/v1").await.ok();
+    assert!(core["resources"].as_array().unwrap().iter().any(|r| r["name"] == "pods/exec"));
+    let accept = "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList,application/json;g=apidiscovery.k8s.io;v=v2beta1;as=APIGroupDiscoveryList,application/json";
+    let aggregated = c.send(Method::GET, "/apis", &[("accept", accept)], Vec::new()).await;
+    assert!(aggregated.headers["content-type"].to_str().unwrap().contains("as=APIGroupDiscoveryList"));
+    let etag = aggregated.headers["etag"].to_str().unwrap().to_string();
+    let again = c.send(Method::GET, "/apis", &[("accept", accept), ("if-none-match", &etag)], Vec::new()).await;
+    assert_eq!(again.code, 304);
+    assert_eq!(c.get("/openapi/v2").await.ok()["swagger"], "2.0");
+    let index = c.get("/openapi/v3").await.ok();
+    let url = index["paths"]["apis/apps/v1"]["serverRelativeURL"].as_str().unwrap();
+    assert_eq!(c.get(url).await.ok()["openapi"], "3.0.0");
+    c.get(MAPS).await.ok();
+    assert!(c.get("/metrics").await.text().contains("apiserver_request_total{code=\"200\""));
+    assert_eq!(c.get("/nothing").await.code, 404);
+    assert!(c.get("/").await.ok()["paths"].as_array().unwrap().len() > 20);
+}
