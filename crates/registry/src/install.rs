@@ -163,7 +163,7 @@ fn install_strategies(parts: &mut Parts, allocator: Arc<Allocator>, rbac: Arc<Rb
         parts.strategy(group, plural, "", Arc::new(plain));
     }
     for group in ["", "events.k8s.io"] {
-        let events = Plain { create_on_update: true, gc: DefaultGc::Background, ..Plain::DEFAULT };
+        let events = Plain { create_on_update: true, gc: DefaultGc::Unsupported, ..Plain::DEFAULT };
         parts.strategy(group, "events", "", Arc::new(events));
     }
     parts.strategy("", "replicationcontrollers", "", Arc::new(Plain { gc: DefaultGc::Orphan, ..Plain::DEFAULT }));
