@@ -28,6 +28,14 @@ pub fn contains((net, bits): (IpAddr, u8), ip: IpAddr) -> bool {
     width == other && (shift >= 128 || n >> shift == i >> shift)
 }
 
+fn without_leading_zeros(s: &str) -> String {
+    let part = |p: &str| match p.trim_start_matches('0') {
+        "" if !p.is_empty() => "0".to_owned(),
+        p => p.to_owned(),
+    };
+    s.split('.').map(part).collect::<Vec<_>>().join(".")
+}
+
 /// An IP address in its normal form.
 pub fn ip(at: &At<'_>) -> Option<IpAddr> {
     match at.text().parse::<IpAddr>() {
@@ -36,6 +44,10 @@ pub fn ip(at: &At<'_>) -> Option<IpAddr> {
             None
         }
         Ok(ip) => Some(ip),
+        Err(_) if without_leading_zeros(at.text()).parse::<std::net::Ipv4Addr>().is_ok() => {
+            at.invalid("must not have leading 0s");
+            None
+        }
         Err(_) => {
             at.invalid_as(at.text(), "must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)");
             None
@@ -51,13 +63,8 @@ pub fn cidr(at: &At<'_>) -> Option<(IpAddr, u8)> {
         Some((ip, bits)) => {
             let (n, width) = number(ip);
             let shift = u32::from(width - bits);
-            let masked = if shift >= 128 { 0 } else { n >> shift << shift };
-            if masked != n {
-                let base: IpAddr = match ip {
-                    IpAddr::V4(_) => IpAddr::V4((masked as u32).into()),
-                    IpAddr::V6(_) => IpAddr::V6(masked.into()),
-                };
-                at.invalid(format!("must not have bits set beyond the prefix length (should be \"{base}/{bits}\")"));
+            if shift >= 128 && n != 0 || shift < 128 && n >> shift << shift != n {
+                at.invalid("must not have bits set beyond the prefix length");
             }
         }
     }

@@ -138,16 +138,12 @@ pub fn secret(at: &At<'_>) {
                 }
             }
         }
-        "kubernetes.io/basic-auth" => {
-            if !entry("username").set() && !entry("password").set() {
-                needed("username");
-                needed("password");
-            }
+        "kubernetes.io/basic-auth" if !entry("username").set() && !entry("password").set() => {
+            needed("username");
+            needed("password");
         }
-        "kubernetes.io/ssh-auth" => {
-            if entry("ssh-privatekey").filled().is_none() {
-                entry("ssh-privatekey").required("");
-            }
+        "kubernetes.io/ssh-auth" if entry("ssh-privatekey").filled().is_none() => {
+            entry("ssh-privatekey").required("");
         }
         "kubernetes.io/tls" => {
             needed("tls.crt");

@@ -133,10 +133,8 @@ fn projected(at: &At<'_>) {
 fn source(volume: &At<'_>, kind: &str) {
     let at = volume.at(kind);
     match kind {
-        "emptyDir" => {
-            if at.at("sizeLimit").quantity().is_some_and(|q| q.sign() < 0) {
-                at.at("sizeLimit").forbidden("SizeLimit field must be a valid resource quantity");
-            }
+        "emptyDir" if at.at("sizeLimit").quantity().is_some_and(|q| q.sign() < 0) => {
+            at.at("sizeLimit").forbidden("SizeLimit field must be a valid resource quantity");
         }
         "hostPath" => {
             needed(&at.at("path"));

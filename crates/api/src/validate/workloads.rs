@@ -257,13 +257,11 @@ pub fn job(job: &At<'_>) {
             "batch.kubernetes.io/controller-uid": uid, "batch.kubernetes.io/job-name": name, "controller-uid": uid, "job-name": name
         });
         for (k, v) in expected.as_object().into_iter().flatten() {
-            let label = labels.at(k).named(labels.path.key(k));
-            let path = spec.path.child("template.metadata.labels");
-            match label.filled() {
-                None => label.named(path.clone()).required(&format!("must be '{}'", v.as_str().unwrap_or_default())),
-                Some(_) if label.v != v => {
-                    label.named(path.key(k)).invalid(format!("must be '{}'", v.as_str().unwrap_or_default()));
-                }
+            let label = labels.named(labels.path.key(k));
+            let wanted = format!("must be '{}'", v.as_str().unwrap_or_default());
+            match labels.v.get(k) {
+                None => label.required(&wanted),
+                Some(is) if is != v => label.invalid(wanted),
                 Some(_) => {}
             }
         }
