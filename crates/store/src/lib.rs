@@ -12,9 +12,10 @@
 //!   [`Error::Compacted`].
 //! - A key put with a time to live is deleted by the engine with an ordinary revision and event.
 //!
-//! Engines: [`memory`] (tests). All engines pass `tests/contract.rs`.
+//! Engines: [`embedded`] (durable, one process) and [`memory`] (tests). Both pass `tests/contract.rs`.
 #![forbid(unsafe_code)]
 
+pub mod embedded;
 mod error;
 pub mod memory;
 mod types;
