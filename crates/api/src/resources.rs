@@ -158,10 +158,11 @@ fn parse() -> Table {
     let (mut group, mut version, mut package) = ("", "", "");
     for line in TEXT.lines() {
         let w: Vec<&'static str> = line.split(' ').collect();
-        if w[0] != "S" && !subresources.is_empty() {
-            if let Some(last) = resources.last_mut() {
-                last.subresources = std::mem::take(&mut subresources).leak();
-            }
+        if w[0] != "S"
+            && !subresources.is_empty()
+            && let Some(last) = resources.last_mut()
+        {
+            last.subresources = std::mem::take(&mut subresources).leak();
         }
         match w[0] {
             "G" => {

@@ -168,10 +168,10 @@ fn property(owner: &Type, field: &Field, dialect: Dialect, texts: &Descriptions)
     if let Some(text) = field_text(owner, field.json, texts) {
         map.insert("description".into(), text.into());
     }
-    if dialect == Dialect::V3 {
-        if let Some(default) = field.default.and_then(|d| serde_json::from_str(d).ok()).or_else(|| implied_default(field)) {
-            map.insert("default".into(), default);
-        }
+    if dialect == Dialect::V3
+        && let Some(default) = field.default.and_then(|d| serde_json::from_str(d).ok()).or_else(|| implied_default(field))
+    {
+        map.insert("default".into(), default);
     }
     if let Some(format) = field.format {
         map.insert("format".into(), format.into());
