@@ -91,8 +91,9 @@ impl Server {
         drop(listener);
         stop.cancel();
         connections.close();
-        self.dialer.tasks.close();
         let _ = tokio::time::timeout(DRAIN, connections.wait()).await;
+        self.writes.close();
+        let _ = tokio::time::timeout(DRAIN, self.writes.wait()).await;
     }
 
     async fn connection(

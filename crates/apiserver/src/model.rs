@@ -86,6 +86,15 @@ pub fn returns_deleted_object(r: &Resource) -> bool {
     )
 }
 
+/// What upstream warns of in every response for a resource.
+pub fn deprecation(r: &Resource) -> Option<&'static str> {
+    match (r.group, r.plural) {
+        ("", "componentstatuses") => Some("v1 ComponentStatus is deprecated in v1.19+"),
+        ("", "endpoints") => Some("v1 Endpoints is deprecated in v1.33+; use discovery.k8s.io/v1 EndpointSlice"),
+        _ => None,
+    }
+}
+
 /// `v1` or `apps/v1`.
 pub fn api_version(r: &Resource) -> String {
     r.api_version()

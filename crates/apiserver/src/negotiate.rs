@@ -215,12 +215,25 @@ pub fn respond(headers: &HeaderMap, accepted: Accepted, code: u16, object: &Valu
     }
 }
 
+/// The Status object; a continue token that a list's failure carries goes where clients look for it, into the metadata.
+fn status_value(status: &Status) -> Value {
+    let causes = status.details.as_ref().map(|d| d.causes.as_slice()).unwrap_or_default();
+    let Some(token) = causes.iter().find(|c| c.reason == crate::verbs::list::CONTINUE_CAUSE).map(|c| c.message.clone()) else {
+        return status.to_value();
+    };
+    let mut status = status.clone();
+    status.details = None;
+    let mut value = status.to_value();
+    value["metadata"] = serde_json::json!({"continue": token});
+    value
+}
+
 /// The response for a failure, in a format that the client takes (JSON when it takes none).
 pub fn respond_status(headers: &HeaderMap, status: &Status) -> Response<Body> {
     let accepted = negotiate(headers, None, Endpoint::Plain)
         .or_else(|_| negotiate(headers, None, Endpoint::Resource))
         .unwrap_or(Accepted { format: Format::Json, convert: Convert::None, pretty: false });
-    let value = status.to_value();
+    let value = status_value(status);
     let (media, bytes) = match encode(accepted, &value) {
         Ok(bytes) => (accepted.format.media_type(), bytes),
         Err(_) => (Format::Json.media_type(), object::encode(&value)),

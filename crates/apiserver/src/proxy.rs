@@ -15,7 +15,6 @@ use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
-use tokio_util::task::TaskTracker;
 
 use crate::body::{self, Body};
 use crate::location::{Location, Tls};
@@ -34,8 +33,6 @@ impl<T: AsyncRead + AsyncWrite + Unpin + Send> Io for T {}
 pub struct Dialer {
     kubelet: Option<TlsConnector>,
     unverified: TlsConnector,
-    /// The tasks that drive proxied connections.
-    pub(crate) tasks: TaskTracker,
 }
 
 impl Dialer {
@@ -64,7 +61,7 @@ impl Dialer {
             }
         };
         let any = builder()?.dangerous().with_custom_certificate_verifier(Arc::new(AnyServer(provider.clone()))).with_no_client_auth();
-        Ok(Dialer { kubelet, unverified: TlsConnector::from(Arc::new(any)), tasks: TaskTracker::new() })
+        Ok(Dialer { kubelet, unverified: TlsConnector::from(Arc::new(any)) })
     }
 
     async fn connect(&self, location: &Location) -> Result<Box<dyn Io>, String> {
@@ -137,7 +134,7 @@ impl Server {
         let request = outgoing(rq, location, upgrade, prefix.is_some())?;
         let (mut sender, connection) =
             hyper::client::conn::http1::Builder::new().handshake(TokioIo::new(io)).await.map_err(unreachable)?;
-        self.dialer.tasks.spawn(async move {
+        self.streams.spawn(async move {
             if let Err(error) = connection.with_upgrades().await {
                 tracing::debug!(%error, "a proxied connection ended");
             }
@@ -147,7 +144,7 @@ impl Server {
             && let Some(from_client) = from_client
         {
             let from_server = hyper::upgrade::on(&mut response);
-            self.dialer.tasks.spawn(async move {
+            self.streams.spawn(async move {
                 let (Ok(client), Ok(server)) = tokio::join!(from_client, from_server) else { return };
                 let (mut client, mut server) = (TokioIo::new(client), TokioIo::new(server));
                 let _ = tokio::io::copy_bidirectional(&mut client, &mut server).await;

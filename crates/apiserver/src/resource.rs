@@ -41,8 +41,11 @@ impl Server {
             return Ok(page_not_found());
         }
         let namespace = if resource.namespaced { info.namespace.clone() } else { String::new() };
-        let mut ctx = Ctx::new(resource, &namespace, info.path_name(), rq.user.clone(), rq.now, self.core.backend());
+        let mut ctx = Ctx::new(resource, &namespace, info.path_name(), rq.user.clone(), rq.now, self.backend());
         ctx.subresource = info.subresource.clone();
+        if let Some(text) = model::deprecation(resource) {
+            ctx.warn(text);
+        }
         let warnings = ctx.clone();
         let result = if info.subresource.is_empty() { self.main(rq, ctx).await } else { self.subresource(rq, ctx).await };
         let mut response = match result {

@@ -14,7 +14,9 @@ use futures::FutureExt;
 use http::{HeaderValue, Method, Request, Response, header};
 use http_body::Body as HttpBody;
 use parking_lot::Mutex;
+use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 
 use crate::body::{self, Body, BodyError};
 use crate::builder::Config;
@@ -31,11 +33,23 @@ use crate::types::Status;
 /// History that is kept in the store for watches that resume: compaction takes what is older.
 const COMPACT_EVERY: Duration = Duration::from_secs(300);
 
+/// Requests served at once, watches and streams aside (upstream: 400 reading and 200 writing ones).
+const MAX_INFLIGHT: usize = 600;
+/// How long a request waits for its turn.
+const MAX_QUEUED: Duration = Duration::from_secs(15);
+
 /// The API server.
 pub struct Server {
     pub(crate) config: Config,
     pub(crate) core: Arc<Core>,
+    pub(crate) backend: Backend,
     pub(crate) dialer: Dialer,
+    /// Writes that are being made.
+    pub(crate) writes: TaskTracker,
+    /// Proxied connections; they end with their peers.
+    pub(crate) streams: TaskTracker,
+    /// Bounds what is served at once.
+    places: Semaphore,
     pub(crate) metrics: Metrics,
     pub(crate) documents: crate::published::Published,
     /// Post-start hooks that are not through: names.
@@ -75,8 +89,12 @@ impl Server {
         let pending = core.parts().post_start.iter().map(|(name, _)| name.clone()).collect();
         Server {
             config,
+            backend: core.backend(),
             core,
             dialer,
+            writes: TaskTracker::new(),
+            streams: TaskTracker::new(),
+            places: Semaphore::new(MAX_INFLIGHT),
             metrics: Metrics::default(),
             documents: crate::published::Published::default(),
             pending: Mutex::new(pending),
@@ -87,7 +105,7 @@ impl Server {
 
     /// Reader, writer, authorizer and authenticator.
     pub fn backend(&self) -> Backend {
-        self.core.backend()
+        self.backend.clone()
     }
 
     /// Answers a request. Never fails and never panics.
@@ -155,7 +173,7 @@ impl Server {
     async fn chain(self: &Arc<Server>, request: Request<Body>, info: RequestInfo) -> Response<Body> {
         let headers = request.headers().clone();
         let now = jiff::Timestamp::now();
-        let backend = self.core.backend();
+        let backend = &self.backend;
         let extensions = request.extensions().clone();
         let user = async {
             let user = filters::authenticate(&*backend.authenticator, &extensions, &headers, &info.path, now).await?;
@@ -173,8 +191,29 @@ impl Server {
         let resource = info.resource_request;
         let (parts, body) = request.into_parts();
         let rq = Rq { request: Request::from_parts(parts, ()), body: Mutex::new(Some(body)), info, query, user, now };
+        let _place = if long || !resource || rq.user.in_group("system:masters") {
+            None
+        } else {
+            match tokio::time::timeout(MAX_QUEUED, self.places.acquire()).await {
+                Ok(place) => place.ok(),
+                Err(_) => return negotiate::respond_status(&headers, &api::status::overloaded(1)),
+            }
+        };
+        let writes = resource && !long && matches!(rq.info.verb.as_str(), "create" | "update" | "patch" | "delete" | "deletecollection");
         let serve = async {
-            if resource { self.resource(rq).await } else { self.document(rq).await }
+            if writes {
+                // a write that has begun is finished, whether or not somebody still waits for the answer
+                let server = self.clone();
+                match self.writes.spawn(async move { server.resource(rq).await }).await {
+                    Ok(result) => result,
+                    Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
+                    Err(_) => Err(api::status::unavailable("the server is shutting down")),
+                }
+            } else if resource {
+                self.resource(rq).await
+            } else {
+                self.document(rq).await
+            }
         };
         let result = match limit {
             Some(limit) if !long => match tokio::time::timeout(limit, serve).await {
@@ -229,7 +268,7 @@ impl Server {
     }
 
     async fn hooks(&self) {
-        let backend = self.core.backend();
+        let backend = self.backend();
         let hooks = self.core.parts().post_start.iter().map(|(name, hook)| {
             let backend = backend.clone();
             async move {

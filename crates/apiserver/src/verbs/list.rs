@@ -95,10 +95,9 @@ impl Core {
         match cached.snapshot_at(revision) {
             Some(snapshot) => Ok(page(&snapshot, revision, selection, options.limit, Some(&start))),
             None => {
-                let mut status = api::status::expired(
+                let status = api::status::expired(
                     "The provided continue parameter is too old to display a consistent list result. You can start a new list without the continue parameter, or use the continue token in this response to retrieve the remainder of the results. Continuing with the provided token results in an inconsistent list - objects that were created, modified, or deleted between the time the first chunk was returned and now may show up in the list.",
                 );
-                status.details.get_or_insert_default();
                 Err(Expired { status, token: encode_token(-1, &start) }.into_status())
             }
         }
@@ -111,8 +110,8 @@ struct Expired {
     token: String,
 }
 
-/// Marks the token in the status; `negotiate` has no place for list metadata of a Status otherwise.
-pub const CONTINUE_CAUSE: &str = "knarr.continue";
+/// Marks the cause that carries the token as far as `negotiate`, which moves it to the metadata.
+pub const CONTINUE_CAUSE: &str = "continue token";
 
 impl Expired {
     fn into_status(self) -> Status {
