@@ -91,7 +91,7 @@ impl Layer<'_> {
             // The root itself.
             if kind.is_dir() {
                 let header = entry.header();
-                self.attributes_of_root(header.mode().map_err(reading)?, header.uid().map_err(reading)?, header.gid().map_err(reading)?)?;
+                self.attributes_of_root(header.mode().map_err(reading)?, header.uid().unwrap_or(0), header.gid().unwrap_or(0))?;
             }
             return Ok(());
         };
@@ -127,9 +127,10 @@ impl Layer<'_> {
 
         let parent = self.directory(&parents)?;
         let mode = entry.header().mode().map_err(reading)? & 0o7777;
-        let uid = u32::try_from(entry.header().uid().map_err(reading)?).map_err(corrupt)?;
-        let gid = u32::try_from(entry.header().gid().map_err(reading)?).map_err(corrupt)?;
-        let mtime = i64::try_from(entry.header().mtime().map_err(reading)?).unwrap_or(0);
+        // Some writers leave these blank; a header that is really damaged has a wrong checksum.
+        let uid = u32::try_from(entry.header().uid().unwrap_or(0)).map_err(corrupt)?;
+        let gid = u32::try_from(entry.header().gid().unwrap_or(0)).map_err(corrupt)?;
+        let mtime = i64::try_from(entry.header().mtime().unwrap_or(0)).unwrap_or(0);
         let xattrs = xattrs(&mut entry)?;
 
         let mut was_whiteout = false;

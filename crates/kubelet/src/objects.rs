@@ -1,0 +1,240 @@
+//! What pods refer to: config maps, secrets, tokens of service accounts, read from the API when they
+//! are needed; and a task for each object that a volume shows, which wakes the pods that show it.
+
+use std::collections::{HashMap, HashSet};
+use std::fmt::Debug;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use futures::{StreamExt, TryStreamExt};
+use jiff::Timestamp;
+use k8s_openapi::NamespaceResourceScope;
+use k8s_openapi::api::authentication::v1::{BoundObjectReference, TokenRequest, TokenRequestSpec};
+use k8s_openapi::api::core::v1::{ConfigMap, Pod, Secret, ServiceAccount};
+use kube::api::{Api, ListParams, PostParams, WatchEvent, WatchParams};
+use kube::{Client, Resource, ResourceExt};
+use parking_lot::Mutex;
+use reconcile::Tasks;
+use serde::de::DeserializeOwned;
+
+/// The kinds that volumes and environments take values from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Kind {
+    ConfigMap,
+    Secret,
+}
+
+/// Reads what pods refer to. A trait, so that tests need no API server.
+#[async_trait]
+pub trait Objects: Send + Sync {
+    /// `None` when there is none; an error is the API's text.
+    async fn config_map(&self, namespace: &str, name: &str) -> Result<Option<ConfigMap>, String>;
+    /// `None` when there is none.
+    async fn secret(&self, namespace: &str, name: &str) -> Result<Option<Secret>, String>;
+    /// A token bound to the pod. `audience` empty: the API server's own.
+    async fn token(&self, pod: &Pod, audience: &str, seconds: i64) -> Result<String, String>;
+}
+
+/// The API server's objects.
+pub struct ApiObjects {
+    client: Client,
+    tokens: Mutex<HashMap<(String, String, i64), Token>>,
+}
+
+struct Token {
+    text: String,
+    /// From here on a new one is wanted.
+    renew: Timestamp,
+    expires: Timestamp,
+}
+
+impl ApiObjects {
+    pub fn new(client: Client) -> ApiObjects {
+        ApiObjects { client, tokens: Mutex::default() }
+    }
+
+    /// The pod is gone.
+    pub fn forget(&self, pod_uid: &str) {
+        self.tokens.lock().retain(|(uid, ..), _| uid != pod_uid);
+    }
+}
+
+/// The time of the next renewal: after 80 % of the life, at most a day (upstream's token manager).
+fn renewal(now: Timestamp, seconds: i64) -> Timestamp {
+    let after = (seconds * 4 / 5).clamp(1, 24 * 3600);
+    now + jiff::SignedDuration::from_secs(after)
+}
+
+#[async_trait]
+impl Objects for ApiObjects {
+    async fn config_map(&self, namespace: &str, name: &str) -> Result<Option<ConfigMap>, String> {
+        Api::<ConfigMap>::namespaced(self.client.clone(), namespace).get_opt(name).await.map_err(|e| text(&e))
+    }
+
+    async fn secret(&self, namespace: &str, name: &str) -> Result<Option<Secret>, String> {
+        Api::<Secret>::namespaced(self.client.clone(), namespace).get_opt(name).await.map_err(|e| text(&e))
+    }
+
+    async fn token(&self, pod: &Pod, audience: &str, seconds: i64) -> Result<String, String> {
+        let key = (pod.uid().unwrap_or_default(), audience.to_string(), seconds);
+        let now = Timestamp::now();
+        if let Some(token) = self.tokens.lock().get(&key)
+            && now < token.renew
+        {
+            return Ok(token.text.clone());
+        }
+        let account = pod.spec.as_ref().and_then(|s| s.service_account_name.clone()).filter(|n| !n.is_empty()).unwrap_or_else(|| "default".into());
+        let request = TokenRequest {
+            spec: TokenRequestSpec {
+                audiences: Some(vec![audience.to_string()].into_iter().filter(|a| !a.is_empty()).collect()),
+                expiration_seconds: Some(seconds),
+                bound_object_ref: Some(BoundObjectReference {
+                    api_version: Some("v1".into()),
+                    kind: Some("Pod".into()),
+                    name: Some(pod.name_any()),
+                    uid: pod.uid(),
+                }),
+            },
+            ..TokenRequest::default()
+        };
+        let api = Api::<ServiceAccount>::namespaced(self.client.clone(), &pod.namespace().unwrap_or_default());
+        let answer: Result<TokenRequest, kube::Error> = api.create_subresource("token", &account, &PostParams::default(), &request).await;
+        match answer {
+            Ok(answer) => {
+                let status = answer.status.ok_or("the API server answered no token")?;
+                let expires = status.expiration_timestamp.0;
+                let life = (expires - now).total(jiff::Unit::Second).map_or(seconds, |s| s as i64);
+                let token = Token { text: status.token.clone(), renew: renewal(now, life), expires };
+                self.tokens.lock().insert(key, token);
+                Ok(status.token)
+            }
+            Err(error) => {
+                // The old one is still good for a while.
+                match self.tokens.lock().get(&key) {
+                    Some(token) if now < token.expires => Ok(token.text.clone()),
+                    _ => Err(format!("failed to fetch token: {}", text(&error))),
+                }
+            }
+        }
+    }
+}
+
+fn text(error: &kube::Error) -> String {
+    match error {
+        kube::Error::Api(status) => status.message.clone(),
+        other => other.to_string(),
+    }
+}
+
+type Key = (Kind, String, String);
+
+struct Watched {
+    /// uids of pods.
+    users: HashSet<String>,
+    tasks: Tasks,
+}
+
+/// The watches of objects that volumes show.
+pub struct Watches {
+    client: Option<Client>,
+    tasks: Tasks,
+    wake: Arc<dyn Fn(&str) + Send + Sync>,
+    watched: Arc<Mutex<HashMap<Key, Watched>>>,
+}
+
+impl Watches {
+    /// `wake` is called with the uid of a pod that shows an object that changed. Without a client nothing is watched.
+    pub fn new(client: Option<Client>, tasks: Tasks, wake: Arc<dyn Fn(&str) + Send + Sync>) -> Watches {
+        Watches { client, tasks, wake, watched: Arc::default() }
+    }
+
+    /// The pod shows exactly these objects from now on.
+    pub fn set(&self, namespace: &str, uid: &str, objects: HashSet<(Kind, String)>) {
+        let Some(client) = &self.client else { return };
+        let mut watched = self.watched.lock();
+        watched.retain(|(kind, ns, name), entry| {
+            if ns != namespace || !objects.contains(&(*kind, name.clone())) {
+                entry.users.remove(uid);
+            }
+            if entry.users.is_empty() {
+                entry.tasks.cancel();
+            }
+            !entry.users.is_empty()
+        });
+        for (kind, name) in objects {
+            let key = (kind, namespace.to_string(), name.clone());
+            let entry = watched.entry(key.clone()).or_insert_with(|| {
+                let tasks = self.tasks.child();
+                let (wake, all, client, namespace) = (self.wake.clone(), self.watched.clone(), client.clone(), namespace.to_string());
+                let changed = move || {
+                    let users: Vec<String> = all.lock().get(&key).map(|w| w.users.iter().cloned().collect()).unwrap_or_default();
+                    users.iter().for_each(|uid| wake(uid));
+                };
+                match kind {
+                    Kind::ConfigMap => tasks.spawn("watch of a config map", watch::<ConfigMap>(client, namespace, name, changed)),
+                    Kind::Secret => tasks.spawn("watch of a secret", watch::<Secret>(client, namespace, name, changed)),
+                }
+                Watched { users: HashSet::new(), tasks }
+            });
+            entry.users.insert(uid.to_string());
+        }
+    }
+}
+
+/// Calls `changed` whenever the object is another one, never gives up.
+async fn watch<K>(client: Client, namespace: String, name: String, changed: impl Fn() + Send)
+where
+    K: Resource<Scope = NamespaceResourceScope, DynamicType = ()> + DeserializeOwned + Clone + Debug + Send + 'static,
+{
+    let api = Api::<K>::namespaced(client, &namespace);
+    let fields = format!("metadata.name={name}");
+    let mut seen: Option<Option<String>> = None;
+    let mut pause = Duration::from_millis(100);
+    loop {
+        // The list tells what happened since the last watch ended.
+        match api.list(&ListParams::default().fields(&fields)).await {
+            Ok(list) => {
+                pause = Duration::from_millis(100);
+                let version = list.items.first().and_then(|o| o.resource_version());
+                if seen.as_ref().is_some_and(|s| *s != version) {
+                    changed();
+                }
+                seen = Some(version);
+                let from = list.metadata.resource_version.unwrap_or_default();
+                if let Ok(events) = api.watch(&WatchParams::default().fields(&fields).timeout(290), &from).await {
+                    let mut events = events.boxed();
+                    while let Ok(Some(event)) = events.try_next().await {
+                        match event {
+                            WatchEvent::Added(o) | WatchEvent::Modified(o) => {
+                                seen = Some(o.resource_version());
+                                changed();
+                            }
+                            WatchEvent::Deleted(_) => {
+                                seen = Some(None);
+                                changed();
+                            }
+                            WatchEvent::Bookmark(_) => {}
+                            WatchEvent::Error(_) => break,
+                        }
+                    }
+                }
+            }
+            Err(error) => tracing::debug!(namespace, name, "cannot watch: {error}"),
+        }
+        tokio::time::sleep(pause).await;
+        pause = (pause * 2).min(Duration::from_secs(30));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tokens_are_renewed_before_they_end() {
+        let now = Timestamp::UNIX_EPOCH;
+        assert_eq!(renewal(now, 3607).as_second(), 2885);
+        assert_eq!(renewal(now, 10 * 24 * 3600).as_second(), 24 * 3600);
+    }
+}
