@@ -277,7 +277,7 @@ pub fn container(pod: &Pod, container: &Container, parts: Parts<'_>) -> Result<C
         command: expand(&container.command),
         args: expand(&container.args),
         working_dir: container.working_dir.clone().unwrap_or_default(),
-        envs: parts.environment.iter().map(|(key, value)| KeyValue { key: key.clone(), value: value.clone() }).collect(),
+        envs: parts.environment.iter().map(|(key, value)| KeyValue { key: key.clone(), value: value.clone().into_bytes() }).collect(),
         mounts,
         labels: [
             (label::POD_NAME, pod_name),
@@ -401,21 +401,20 @@ mod tests {
         }]}));
         let spec = &pod.spec.as_ref().unwrap().containers[0];
         let volumes = BTreeMap::from([("v".to_string(), PathBuf::from("/pods/v"))]);
+        let none = BTreeMap::new();
         let parts = |volumes| Parts {
             attempt: 2,
             image_ref: "sha256:1".into(),
             environment: vec![("X".into(), "1".into())],
             volumes,
-            sub_paths: &BTreeMap::new(),
+            sub_paths: &none,
             hosts: Some("/h".into()),
             message_file: "/m".into(),
             capacity: 1 << 30,
         };
         let empty = BTreeMap::new();
-        let none = parts(&empty);
-        assert_eq!(container(&pod, spec, none).unwrap_err(), "cannot find volume \"v\" to mount into container \"a\"");
-        let sub = BTreeMap::new();
-        let config = container(&pod, spec, Parts { sub_paths: &sub, ..parts(&volumes) }).unwrap();
+        assert_eq!(container(&pod, spec, parts(&empty)).unwrap_err(), "cannot find volume \"v\" to mount into container \"a\"");
+        let config = container(&pod, spec, parts(&volumes)).unwrap();
         assert_eq!(config.args, ["--x=1"]);
         let mounts: Vec<String> = config.mounts.iter().map(|m| format!("{}={}{}", m.container_path, m.host_path, if m.readonly { ":ro" } else { "" })).collect();
         assert_eq!(mounts, ["/v=/pods/v:ro", "/etc/hosts=/h", "/dev/termination-log=/m"]);

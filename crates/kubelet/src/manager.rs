@@ -22,7 +22,6 @@ use crate::worker::{Inbox, Shared, Worker, orphan};
 #[derive(Default)]
 pub struct Pods {
     inboxes: Mutex<HashMap<String, Arc<Inbox>>>,
-    /// Changes that came while an older worker of the pod was still at it.
     tasks: Tasks,
 }
 
@@ -115,8 +114,8 @@ pub async fn take_changes(pods: Arc<Pods>, shared: Arc<Shared>, mut changes: Unb
 
 /// Ends what the runtime or the disk still has of pods that the API does not know. To be called once
 /// the API's list is there.
-pub async fn end_orphans(pods: &Pods, shared: &Arc<Shared>) -> Result<(), cri::Error> {
-    let known = |uid: &str| pods.inboxes.lock().contains_key(uid);
+pub async fn end_orphans(pods: &Pods, shared: &Arc<Shared>, listed: &(dyn Fn(&str) -> bool + Sync)) -> Result<(), cri::Error> {
+    let known = |uid: &str| listed(uid) || pods.inboxes.lock().contains_key(uid);
     let mut orphans: HashMap<String, Pod> = HashMap::new();
     for sandbox in shared.runtime.list_pod_sandbox(ListPodSandboxRequest::default()).await?.items {
         let of = |key: &str| sandbox.labels.get(key).cloned().unwrap_or_default();

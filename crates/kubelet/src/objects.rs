@@ -86,7 +86,7 @@ impl Objects for ApiObjects {
         }
         let account = pod.spec.as_ref().and_then(|s| s.service_account_name.clone()).filter(|n| !n.is_empty()).unwrap_or_else(|| "default".into());
         let request = TokenRequest {
-            spec: TokenRequestSpec {
+            spec: Some(TokenRequestSpec {
                 audiences: Some(vec![audience.to_string()].into_iter().filter(|a| !a.is_empty()).collect()),
                 expiration_seconds: Some(seconds),
                 bound_object_ref: Some(BoundObjectReference {
@@ -95,7 +95,7 @@ impl Objects for ApiObjects {
                     name: Some(pod.name_any()),
                     uid: pod.uid(),
                 }),
-            },
+            }),
             ..TokenRequest::default()
         };
         let api = Api::<ServiceAccount>::namespaced(self.client.clone(), &pod.namespace().unwrap_or_default());
@@ -103,11 +103,12 @@ impl Objects for ApiObjects {
         match answer {
             Ok(answer) => {
                 let status = answer.status.ok_or("the API server answered no token")?;
-                let expires = status.expiration_timestamp.0;
+                let text = status.token.unwrap_or_default();
+                let expires = status.expiration_timestamp.map_or_else(|| now + jiff::SignedDuration::from_secs(seconds), |t| t.0);
                 let life = (expires - now).total(jiff::Unit::Second).map_or(seconds, |s| s as i64);
-                let token = Token { text: status.token.clone(), renew: renewal(now, life), expires };
+                let token = Token { text: text.clone(), renew: renewal(now, life), expires };
                 self.tokens.lock().insert(key, token);
-                Ok(status.token)
+                Ok(text)
             }
             Err(error) => {
                 // The old one is still good for a while.

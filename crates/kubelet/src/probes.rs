@@ -211,7 +211,7 @@ impl Prober {
 
 #[cfg(test)]
 mod tests {
-    use cri::v1::*;
+    use cri::v1::{ContainerConfig, CreateContainerRequest, ExecSyncResponse, ImageSpec, PodSandboxConfig, RunPodSandboxRequest, StartContainerRequest};
     use cri::{Fake, RuntimeService};
     use tokio::sync::Notify;
 
@@ -226,8 +226,6 @@ mod tests {
         let request = CreateContainerRequest { pod_sandbox_id: sandbox.pod_sandbox_id, config: Some(config), ..Default::default() };
         let id = fake.create_container(request).await.unwrap().container_id;
         fake.start_container(StartContainerRequest { container_id: id.clone() }).await.unwrap();
-        tokio::time::pause();
-
         let woken = Arc::new(Notify::new());
         let tasks = Tasks::new();
         let results = Arc::new(ProbeResults::default());

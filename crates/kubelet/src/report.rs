@@ -256,7 +256,7 @@ pub mod tests {
         }
     }
 
-    #[tokio::test(start_paused = true)]
+    #[tokio::test]
     async fn a_passing_state_is_not_written() {
         let api = Arc::new(FakeApi::default());
         let tasks = Tasks::new();
