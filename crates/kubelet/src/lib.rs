@@ -31,6 +31,9 @@ mod view;
 mod volumes;
 mod worker;
 
+#[cfg(test)]
+mod tests;
+
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
@@ -181,8 +184,6 @@ pub async fn run(
         let taking = manager::take_changes(pods.clone(), shared.clone(), changes);
         let judging = async {
             informer.synced().await;
-            // The changes of the list may still be on their way; orphans can wait.
-            tokio::time::sleep(std::time::Duration::from_secs(1)).await;
             while let Err(error) = manager::end_orphans(&pods, &shared, &|uid| informer.list().iter().any(|p| pod::uid(p) == uid)).await {
                 tracing::warn!("cannot look for orphans: {error}");
                 tokio::time::sleep(std::time::Duration::from_secs(5)).await;

@@ -65,7 +65,8 @@ impl Pods {
         self.inboxes.lock().remove(uid);
     }
 
-    fn update(&self, shared: &Arc<Shared>, pod: Arc<Pod>) {
+    /// The pod as it is now in the API; a new one gets a worker.
+    pub fn update(&self, shared: &Arc<Shared>, pod: Arc<Pod>) {
         let uid = pod::uid(&pod);
         let mut inboxes = self.inboxes.lock();
         match inboxes.get(&uid) {
@@ -79,7 +80,8 @@ impl Pods {
         }
     }
 
-    fn gone(&self, shared: &Arc<Shared>, pod: Arc<Pod>) {
+    /// The API has the pod no more, or never had it.
+    pub fn gone(&self, shared: &Arc<Shared>, pod: Arc<Pod>) {
         let uid = pod::uid(&pod);
         let mut inboxes = self.inboxes.lock();
         match inboxes.get(&uid) {

@@ -177,6 +177,16 @@ impl Reporter {
         let _ = receiver.await;
     }
 
+    /// Why a container waits, as last told or about to be told.
+    pub fn waiting_reason(&self, uid: &str, container: &str) -> Option<String> {
+        let entries = self.entries.lock();
+        let entry = entries.get(uid)?;
+        let status = entry.wanted.as_ref().unwrap_or(&entry.written);
+        let lists = ["initContainerStatuses", "containerStatuses"].into_iter().filter_map(|l| status[l].as_array());
+        let found = lists.flatten().find(|c| c["name"] == container)?;
+        found["state"]["waiting"]["reason"].as_str().map(str::to_string)
+    }
+
     /// Removes the pod from the API.
     pub async fn delete(&self, key: &PodKey) -> Result<(), String> {
         self.api.delete(key).await
@@ -201,7 +211,10 @@ impl Reporter {
                 if let Some(entry) = self.entries.lock().get_mut(uid) {
                     entry.written = wanted;
                 }
-                waiting.into_iter().for_each(|w| drop(w.send(())));
+                for waiter in waiting {
+                    // Whoever gave up waiting needs nothing.
+                    let _ = waiter.send(());
+                }
                 Ok(())
             }
             Ok(false) => Ok(()),
