@@ -569,7 +569,7 @@ impl Worker {
                         if pod::grace_period(&self.pod) < grace && self.pod.metadata.deletion_timestamp.is_some() {
                             break true;
                         }
-                        if self.look().await.is_ok() {
+                        if self.look().await.is_ok() && !self.gone {
                             self.report(true);
                         }
                     }
