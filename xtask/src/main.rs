@@ -1,4 +1,86 @@
-//! Project tasks: test, tidy, bench.
+//! Project tasks: `cargo xtask test`, `tidy`, `bench`, `tools`.
 #![forbid(unsafe_code)]
 
-fn main() {}
+mod bench;
+mod test;
+mod tidy;
+mod tools;
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode};
+
+use anyhow::{Context, Result, ensure};
+use clap::{Parser, Subcommand};
+
+/// Tasks of the project.
+#[derive(Parser)]
+#[command(name = "cargo xtask")]
+struct Cli {
+    #[command(subcommand)]
+    task: Task,
+}
+
+#[derive(Subcommand)]
+enum Task {
+    /// Install what the tests need, and run all of them: tidy, the rooms', and end to end
+    Test {
+        /// Only what needs no cluster
+        #[arg(long)]
+        unit: bool,
+        /// Only the end-to-end tests whose name contains this
+        #[arg(long)]
+        e2e: Option<String>,
+    },
+    /// Check the layer table, file sizes and stray markers
+    Tidy,
+    /// Measure the figures as whole processes and write docs/benchmarks.md
+    Bench,
+    /// Install what the tests need, and nothing else
+    Tools,
+}
+
+fn main() -> ExitCode {
+    let result = match Cli::parse().task {
+        Task::Test { unit, e2e } => test::run(unit, e2e),
+        Task::Tidy => tidy::run(),
+        Task::Bench => bench::run(),
+        Task::Tools => tools::install().map(|_| ()),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("xtask: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// The root of the workspace.
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap_or(Path::new(".")).to_path_buf()
+}
+
+/// Runs a command to its end.
+fn run(command: &mut Command) -> Result<()> {
+    let status = command.status().with_context(|| format!("cannot start {command:?}"))?;
+    ensure!(status.success(), "{command:?} failed: {status}");
+    Ok(())
+}
+
+/// The cargo that runs us.
+fn cargo() -> Command {
+    let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    command.current_dir(root());
+    command
+}
+
+/// Builds the release binary and says where it is.
+fn release_binary() -> Result<PathBuf> {
+    run(cargo().args(["build", "--release", "-p", "knarr"]))?;
+    let output = cargo().args(["metadata", "--format-version=1", "--no-deps"]).output().context("cargo metadata")?;
+    let metadata: serde_json::Value = serde_json::from_slice(&output.stdout).context("cargo metadata")?;
+    let target = metadata["target_directory"].as_str().context("cargo metadata names no target directory")?;
+    let binary = Path::new(target).join(format!("{}-unknown-linux-gnu/release/knarr", std::env::consts::ARCH));
+    ensure!(binary.exists(), "{} was not built", binary.display());
+    Ok(binary)
+}

@@ -3,10 +3,12 @@
 //! Whoever holds the client cannot tell which it is. Holds no business rules.
 #![forbid(unsafe_code)]
 
+mod discover;
 mod https;
 mod in_process;
 mod kubeconfig;
 
+pub use discover::{DiscoverError, discover_ca, fingerprint_of};
 pub use https::{Credentials, Https, TlsError, server_name, tls_config};
 pub use in_process::in_process;
 pub use kubeconfig::{KubeconfigError, from_kubeconfig, https_from_kubeconfig};

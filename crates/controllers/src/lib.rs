@@ -46,19 +46,21 @@ pub struct Config {
     pub node_mask: u8,
 }
 
-/// Starts every controller as tasks of the context.
-pub fn start(context: &Context, config: &Config) {
-    replicaset::start(context);
-    deployment::start(context);
-    job::start(context);
-    endpointslice::start(context);
-    endpoints::start(context);
-    namespace::start(context);
-    service_account::start(context);
-    root_ca::start(context, config.root_ca.clone());
-    node_ipam::start(context, config.cluster_cidr, config.node_mask);
-    node_lifecycle::start(context);
-    pod_gc::start(context);
-    garbage_collector::start(context);
-    csr::start(context, config.signing_ca.clone());
+/// Starts every controller as tasks of `tasks`. Each acts as its own service account, for which
+/// `client_of` makes a client; all read through `informers`.
+pub fn start(client_of: &dyn Fn(&str) -> Client, informers: &Informers, tasks: &Tasks, config: &Config) {
+    let context = |account: &str| Context { client: client_of(account), informers: informers.clone(), tasks: tasks.clone() };
+    replicaset::start(&context("replicaset-controller"));
+    deployment::start(&context("deployment-controller"));
+    job::start(&context("job-controller"));
+    endpointslice::start(&context("endpointslice-controller"));
+    endpoints::start(&context("endpoint-controller"));
+    namespace::start(&context("namespace-controller"));
+    service_account::start(&context("service-account-controller"));
+    root_ca::start(&context("root-ca-cert-publisher"), config.root_ca.clone());
+    node_ipam::start(&context("node-controller"), config.cluster_cidr, config.node_mask);
+    node_lifecycle::start(&context("node-controller"));
+    pod_gc::start(&context("pod-garbage-collector"));
+    garbage_collector::start(&context("generic-garbage-collector"));
+    csr::start(&context("certificate-controller"), config.signing_ca.clone());
 }

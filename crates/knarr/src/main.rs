@@ -1,4 +1,42 @@
-//! The binary: flags, configuration, wiring, supervision, signals.
+//! The binary: flags, configuration, wiring, supervision, signals. Everything else is in the rooms.
 #![forbid(unsafe_code)]
 
-fn main() {}
+mod agent;
+mod cli;
+mod config;
+mod down;
+mod echo;
+mod files;
+mod images;
+mod layout;
+mod material;
+mod network;
+mod node;
+mod preflight;
+mod progress;
+mod server;
+mod status;
+mod up;
+mod why;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+fn main() -> ExitCode {
+    let args: Vec<std::ffi::OsString> = std::env::args_os().collect();
+    // These run inside pods, thousands of times: no runtime, no parser, no logging.
+    match args.get(1).and_then(|a| a.to_str()) {
+        Some("shim") => return shim::main(args[2..].iter().map(|a| a.to_string_lossy().into_owned())),
+        Some("echo") => return echo::main(&args[2..]),
+        Some("sleep") => return echo::sleep(&args[2..]),
+        _ => {}
+    }
+    match cli::Cli::parse().run() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("knarr: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

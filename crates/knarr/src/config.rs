@@ -1,0 +1,262 @@
+//! What a server or an agent is to be: flags over a configuration file over defaults, checked whole
+//! before anything is touched.
+
+use std::net::Ipv4Addr;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail, ensure};
+use clap::Args;
+use serde::{Deserialize, Serialize};
+
+/// The flags; each can also stand in the configuration file, under the same name.
+#[derive(Args, Clone, Default, Deserialize, Serialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
+pub struct Flags {
+    /// File in YAML with these same names; flags go before it
+    #[arg(long, value_name = "FILE")]
+    #[serde(skip)]
+    pub config: Option<PathBuf>,
+    /// Directory for everything that lasts [default: /var/lib/knarr]
+    #[arg(long, value_name = "DIR")]
+    pub data_dir: Option<PathBuf>,
+    /// Directory for what a reboot ends [default: /run/knarr]
+    #[arg(long, value_name = "DIR")]
+    pub run_dir: Option<PathBuf>,
+    /// Name of this node [default: the host's name]
+    #[arg(long, value_name = "NAME")]
+    pub node_name: Option<String>,
+    /// Address of this node [default: that of the default route]
+    #[arg(long, value_name = "ADDRESS")]
+    pub node_ip: Option<Ipv4Addr>,
+    /// Port of the API server [default: 6443]
+    #[arg(long, value_name = "PORT")]
+    pub secure_port: Option<u16>,
+    /// Port of the kubelet [default: 10250]
+    #[arg(long, value_name = "PORT")]
+    pub kubelet_port: Option<u16>,
+    /// Addresses of pods [default: 10.244.0.0/16]
+    #[arg(long, value_name = "CIDR")]
+    pub cluster_cidr: Option<String>,
+    /// Addresses of services [default: 10.96.0.0/16]
+    #[arg(long, value_name = "CIDR")]
+    pub service_cidr: Option<String>,
+    /// Domain of services [default: cluster.local]
+    #[arg(long, value_name = "DOMAIN")]
+    pub cluster_domain: Option<String>,
+    /// More names and addresses for the API server's certificate
+    #[arg(long, value_name = "NAME", value_delimiter = ',')]
+    pub tls_san: Vec<String>,
+    /// Registries that are reached without TLS (host or host:port); loopback ones always may be
+    #[arg(long, value_name = "REGISTRY", value_delimiter = ',')]
+    pub insecure_registry: Vec<String>,
+    /// CA bundle in PEM that registries may be signed by, besides the host's
+    #[arg(long, value_name = "FILE")]
+    pub registry_ca: Vec<PathBuf>,
+    /// What is logged, as `info` or `warn,kubelet=debug` [default: info]
+    #[arg(long, value_name = "FILTER")]
+    pub log: Option<String>,
+}
+
+/// A network: address and prefix length.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Cidr {
+    pub address: Ipv4Addr,
+    pub prefix: u8,
+}
+
+impl Cidr {
+    fn parse(name: &str, text: &str) -> Result<Cidr> {
+        let (address, prefix) = text.split_once('/').with_context(|| format!("--{name} {text:?} is not a network: it has no /"))?;
+        let address: Ipv4Addr = address.parse().with_context(|| format!("--{name} {text:?}: {address:?} is not an IPv4 address"))?;
+        let prefix: u8 = prefix.parse().with_context(|| format!("--{name} {text:?}: {prefix:?} is not a prefix length"))?;
+        ensure!((8..=30).contains(&prefix), "--{name} {text:?}: the prefix length must be from 8 to 30");
+        let mask = u32::MAX << (32 - prefix);
+        let base = Ipv4Addr::from(u32::from(address) & mask);
+        ensure!(base == address, "--{name} {text:?} has bits beyond its prefix: {base}/{prefix} is meant?");
+        Ok(Cidr { address, prefix })
+    }
+
+    /// The nth address.
+    pub fn nth(&self, n: u32) -> Ipv4Addr {
+        Ipv4Addr::from(u32::from(self.address) + n)
+    }
+
+    /// Whether two networks share addresses.
+    pub fn overlaps(&self, other: &Cidr) -> bool {
+        let mask = u32::MAX << (32 - self.prefix.min(other.prefix));
+        u32::from(self.address) & mask == u32::from(other.address) & mask
+    }
+}
+
+impl std::fmt::Display for Cidr {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}/{}", self.address, self.prefix)
+    }
+}
+
+/// The checked configuration.
+#[derive(Debug, Clone)]
+pub struct Config {
+    pub data_dir: PathBuf,
+    pub run_dir: PathBuf,
+    pub node_name: String,
+    pub node_ip: Option<Ipv4Addr>,
+    pub secure_port: u16,
+    pub kubelet_port: u16,
+    pub cluster_cidr: Cidr,
+    pub service_cidr: Cidr,
+    pub cluster_domain: String,
+    pub tls_san: Vec<String>,
+    pub insecure_registries: Vec<String>,
+    pub registry_cas: Vec<Vec<u8>>,
+    pub log: String,
+}
+
+impl Config {
+    /// The address of cluster DNS: the tenth of the service network.
+    pub fn dns(&self) -> Ipv4Addr {
+        self.service_cidr.nth(10)
+    }
+
+    /// The address of the service `kubernetes`.
+    pub fn api_service(&self) -> Ipv4Addr {
+        self.service_cidr.nth(1)
+    }
+}
+
+impl Flags {
+    /// Reads the configuration file, and checks everything.
+    pub fn resolve(&self) -> Result<Config> {
+        let file = match &self.config {
+            None => Flags::default(),
+            Some(path) => read(path)?,
+        };
+        let text = |flag: &Option<String>, file: &Option<String>, default: &str| flag.clone().or_else(|| file.clone()).unwrap_or_else(|| default.into());
+        let path = |flag: &Option<PathBuf>, file: &Option<PathBuf>, default: &str| {
+            let path = flag.clone().or_else(|| file.clone()).unwrap_or_else(|| default.into());
+            std::path::absolute(&path).with_context(|| format!("{} cannot be made absolute", path.display()))
+        };
+        let cluster_cidr = Cidr::parse("cluster-cidr", &text(&self.cluster_cidr, &file.cluster_cidr, "10.244.0.0/16"))?;
+        let service_cidr = Cidr::parse("service-cidr", &text(&self.service_cidr, &file.service_cidr, "10.96.0.0/16"))?;
+        ensure!(!cluster_cidr.overlaps(&service_cidr), "--cluster-cidr {cluster_cidr} and --service-cidr {service_cidr} overlap: choose networks that do not");
+        ensure!(cluster_cidr.prefix <= 24, "--cluster-cidr {cluster_cidr} is too small: each node takes a /24 of it");
+        ensure!(service_cidr.prefix <= 28, "--service-cidr {service_cidr} is too small: DNS has its tenth address");
+        let node_name = match self.node_name.clone().or(file.node_name) {
+            Some(name) => name,
+            None => host_name()?,
+        };
+        let label = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-' || c == '.';
+        if node_name.is_empty() || node_name.len() > 253 || !node_name.chars().all(label) || node_name.starts_with(['-', '.']) || node_name.ends_with(['-', '.']) {
+            bail!("--node-name {node_name:?} cannot be the name of a node: use lower case letters, digits, '-' and '.'");
+        }
+        let all = |flag: &[String], file: &[String]| flag.iter().chain(file).cloned().collect::<Vec<_>>();
+        let mut registry_cas = Vec::new();
+        for path in self.registry_ca.iter().chain(&file.registry_ca) {
+            registry_cas.push(std::fs::read(path).with_context(|| format!("--registry-ca: cannot read {}", path.display()))?);
+        }
+        Ok(Config {
+            data_dir: path(&self.data_dir, &file.data_dir, "/var/lib/knarr")?,
+            run_dir: path(&self.run_dir, &file.run_dir, "/run/knarr")?,
+            node_name,
+            node_ip: self.node_ip.or(file.node_ip),
+            secure_port: self.secure_port.or(file.secure_port).unwrap_or(6443),
+            kubelet_port: self.kubelet_port.or(file.kubelet_port).unwrap_or(10250),
+            cluster_cidr,
+            service_cidr,
+            cluster_domain: text(&self.cluster_domain, &file.cluster_domain, "cluster.local"),
+            tls_san: all(&self.tls_san, &file.tls_san),
+            insecure_registries: all(&self.insecure_registry, &file.insecure_registry),
+            registry_cas,
+            log: text(&self.log, &file.log, "info"),
+        })
+    }
+
+    /// The same flags as arguments for another process.
+    pub fn arguments(&self) -> Vec<std::ffi::OsString> {
+        let mut arguments: Vec<std::ffi::OsString> = Vec::new();
+        let mut add = |name: &str, value: Option<std::ffi::OsString>| {
+            if let Some(value) = value {
+                arguments.push(format!("--{name}").into());
+                arguments.push(value);
+            }
+        };
+        let absolute = |p: &PathBuf| std::path::absolute(p).unwrap_or_else(|_| p.clone()).into_os_string();
+        add("config", self.config.as_ref().map(absolute));
+        add("data-dir", self.data_dir.as_ref().map(absolute));
+        add("run-dir", self.run_dir.as_ref().map(absolute));
+        add("node-name", self.node_name.clone().map(Into::into));
+        add("node-ip", self.node_ip.map(|a| a.to_string().into()));
+        add("secure-port", self.secure_port.map(|p| p.to_string().into()));
+        add("kubelet-port", self.kubelet_port.map(|p| p.to_string().into()));
+        add("cluster-cidr", self.cluster_cidr.clone().map(Into::into));
+        add("service-cidr", self.service_cidr.clone().map(Into::into));
+        add("cluster-domain", self.cluster_domain.clone().map(Into::into));
+        add("log", self.log.clone().map(Into::into));
+        self.tls_san.iter().for_each(|s| add("tls-san", Some(s.into())));
+        self.insecure_registry.iter().for_each(|s| add("insecure-registry", Some(s.into())));
+        self.registry_ca.iter().for_each(|s| add("registry-ca", Some(absolute(s))));
+        arguments
+    }
+}
+
+fn read(path: &Path) -> Result<Flags> {
+    let text = std::fs::read_to_string(path).with_context(|| format!("cannot read the configuration {}", path.display()))?;
+    if text.trim().is_empty() {
+        return Ok(Flags::default());
+    }
+    serde_saphyr::from_str(&text).map_err(|error| anyhow::anyhow!("the configuration {} cannot be used: {error}", path.display()))
+}
+
+fn host_name() -> Result<String> {
+    let text = std::fs::read_to_string("/proc/sys/kernel/hostname").context("the host's name cannot be read; give --node-name")?;
+    Ok(text.trim().to_lowercase())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn with(change: impl FnOnce(&mut Flags)) -> Result<Config> {
+        let mut flags = Flags { node_name: Some("n".into()), ..Flags::default() };
+        change(&mut flags);
+        flags.resolve()
+    }
+
+    #[test]
+    fn bad_values_are_named_with_what_to_do() {
+        let cases: [(Box<dyn FnOnce(&mut Flags)>, &str); 5] = [
+            (Box::new(|f| f.cluster_cidr = Some("10.244.0.0".into())), "is not a network: it has no /"),
+            (Box::new(|f| f.cluster_cidr = Some("10.244.1.0/16".into())), "10.244.0.0/16 is meant?"),
+            (Box::new(|f| f.service_cidr = Some("10.244.0.0/20".into())), "overlap: choose networks that do not"),
+            (Box::new(|f| f.node_name = Some("My_Node".into())), "use lower case letters"),
+            (Box::new(|f| f.config = Some("/nowhere/config.yaml".into())), "cannot read the configuration /nowhere/config.yaml"),
+        ];
+        for (change, expected) in cases {
+            let error = format!("{:#}", with(change).expect_err(expected));
+            assert!(error.contains(expected), "{error}");
+        }
+    }
+
+    #[test]
+    fn flags_go_before_the_file_and_unknown_names_are_refused() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let file = dir.path().join("config.yaml");
+        std::fs::write(&file, "secure-port: 7443\ncluster-domain: example.test\n").expect("written");
+        let config = with(|f| {
+            f.config = Some(file.clone());
+            f.secure_port = Some(8443);
+        })
+        .expect("a configuration");
+        assert_eq!((config.secure_port, config.cluster_domain.as_str()), (8443, "example.test"));
+        std::fs::write(&file, "secure-prt: 7443\n").expect("written");
+        let error = format!("{:#}", with(|f| f.config = Some(file.clone())).expect_err("an unknown name"));
+        assert!(error.contains("secure-prt") && error.contains("config.yaml"), "{error}");
+    }
+
+    #[test]
+    fn addresses_of_the_service_network() {
+        let config = with(|_| {}).expect("defaults");
+        assert_eq!(config.dns().to_string(), "10.96.0.10");
+        assert_eq!(config.api_service().to_string(), "10.96.0.1");
+    }
+}

@@ -1,0 +1,107 @@
+//! `knarr down`: stops the server, then the pods; with `--purge`, leaves nothing behind.
+
+use std::fs;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use clap::Args;
+use rustix::process::{Pid, PidfdFlags, Signal};
+
+use crate::cli::Place;
+use crate::layout::Layout;
+use crate::{files, network, node, preflight, up};
+
+/// What to stop, and how thoroughly.
+#[derive(Args)]
+pub struct DownArgs {
+    #[command(flatten)]
+    pub place: Place,
+    /// Remove all data too: objects, images, logs, keys
+    #[arg(long)]
+    pub purge: bool,
+}
+
+/// Time for the server to write what it has in hand.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// Does it.
+pub fn run(args: &DownArgs) -> Result<()> {
+    preflight::root()?;
+    let absolute = |p: &Path| std::path::absolute(p).with_context(|| format!("{} cannot be made absolute", p.display()));
+    let layout = Layout::new(&absolute(&args.place.data_dir)?, &absolute(&args.place.run_dir)?);
+    // A directory that is not ours is not touched, whatever it holds. A damaged marker is ours.
+    if layout.data.exists() && !layout.marker().exists() {
+        preflight::data_dir(&layout.data)?;
+        if !layout.run.exists() {
+            println!("nothing runs and nothing is there");
+            return Ok(());
+        }
+    }
+    match files::holder(&layout.lock()) {
+        None => println!("no server is running"),
+        Some(pid) => {
+            stop(pid)?;
+            println!("server stopped (process {pid})");
+        }
+    }
+    // Held until the end: nobody may start while things are taken away.
+    let lock = if layout.data.exists() { Some(files::lock(&layout.lock())?) } else { None };
+    node::purge(&layout).context("stopping the pods")?;
+    network::purge(&layout).context("removing the network")?;
+    println!("pods stopped");
+    if let Err(error) = fs::remove_dir_all(&layout.run)
+        && error.kind() != std::io::ErrorKind::NotFound
+    {
+        return Err(error).with_context(|| format!("cannot remove {}", layout.run.display()));
+    }
+    if args.purge {
+        if layout.data.exists() {
+            sys::mount::unmount_below(&layout.data).with_context(|| format!("cannot unmount below {}", layout.data.display()))?;
+            fs::remove_dir_all(&layout.data).with_context(|| format!("cannot remove {}", layout.data.display()))?;
+        }
+        forget()?;
+        println!("all data removed");
+    }
+    drop(lock);
+    Ok(())
+}
+
+fn stop(pid: u32) -> Result<()> {
+    let Some(pid) = i32::try_from(pid).ok().and_then(Pid::from_raw) else { bail!("{pid} is no process id") };
+    let process = match rustix::process::pidfd_open(pid, PidfdFlags::empty()) {
+        Ok(process) => process,
+        Err(rustix::io::Errno::SRCH) => return Ok(()),
+        Err(error) => return Err(error).context("cannot look at the server's process"),
+    };
+    for (signal, patience) in [(Signal::TERM, PATIENCE), (Signal::KILL, Duration::from_secs(5))] {
+        match rustix::process::pidfd_send_signal(&process, signal) {
+            Ok(()) => {}
+            Err(rustix::io::Errno::SRCH) => return Ok(()),
+            Err(error) => return Err(error).context("cannot signal the server"),
+        }
+        let end = Instant::now() + patience;
+        while Instant::now() < end {
+            let mut fds = [rustix::event::PollFd::new(&process, rustix::event::PollFlags::IN)];
+            let wait = rustix::event::Timespec { tv_sec: 1, tv_nsec: 0 };
+            if rustix::event::poll(&mut fds, Some(&wait))? > 0 {
+                return Ok(());
+            }
+        }
+    }
+    bail!("the server (process {}) does not end, not even by SIGKILL: it waits for the kernel, see its state in /proc", pid.as_raw_nonzero())
+}
+
+/// Takes the context `knarr` out of the user's kubeconfig again.
+fn forget() -> Result<()> {
+    let path = up::user_kubeconfig();
+    let Ok(text) = fs::read_to_string(&path) else { return Ok(()) };
+    match pki::remove_from_kubeconfig(&text, "knarr") {
+        Ok(Some(rest)) => files::write(&path, rest.as_bytes(), 0o600),
+        Ok(None) => Ok(()),
+        Err(error) => {
+            println!("{} was left as it is: {error}", path.display());
+            Ok(())
+        }
+    }
+}

@@ -1,0 +1,64 @@
+//! Where a cluster keeps what.
+
+use std::path::{Path, PathBuf};
+
+/// The directories of one server or agent.
+#[derive(Debug, Clone)]
+pub struct Layout {
+    pub data: PathBuf,
+    pub run: PathBuf,
+}
+
+/// The file that marks a data directory as ours.
+pub const MARKER: &str = "knarr.json";
+
+impl Layout {
+    /// The layout below two roots.
+    pub fn new(data: &Path, run: &Path) -> Layout {
+        Layout { data: data.into(), run: run.into() }
+    }
+    pub fn marker(&self) -> PathBuf {
+        self.data.join(MARKER)
+    }
+    /// Held by the server or agent while it lives.
+    pub fn lock(&self) -> PathBuf {
+        self.data.join("lock")
+    }
+    pub fn pki(&self) -> PathBuf {
+        self.data.join("pki")
+    }
+    pub fn store(&self) -> PathBuf {
+        self.data.join("store")
+    }
+    pub fn images(&self) -> PathBuf {
+        self.data.join("images")
+    }
+    pub fn containers(&self) -> PathBuf {
+        self.data.join("containers")
+    }
+    pub fn kubelet(&self) -> PathBuf {
+        self.data.join("kubelet")
+    }
+    pub fn overlay(&self) -> PathBuf {
+        self.data.join("network")
+    }
+    pub fn pod_logs(&self) -> PathBuf {
+        self.data.join("logs/pods")
+    }
+    pub fn bin(&self) -> PathBuf {
+        self.data.join("bin")
+    }
+    pub fn admin(&self) -> PathBuf {
+        self.data.join("admin.conf")
+    }
+    pub fn log(&self) -> PathBuf {
+        self.data.join("server.log")
+    }
+    pub fn pods_run(&self) -> PathBuf {
+        self.run.join("pods")
+    }
+    /// What the running server says of itself.
+    pub fn state(&self) -> PathBuf {
+        self.run.join("state.json")
+    }
+}

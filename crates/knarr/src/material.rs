@@ -1,0 +1,152 @@
+//! Keys and certificates of a cluster, made on the first start and kept below `pki/`.
+
+use std::fs;
+use std::net::Ipv4Addr;
+use std::path::Path;
+
+use anyhow::{Context, Result, ensure};
+use jiff::{SignedDuration, Timestamp};
+use pki::{Ca, CertKey, CertRequest, Credentials, Kubeconfig, Usage};
+
+use crate::config::Config;
+use crate::files;
+use crate::layout::Layout;
+
+const CA_LIFETIME: SignedDuration = SignedDuration::from_hours(24 * 3650);
+const LIFETIME: SignedDuration = SignedDuration::from_hours(24 * 365);
+/// Certificates are made anew at a start when less than this is left.
+const RENEW: SignedDuration = SignedDuration::from_hours(24 * 60);
+
+/// Everything secret or signed that a server needs.
+pub struct Material {
+    pub ca: Ca,
+    pub apiserver: CertKey,
+    /// By which the API server talks to kubelets.
+    pub kubelet_client: CertKey,
+    pub kubelet_serving: CertKey,
+    /// Signs service account tokens (PEM).
+    pub service_account_key: String,
+    /// Encrypts Secrets at rest.
+    pub encryption_key: [u8; 32],
+    /// Joins agents: `abcdef.0123456789abcdef`.
+    pub join_token: String,
+}
+
+/// Reads what is there, and makes what is missing or about to expire.
+pub fn prepare(layout: &Layout, config: &Config, node_ip: Ipv4Addr, random: &mut dyn FnMut(&mut [u8])) -> Result<Material> {
+    let dir = layout.pki();
+    files::private_dir(&dir)?;
+    let now = Timestamp::now();
+    let ca = authority(&dir, "ca", "kubernetes", now)?;
+    let mut sans: Vec<String> = ["kubernetes", "kubernetes.default", "kubernetes.default.svc", "localhost"].map(String::from).to_vec();
+    sans.push(format!("kubernetes.default.svc.{}", config.cluster_domain));
+    sans.push(config.node_name.clone());
+    sans.extend([config.api_service(), node_ip, Ipv4Addr::LOCALHOST].map(|a| a.to_string()));
+    sans.extend(config.tls_san.iter().cloned());
+    sans.sort();
+    sans.dedup();
+    let request = |cn: &str, orgs: &[&str], sans: Vec<String>, usages: Vec<Usage>| CertRequest {
+        cn: cn.into(),
+        orgs: orgs.iter().map(|o| o.to_string()).collect(),
+        sans,
+        usages,
+        lifetime: LIFETIME,
+    };
+    let apiserver = pair(&dir, "apiserver", &ca, request("kube-apiserver", &[], sans, vec![Usage::Server]), now)?;
+    let kubelet_client = pair(
+        &dir,
+        "apiserver-kubelet-client",
+        &ca,
+        request("kube-apiserver-kubelet-client", &["system:masters"], Vec::new(), vec![Usage::Client]),
+        now,
+    )?;
+    let node = format!("system:node:{}", config.node_name);
+    let mut node_sans = vec![config.node_name.clone(), node_ip.to_string()];
+    node_sans.dedup();
+    let kubelet_serving = pair(&dir, "kubelet-server", &ca, request(&node, &["system:nodes"], node_sans, vec![Usage::Server]), now)?;
+    let admin = pair(&dir, "admin", &ca, request("kubernetes-admin", &["system:masters"], Vec::new(), vec![Usage::Client]), now)?;
+
+    let service_account_key = kept(&dir.join("sa.key"), || pki::jwt::new_key_pem().context("making the service account key"))?;
+    kept(&dir.join("sa.pub"), || pki::jwt::public_key_pem(&service_account_key).context("deriving the service account public key"))?;
+    let encryption = kept(&dir.join("encryption.key"), || {
+        let mut key = [0; 32];
+        random(&mut key);
+        Ok(hex::encode(key))
+    })?;
+    let mut encryption_key = [0; 32];
+    hex::decode_to_slice(encryption.trim(), &mut encryption_key)
+        .with_context(|| format!("{} is not a key of 64 hexadecimal digits: restore it from a copy", dir.join("encryption.key").display()))?;
+    let join_token = kept(&dir.join("join.token"), || {
+        let mut bytes = [0; 22];
+        random(&mut bytes);
+        Ok(pki::bootstrap_token::generate(&bytes))
+    })?;
+
+    let kubeconfig = pki::kubeconfig(&admin_entry(&ca, &admin, config.secure_port, Ipv4Addr::LOCALHOST))?;
+    files::write(&layout.admin(), kubeconfig.as_bytes(), 0o600)?;
+    Ok(Material { ca, apiserver, kubelet_client, kubelet_serving, service_account_key, encryption_key, join_token: join_token.trim().into() })
+}
+
+/// The kubeconfig entry of the administrator.
+fn admin_entry(ca: &Ca, admin: &CertKey, port: u16, address: Ipv4Addr) -> Kubeconfig {
+    Kubeconfig {
+        context: "knarr".into(),
+        cluster: "knarr".into(),
+        user: "knarr-admin".into(),
+        server: format!("https://{address}:{port}"),
+        ca_pem: ca.cert_pem().into(),
+        credentials: Credentials::Certificate { cert_pem: admin.cert_pem.clone(), key_pem: admin.key_pem.clone() },
+    }
+}
+
+/// The administrator's entry, from what an earlier start left.
+pub fn admin_of(layout: &Layout, port: u16) -> Result<Kubeconfig> {
+    let dir = layout.pki();
+    let ca = Ca::from_pem(&read(&dir.join("ca.crt"))?, &read(&dir.join("ca.key"))?)?;
+    let admin = CertKey { cert_pem: read(&dir.join("admin.crt"))?, key_pem: read(&dir.join("admin.key"))? };
+    Ok(admin_entry(&ca, &admin, port, Ipv4Addr::LOCALHOST))
+}
+
+fn read(path: &Path) -> Result<String> {
+    fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))
+}
+
+fn kept(path: &Path, make: impl FnOnce() -> Result<String>) -> Result<String> {
+    if path.exists() {
+        return read(path);
+    }
+    let text = make()?;
+    let mode = if path.extension().is_some_and(|e| e == "pub") { 0o644 } else { 0o600 };
+    files::write(path, text.as_bytes(), mode)?;
+    Ok(text)
+}
+
+fn authority(dir: &Path, name: &str, cn: &str, now: Timestamp) -> Result<Ca> {
+    let (cert, key) = (dir.join(format!("{name}.crt")), dir.join(format!("{name}.key")));
+    if cert.exists() {
+        ensure!(key.exists(), "{} is there but {} is not: restore it from a copy, or start anew with knarr down --purge", cert.display(), key.display());
+        return Ca::from_pem(&read(&cert)?, &read(&key)?).with_context(|| format!("the CA in {} cannot be used", dir.display()));
+    }
+    let ca = Ca::new(cn, now, CA_LIFETIME)?;
+    // The key first: a certificate without its key would be an error at the next start.
+    files::write(&key, ca.key_pem().as_bytes(), 0o600)?;
+    files::write(&cert, ca.cert_pem().as_bytes(), 0o644)?;
+    Ok(ca)
+}
+
+fn pair(dir: &Path, name: &str, ca: &Ca, request: CertRequest, now: Timestamp) -> Result<CertKey> {
+    let (cert, key, names) = (dir.join(format!("{name}.crt")), dir.join(format!("{name}.key")), dir.join(format!("{name}.names")));
+    let wanted = format!("{}\n{}\n{}\n", request.cn, request.orgs.join(","), request.sans.join(","));
+    if let (Ok(cert_pem), Ok(key_pem), Ok(old)) = (fs::read_to_string(&cert), fs::read_to_string(&key), fs::read_to_string(&names)) {
+        let fresh = old.strip_prefix(&wanted).and_then(|end| end.trim().parse::<Timestamp>().ok()).is_some_and(|end| end.duration_since(now) > RENEW);
+        if fresh {
+            return Ok(CertKey { cert_pem, key_pem });
+        }
+    }
+    let end = now + request.lifetime;
+    let pair = ca.issue(&request, now)?;
+    files::write(&key, pair.key_pem.as_bytes(), 0o600)?;
+    files::write(&cert, pair.cert_pem.as_bytes(), 0o644)?;
+    files::write(&names, format!("{wanted}{end}\n").as_bytes(), 0o644)?;
+    Ok(pair)
+}

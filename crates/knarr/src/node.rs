@@ -1,0 +1,91 @@
+//! Wiring of a node: images, network, runtime, proxy, DNS and the kubelet, for server and agent alike.
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use anyhow::{Context, Result};
+use kube::Client;
+use pki::CertKey;
+use reconcile::{Informers, Tasks};
+use runtime::Runtime;
+
+use crate::config::Config;
+use crate::layout::Layout;
+use crate::network;
+
+/// The cgroup below which shims live.
+const CGROUP: &str = "/knarr";
+
+/// As whom the node's parts talk to the API server, and what they are known by.
+pub struct Identity {
+    pub kubelet: Client,
+    pub network: Client,
+    pub serving: CertKey,
+    pub client_ca: String,
+    pub address: Ipv4Addr,
+}
+
+/// What of a node is ready before there is an API server.
+pub struct Prepared {
+    runtime: Arc<Runtime>,
+    overlay: overlay::Overlay,
+    nft: Arc<dyn nft::Nftables>,
+}
+
+fn runtime_config(config: &Config, layout: &Layout, exe: &Path) -> runtime::Config {
+    runtime::Config {
+        root: layout.containers(),
+        run: layout.pods_run(),
+        self_exe: exe.to_path_buf(),
+        cgroup_parent: CGROUP.into(),
+        version: env!("CARGO_PKG_VERSION").into(),
+        registries: image::Options { plain_http: config.insecure_registries.clone(), extra_ca_pem: config.registry_cas.clone() },
+    }
+}
+
+/// Opens images, network and runtime.
+pub async fn prepare(config: &Config, layout: &Layout, exe: &Path) -> Result<Prepared> {
+    let (images_dir, own) = (layout.images(), exe.to_path_buf());
+    let images = tokio::task::spawn_blocking(move || -> Result<image::Store> {
+        let store = image::Store::open(&images_dir).with_context(|| format!("the images in {} cannot be opened", images_dir.display()))?;
+        store.ensure_builtin(&own).context("the built-in image cannot be made")?;
+        Ok(store)
+    });
+    let nft: Arc<dyn nft::Nftables> = Arc::new(nft::Kernel::open()?);
+    let overlay = overlay::Overlay::open(network::overlay_config(config, layout)?, network::filter(nft.clone())).context("the pod network cannot be opened")?;
+    let images = Arc::new(images.await??);
+    let runtime = Runtime::open(runtime_config(config, layout, exe), Arc::new(network::PodNetwork(overlay.clone())), images)
+        .await
+        .context("the container runtime cannot be opened")?;
+    Ok(Prepared { runtime, overlay, nft })
+}
+
+/// Starts everything that needs an API server.
+pub async fn start(config: &Config, layout: &Layout, prepared: Prepared, identity: Identity, tasks: &Tasks) -> Result<()> {
+    let Prepared { runtime, overlay, nft } = prepared;
+    let shared = Informers::new(identity.network.clone(), tasks.clone());
+    overlay.start(&shared, tasks);
+    proxy::run(network::proxy_config(config)?, nft, &shared, tasks);
+    network::serve_dns(config, &overlay, &shared, tasks);
+    let stop = tasks.token();
+    tasks.spawn_uncancelled(async move {
+        stop.cancelled().await;
+        runtime.close().await;
+    });
+    Ok(())
+}
+
+/// Ends all pods of this node and removes what they had, but for their data.
+pub fn purge(layout: &Layout) -> Result<()> {
+    runtime::purge(&runtime::Config {
+        root: layout.containers(),
+        run: layout.pods_run(),
+        self_exe: PathBuf::new(),
+        cgroup_parent: CGROUP.into(),
+        version: String::new(),
+        registries: image::Options::default(),
+    })?;
+    sys::mount::unmount_below(&layout.kubelet())?;
+    Ok(())
+}

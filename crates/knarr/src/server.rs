@@ -1,0 +1,292 @@
+//! `knarr server`: a whole control plane and a node in one process.
+//!
+//! ```text
+//! check → lock → certificates → store → API server → controllers, scheduler ┐
+//!                                    └→ images, network, runtime → kubelet ─┴→ ready → serve
+//! SIGTERM → readiness off → node and controllers drain → API server → store closed
+//! ```
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use apiserver::{Builder, InProcess, Server, UserInfo};
+use k8s_openapi::api::core::v1::{Node, ServiceAccount};
+use kube::Client;
+use reconcile::{Informers, Tasks};
+
+use crate::config::{Config, Flags};
+use crate::files::{self, State};
+use crate::layout::Layout;
+use crate::material::{self, Material};
+use crate::progress::Progress;
+use crate::{images, network, node, preflight, up};
+
+/// The version of Kubernetes that is served.
+pub const KUBERNETES: &str = "v1.36.0";
+/// How long a drain may take.
+const DRAIN: Duration = Duration::from_secs(15);
+/// How long a start may take before it counts as failed.
+const START: Duration = Duration::from_secs(120);
+
+/// Runs until a signal ends it.
+pub fn run(flags: &Flags) -> Result<()> {
+    preflight::root()?;
+    let config = flags.resolve()?;
+    let layout = Layout::new(&config.data_dir, &config.run_dir);
+    preflight::data_dir(&layout.data)?;
+    let _lock = if layout.data.exists() { Some(files::lock(&layout.lock())?) } else { None };
+    preflight::check(&config, &layout, &[("secure-port", config.secure_port), ("kubelet-port", config.kubelet_port)])?;
+    files::public_dir(&layout.data)?;
+    preflight::mark(&layout)?;
+    let _lock = match _lock {
+        Some(lock) => lock,
+        None => files::lock(&layout.lock())?,
+    };
+    files::public_dir(&layout.run)?;
+    init_log(&config.log)?;
+    images::install_crypto();
+    let progress = Progress::new();
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(std::thread::available_parallelism().map_or(2, |n| n.get().clamp(2, 4)))
+        .max_blocking_threads(32)
+        .enable_all()
+        .build()?;
+    let result = runtime.block_on(serve(&config, &layout, &progress));
+    // Blocking calls that hang (a dead mount) must not keep the process.
+    runtime.shutdown_timeout(Duration::from_secs(2));
+    if let Err(error) = &result {
+        tracing::error!("{error:#}");
+    }
+    result
+}
+
+/// Log lines go to standard error.
+pub fn init_log(filter: &str) -> Result<()> {
+    let filter = tracing_subscriber::EnvFilter::try_new(filter).with_context(|| format!("--log {filter:?} is no filter: say info, or warn,kubelet=debug"))?;
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(false).init();
+    Ok(())
+}
+
+async fn serve(config: &Config, layout: &Layout, progress: &Progress) -> Result<()> {
+    let mut signals = Signals::new()?;
+    let tasks = Tasks::new();
+    let control = tasks.child();
+    let core = Tasks::new();
+    let started = tokio::select! {
+        started = tokio::time::timeout(START, start(config, layout, progress, &core, &control)) => {
+            started.unwrap_or_else(|_| Err(anyhow::anyhow!("the cluster was not ready after {} s: see the log above, and knarr status", START.as_secs())))
+        }
+        () = signals.wait() => Err(anyhow::anyhow!("ended by a signal before it was ready")),
+    };
+    let outcome = match started {
+        Ok(mut state) => {
+            let took = progress.ready();
+            state.ready = true;
+            state.ready_after_ms = Some(took.as_millis() as u64);
+            state.write(&layout.state())?;
+            tracing::info!(took = ?took, "ready");
+            signals.wait().await;
+            tracing::info!("draining");
+            Ok(())
+        }
+        Err(error) => Err(error),
+    };
+    if !control.shutdown(DRAIN).await {
+        tracing::warn!("some tasks did not end in time");
+    }
+    if !core.shutdown(DRAIN).await {
+        tracing::warn!("the API server did not end in time");
+    }
+    if let Err(error) = std::fs::remove_file(layout.state())
+        && error.kind() != std::io::ErrorKind::NotFound
+    {
+        tracing::warn!("{} cannot be removed: {error}", layout.state().display());
+    }
+    outcome
+}
+
+async fn start(config: &Config, layout: &Layout, progress: &Progress, core: &Tasks, control: &Tasks) -> Result<State> {
+    let node_ip = preflight::node_ip(config);
+    let exe = up::install(layout)?;
+    let mut random = |bytes: &mut [u8]| rand::fill(bytes);
+    let material = material::prepare(layout, config, node_ip, &mut random)?;
+    progress.done("certificates");
+
+    let server = api_server(config, layout, &material, node_ip, core).await?;
+    progress.done("store");
+    // The node's parts need nothing of the API server to get ready.
+    let prepared = node::prepare(config, layout, &exe);
+    let (prepared, ()) = tokio::join!(prepared, server.ready());
+    let prepared = prepared?;
+    listen(&server, config, &material, core).await?;
+    progress.done("API server");
+
+    let clients = Clients(server.clone());
+    let informers = Informers::new(clients.user("system:kube-controller-manager", &[]), control.clone());
+    let controllers = controllers::Config {
+        root_ca: material.ca.cert_pem().into(),
+        signing_ca: (material.ca.cert_pem().into(), material.ca.key_pem().into()),
+        cluster_cidr: (config.cluster_cidr.address, config.cluster_cidr.prefix),
+        node_mask: 24,
+    };
+    let accounts = clients.clone();
+    controllers::start(&move |name| accounts.service_account(name), &informers, control, &controllers);
+    scheduler::start(clients.user("system:kube-scheduler", &[]), &informers, control);
+    let admin = clients.user("system:admin", &["system:masters"]);
+    network::publish(&admin, config).await?;
+    dns::publish::run(IpAddr::V4(config.dns()), &Informers::new(admin, control.clone()), control);
+    progress.done("controllers, scheduler");
+
+    let identity = format!("system:node:{}", config.node_name);
+    let node = node::Identity {
+        kubelet: clients.user(&identity, &["system:nodes"]),
+        network: clients.user("system:kube-proxy", &[]),
+        serving: material.kubelet_serving.clone(),
+        client_ca: material.ca.cert_pem().into(),
+        address: node_ip,
+    };
+    node::start(config, layout, prepared, node, control).await?;
+    wait_for_node(&informers, &config.node_name).await;
+    progress.done("node Ready");
+    network::dns_answers(config).await;
+    progress.done("cluster DNS");
+    wait_for_account(&informers).await;
+    progress.done("default service account");
+    Ok(State {
+        pid: std::process::id(),
+        role: "server".into(),
+        version: env!("CARGO_PKG_VERSION").into(),
+        server: format!("https://{node_ip}:{}", config.secure_port),
+        node_name: config.node_name.clone(),
+        ready: false,
+        ready_after_ms: None,
+    })
+}
+
+async fn api_server(config: &Config, layout: &Layout, material: &Material, node_ip: Ipv4Addr, core: &Tasks) -> Result<Arc<Server>> {
+    let store = store::embedded::open(&layout.store(), store::embedded::Options::default())
+        .with_context(|| format!("the store in {} cannot be opened", layout.store().display()))?;
+    let settings = apiserver::Config {
+        encryption: apiserver::EncryptionConfig {
+            keys: vec![apiserver::EncryptionKey { name: "key1".into(), secret: material.encryption_key }],
+            resources: vec!["secrets".into()],
+        },
+        kubelet_ca: Some(material.ca.cert_pem().into()),
+        kubelet_client: Some((material.kubelet_client.cert_pem.clone(), material.kubelet_client.key_pem.clone())),
+        git_version: KUBERNETES.into(),
+        ..apiserver::Config::default()
+    };
+    let mut builder = Builder::new(settings, store)?;
+    let signer = Arc::new(pki::jwt::Signer::from_pem(&material.service_account_key).context("the service account key")?);
+    // They run in this process and are well as long as it is not told to end.
+    let stop = core.token();
+    let healthy: apiserver::builder::Check = Arc::new(move || if stop.is_cancelled() { Err("shutting down".into()) } else { Ok(()) });
+    registry::install(
+        &mut builder,
+        registry::Config {
+            client_ca_pem: material.ca.cert_pem().into(),
+            old_keys: signer.verifier().clone(),
+            signer,
+            issuer: format!("https://kubernetes.default.svc.{}", config.cluster_domain),
+            audiences: Vec::new(),
+            service_cidr: config.service_cidr.to_string(),
+            node_ports: 30000..=32767,
+            advertise_address: IpAddr::V4(node_ip),
+            secure_port: config.secure_port,
+            cluster_ca_pem: material.ca.cert_pem().into(),
+            join_token: Some(material.join_token.clone()),
+            components: ["controller-manager", "scheduler", "etcd-0"].map(|name| (name.to_string(), healthy.clone())).to_vec(),
+        },
+    )?;
+    let server = builder.build()?;
+    let (running, stop) = (server.clone(), core.token());
+    core.spawn_uncancelled(async move { running.run(stop).await });
+    Ok(server)
+}
+
+async fn listen(server: &Arc<Server>, config: &Config, material: &Material, core: &Tasks) -> Result<()> {
+    // The CA goes along, so that a node that joins can compare its fingerprint.
+    let chain = format!("{}{}", material.apiserver.cert_pem, material.ca.cert_pem());
+    let tls = apiserver::ServingTls::new(&chain, &material.apiserver.key_pem)?;
+    let address = SocketAddr::from((Ipv4Addr::UNSPECIFIED, config.secure_port));
+    let listener = tokio::net::TcpListener::bind(address).await.with_context(|| format!("cannot listen on {address}"))?;
+    let (server, stop) = (server.clone(), core.token());
+    core.spawn_uncancelled(async move { server.listen(listener, tls, stop).await });
+    Ok(())
+}
+
+/// Clients of the API server in this process, each with an identity of its own.
+#[derive(Clone)]
+struct Clients(Arc<Server>);
+
+impl Clients {
+    fn user(&self, name: &str, groups: &[&str]) -> Client {
+        let mut groups: Vec<String> = groups.iter().map(|g| g.to_string()).collect();
+        groups.push("system:authenticated".into());
+        let identity = InProcess(UserInfo { name: name.into(), groups, ..UserInfo::default() });
+        let (server, agent) = (self.0.clone(), http::HeaderValue::from_str(&format!("knarr/{} ({name})", env!("CARGO_PKG_VERSION"))).ok());
+        client::in_process(move |mut request| {
+            request.extensions_mut().insert(identity.clone());
+            if let Some(agent) = &agent {
+                request.headers_mut().insert(http::header::USER_AGENT, agent.clone());
+            }
+            let server = server.clone();
+            async move { server.handle(request).await }
+        })
+    }
+
+    fn service_account(&self, name: &str) -> Client {
+        self.user(
+            &format!("system:serviceaccount:kube-system:{name}"),
+            &["system:serviceaccounts", "system:serviceaccounts:kube-system"],
+        )
+    }
+}
+
+async fn wait_for_node(informers: &Informers, name: &str) {
+    let mut changes = informers.of::<Node>().subscribe();
+    while let Some(change) = changes.recv().await {
+        let ready = |n: &Node| n.status.iter().flat_map(|s| s.conditions.iter().flatten()).any(|c| c.type_ == "Ready" && c.status == "True");
+        if change.new.is_some_and(|n| n.metadata.name.as_deref() == Some(name) && ready(&n)) {
+            return;
+        }
+    }
+}
+
+async fn wait_for_account(informers: &Informers) {
+    let mut changes = informers.of::<ServiceAccount>().subscribe();
+    while let Some(change) = changes.recv().await {
+        let meta = &change.latest().metadata;
+        if meta.name.as_deref() == Some("default") && meta.namespace.as_deref() == Some("default") {
+            return;
+        }
+    }
+}
+
+/// SIGTERM and SIGINT; SIGHUP of a closed terminal is not for us.
+pub struct Signals {
+    terminate: tokio::signal::unix::Signal,
+    interrupt: tokio::signal::unix::Signal,
+    hangup: tokio::signal::unix::Signal,
+}
+
+impl Signals {
+    /// Starts to listen.
+    pub fn new() -> Result<Signals> {
+        use tokio::signal::unix::{SignalKind, signal};
+        Ok(Signals { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())?, hangup: signal(SignalKind::hangup())? })
+    }
+
+    /// Waits for one that means the end.
+    pub async fn wait(&mut self) {
+        loop {
+            tokio::select! {
+                _ = self.terminate.recv() => return,
+                _ = self.interrupt.recv() => return,
+                _ = self.hangup.recv() => {}
+            }
+        }
+    }
+}

@@ -1,0 +1,248 @@
+//! A cluster for end-to-end tests, the clients that ask it, and a runner that counts as the test
+//! harness does. Needs root, and the tools that `cargo xtask tools` installs.
+#![forbid(unsafe_code)]
+
+use std::io::Read;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail, ensure};
+use serde_json::Value;
+
+/// Where things are.
+#[derive(Clone)]
+pub struct Env {
+    pub binary: PathBuf,
+    pub tools: PathBuf,
+    pub data: PathBuf,
+    pub run: PathBuf,
+    pub home: PathBuf,
+    pub port: u16,
+}
+
+impl Env {
+    /// From the variables that `cargo xtask test` sets.
+    pub fn new(name: &str) -> Result<Env> {
+        let var = |name: &str| std::env::var_os(name).map(PathBuf::from).with_context(|| format!("{name} is not set: run cargo xtask test"));
+        let home = std::env::temp_dir().join(format!("knarr-{name}-home"));
+        std::fs::create_dir_all(&home)?;
+        Ok(Env {
+            binary: var("KNARR_BIN")?,
+            tools: var("KNARR_TOOLS")?,
+            data: PathBuf::from(format!("/var/lib/knarr-{name}")),
+            run: PathBuf::from(format!("/run/knarr-{name}")),
+            home,
+            port: 16443,
+        })
+    }
+
+    /// `knarr …` with this environment's directories where the command takes them.
+    pub fn knarr(&self, args: &[&str]) -> Command {
+        let mut command = Command::new(&self.binary);
+        command.args(args).env("HOME", &self.home).env_remove("KUBECONFIG");
+        let placed = matches!(args.first(), Some(&("up" | "server" | "status" | "down" | "token")));
+        if placed {
+            command.arg("--data-dir").arg(&self.data).arg("--run-dir").arg(&self.run);
+        }
+        if args.first() == Some(&"image") {
+            command.arg("--data-dir").arg(&self.data);
+        }
+        if matches!(args.first(), Some(&("up" | "server"))) {
+            command.args(["--secure-port", &self.port.to_string(), "--kubelet-port", "11250", "--node-name", "one"]);
+        }
+        command
+    }
+
+    /// A client of the cluster.
+    pub fn client(&self, name: &'static str) -> Client {
+        Client { name, path: self.tools.join(name), env: self.clone() }
+    }
+
+    /// The two kubectls: the newest and the oldest that are tried.
+    pub fn kubectls(&self) -> [Client; 2] {
+        [self.client("kubectl"), self.client("kubectl-1.20")]
+    }
+}
+
+/// A program that talks to the cluster.
+#[derive(Clone)]
+pub struct Client {
+    pub name: &'static str,
+    path: PathBuf,
+    env: Env,
+}
+
+impl Client {
+    /// The command, with the cluster's kubeconfig.
+    pub fn command(&self, args: &[&str]) -> Command {
+        let mut command = Command::new(&self.path);
+        command.args(args).env("HOME", &self.env.home).env("KUBECONFIG", self.env.data.join("admin.conf"));
+        command
+    }
+
+    /// Runs it; its standard output. A failure is an error with all that it said.
+    pub fn run(&self, args: &[&str]) -> Result<String> {
+        output(&mut self.command(args)).with_context(|| format!("{} {}", self.name, args.join(" ")))
+    }
+
+    /// Runs it with an input.
+    pub fn run_with(&self, args: &[&str], input: &str) -> Result<String> {
+        output_with(&mut self.command(args), input).with_context(|| format!("{} {}", self.name, args.join(" ")))
+    }
+
+    /// Runs it; it must fail. What it said.
+    pub fn fails(&self, args: &[&str]) -> Result<String> {
+        let output = self.command(args).stdin(Stdio::null()).output()?;
+        let text = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+        ensure!(!output.status.success(), "{} {} succeeded: {text}", self.name, args.join(" "));
+        Ok(text)
+    }
+
+    /// `get … -o json`, parsed.
+    pub fn json(&self, args: &[&str]) -> Result<Value> {
+        let mut all = args.to_vec();
+        all.extend(["-o", "json"]);
+        Ok(serde_json::from_str(&self.run(&all)?)?)
+    }
+
+    /// Starts it in the background.
+    pub fn spawn(&self, args: &[&str]) -> Result<Background> {
+        let child = self.command(args).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
+        Ok(Background(child))
+    }
+}
+
+/// A process that is ended when it is let go.
+pub struct Background(pub Child);
+
+impl Background {
+    /// Ends it and returns what it printed.
+    pub fn finish(mut self) -> Result<String> {
+        self.0.kill()?;
+        let mut text = String::new();
+        if let Some(mut out) = self.0.stdout.take() {
+            out.read_to_string(&mut text)?;
+        }
+        self.0.wait()?;
+        Ok(text)
+    }
+}
+
+impl Drop for Background {
+    fn drop(&mut self) {
+        // It may have ended by itself.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// Runs a command to its end; its standard output, or an error with all that it said.
+pub fn output(command: &mut Command) -> Result<String> {
+    let output = command.stdin(Stdio::null()).output().with_context(|| format!("cannot start {command:?}"))?;
+    check(output)
+}
+
+fn check(output: Output) -> Result<String> {
+    let out = String::from_utf8_lossy(&output.stdout).into_owned();
+    if !output.status.success() {
+        bail!("{}: {out}{}", output.status, String::from_utf8_lossy(&output.stderr));
+    }
+    Ok(out)
+}
+
+/// The same with an input.
+pub fn output_with(command: &mut Command, input: &str) -> Result<String> {
+    use std::io::Write;
+    let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
+    let mut stdin = child.stdin.take().context("no standard input")?;
+    stdin.write_all(input.as_bytes())?;
+    drop(stdin);
+    check(child.wait_with_output()?)
+}
+
+/// Waits until `probe` is content; its last complaint when it never is.
+pub fn eventually<T>(what: &str, seconds: u64, mut probe: impl FnMut() -> Result<T>) -> Result<T> {
+    let end = Instant::now() + Duration::from_secs(seconds);
+    loop {
+        match probe() {
+            Ok(value) => return Ok(value),
+            Err(error) if Instant::now() > end => return Err(error.context(format!("{what}: not within {seconds} s"))),
+            Err(_) => std::thread::sleep(Duration::from_millis(100)),
+        }
+    }
+}
+
+/// An HTTP GET of a URL by curl.
+pub fn curl(args: &[&str]) -> Result<String> {
+    output(Command::new("curl").args(["-sS", "--max-time", "5", "--noproxy", "*"]).args(args))
+}
+
+/// Everything on this machine that a cluster could leave behind.
+pub fn traces(run: &Path) -> Result<Vec<String>> {
+    let mut all = Vec::new();
+    let mounts = std::fs::read_to_string("/proc/self/mountinfo")?;
+    all.extend(mounts.lines().filter_map(|l| l.split(' ').nth(4)).map(|m| format!("mount {m}")));
+    for entry in std::fs::read_dir("/sys/class/net")? {
+        all.push(format!("link {}", entry?.file_name().to_string_lossy()));
+    }
+    for hierarchy in std::fs::read_dir("/sys/fs/cgroup")?.flatten().filter(|h| h.path().is_dir()) {
+        for group in std::fs::read_dir(hierarchy.path())?.flatten().filter(|g| g.path().is_dir()) {
+            all.push(format!("cgroup {}", group.path().display()));
+        }
+    }
+    for entry in std::fs::read_dir("/run/netns").into_iter().flatten().flatten() {
+        all.push(format!("netns {}", entry.file_name().to_string_lossy()));
+    }
+    for process in std::fs::read_dir("/proc")?.flatten() {
+        let line = std::fs::read(process.path().join("cmdline")).unwrap_or_default();
+        let line = String::from_utf8_lossy(&line).replace('\0', " ");
+        if line.contains("knarr-") && line.contains(&*run.to_string_lossy()) {
+            all.push(format!("process {line}"));
+        }
+    }
+    for path in [run] {
+        if path.exists() {
+            all.push(format!("file {}", path.display()));
+        }
+    }
+    all.sort();
+    all.dedup();
+    Ok(all)
+}
+
+/// A named step.
+pub type Step = (&'static str, Box<dyn FnOnce() -> Result<()>>);
+
+/// Runs steps in order and reports as the test harness does. A step whose failure makes the others
+/// pointless is named in `vital`.
+pub fn run_steps(steps: Vec<Step>, vital: &[&str]) -> ! {
+    let filter: Vec<String> = std::env::args().skip(1).filter(|a| !a.starts_with('-')).collect();
+    let chosen: Vec<Step> = steps
+        .into_iter()
+        .filter(|(name, _)| filter.is_empty() || vital.contains(name) || filter.iter().any(|f| name.contains(f.as_str())))
+        .collect();
+    println!("\nrunning {} tests", chosen.len());
+    let (mut passed, mut failed, total) = (0, Vec::new(), chosen.len());
+    let start = Instant::now();
+    for (name, step) in chosen {
+        let begin = Instant::now();
+        match std::panic::catch_unwind(std::panic::AssertUnwindSafe(step)).unwrap_or_else(|_| bail!("it panicked")) {
+            Ok(()) => {
+                passed += 1;
+                println!("test {name} ... ok ({:.1} s)", begin.elapsed().as_secs_f64());
+            }
+            Err(error) => {
+                println!("test {name} ... FAILED ({:.1} s)\n    {}", begin.elapsed().as_secs_f64(), format!("{error:?}").replace('\n', "\n    "));
+                failed.push(name);
+                if vital.contains(&name) {
+                    break;
+                }
+            }
+        }
+    }
+    let not_run = total - passed - failed.len();
+    let word = if failed.is_empty() { "ok" } else { "FAILED" };
+    println!("\ntest result: {word}. {passed} passed; {} failed; {not_run} ignored; 0 measured; 0 filtered out; finished in {:.2}s\n", failed.len(), start.elapsed().as_secs_f64());
+    std::process::exit(i32::from(!failed.is_empty()));
+}

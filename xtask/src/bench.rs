@@ -1,0 +1,201 @@
+//! The figures, measured as whole processes on an empty data directory of its own.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use serde_json::Value;
+
+use crate::{release_binary, root, tools};
+
+const DATA: &str = "/var/lib/knarr-bench";
+const RUN: &str = "/run/knarr-bench";
+const REPEATS: usize = 5;
+
+struct Bench {
+    binary: PathBuf,
+    kubectl: PathBuf,
+    rows: Vec<(String, String, String)>,
+}
+
+/// Measures, prints the table and writes it to docs/benchmarks.md.
+pub fn run() -> Result<()> {
+    let tools = tools::install()?;
+    let mut bench = Bench { binary: release_binary()?, kubectl: tools.dir.join("kubectl"), rows: Vec::new() };
+    let outcome = bench.all();
+    // Whatever happened, nothing stays behind.
+    bench.knarr(&["down", "--purge"])?;
+    outcome?;
+    let mut text = format!(
+        "# Benchmarks\n\nMeasured by `cargo xtask bench` as whole processes; medians of {REPEATS} unless said otherwise. Memory is PSS, summed over the server and all shims.\n\nMachine: {}\n\n| figure | to reach | measured |\n|---|---|---|\n",
+        machine()
+    );
+    for (name, goal, value) in &bench.rows {
+        text += &format!("| {name} | {goal} | {value} |\n");
+    }
+    println!("{text}");
+    fs::create_dir_all(root().join("docs"))?;
+    fs::write(root().join("docs/benchmarks.md"), text)?;
+    Ok(())
+}
+
+impl Bench {
+    fn row(&mut self, name: &str, goal: &str, value: String) {
+        println!("{name}: {value} (to reach: {goal})");
+        self.rows.push((name.into(), goal.into(), value));
+    }
+
+    fn knarr(&self, args: &[&str]) -> Result<String> {
+        let mut command = Command::new(&self.binary);
+        command.args(args).args(["--data-dir", DATA, "--run-dir", RUN]).env("HOME", "/tmp/knarr-bench-home").env_remove("KUBECONFIG");
+        if args[0] == "up" {
+            command.args(["--secure-port", "17443", "--kubelet-port", "17250", "--node-name", "bench"]);
+        }
+        let output = command.output()?;
+        ensure!(output.status.success(), "knarr {args:?}: {}", String::from_utf8_lossy(&output.stderr));
+        Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+    }
+
+    fn kubectl(&self, args: &[&str]) -> Result<String> {
+        let output = Command::new(&self.kubectl).args(args).env("KUBECONFIG", format!("{DATA}/admin.conf")).output()?;
+        ensure!(output.status.success(), "kubectl {args:?}: {}", String::from_utf8_lossy(&output.stderr));
+        Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+    }
+
+    fn all(&mut self) -> Result<()> {
+        fs::create_dir_all("/tmp/knarr-bench-home")?;
+        let size = fs::metadata(&self.binary)?.len();
+        self.row("binary, stripped", "≤ 40 MB", format!("{:.1} MB", size as f64 / 1e6));
+        let mut ups = Vec::new();
+        for _ in 0..REPEATS {
+            self.knarr(&["down", "--purge"])?;
+            let begin = Instant::now();
+            self.knarr(&["up"])?;
+            ups.push(begin.elapsed());
+        }
+        self.row("`up` on an empty data directory → node Ready, DNS answering", "≤ 1.5 s", seconds(median(&mut ups)));
+
+        std::thread::sleep(Duration::from_secs(10));
+        let (before, begin) = (cpu_ticks()?, Instant::now());
+        std::thread::sleep(Duration::from_secs(20));
+        let share = (cpu_ticks()? - before) as f64 / 100.0 / begin.elapsed().as_secs_f64() * 100.0;
+        self.row("whole idle node, nothing deployed but DNS: memory", "≤ 80 MB", format!("{:.1} MB", pss()? as f64 / 1e6));
+        self.row("the same: processor", "≤ 1 % of a core", format!("{share:.2} %"));
+
+        let mut starts = Vec::new();
+        for round in 0..REPEATS * 4 {
+            starts.push(self.pods(&format!("single-{round}"), 1)?);
+        }
+        self.row("pod create → Running, image present", "≤ 45 ms", format!("{:.0} ms", median(&mut starts).as_secs_f64() * 1e3));
+        let mut crowds = Vec::new();
+        for round in 0..3 {
+            crowds.push(self.pods(&format!("crowd-{round}"), 60)?);
+        }
+        self.row("60 pods at once → last Running (median of 3)", "≤ 1.2 s", seconds(median(&mut crowds)));
+        self.shim()?;
+        self.restart()
+    }
+
+    /// Creates pods by one request each over `kubectl proxy`, and waits for the last to run by a watch.
+    fn pods(&self, name: &str, count: usize) -> Result<Duration> {
+        let script = include_str!("pods.py");
+        let python = self.kubectl.with_file_name("venv/bin/python3");
+        let output = Command::new(python)
+            .args(["-c", script, name, &count.to_string()])
+            .env("KUBECONFIG", format!("{DATA}/admin.conf"))
+            .output()?;
+        ensure!(output.status.success(), "pods: {}", String::from_utf8_lossy(&output.stderr));
+        let seconds: f64 = String::from_utf8_lossy(&output.stdout).trim().parse().context("the script's answer")?;
+        Ok(Duration::from_secs_f64(seconds))
+    }
+
+    fn shim(&mut self) -> Result<()> {
+        self.kubectl(&["create", "deployment", "shims", "--image=knarr.local/echo", "--replicas=5"])?;
+        self.kubectl(&["rollout", "status", "deployment/shims", "--timeout=60s"])?;
+        let mut sizes: Vec<u64> = processes(|line| line.split(' ').nth(1) == Some("shim") && line.contains(RUN))
+            .into_iter()
+            .filter_map(|pid| rollup(pid, &["Private_Clean:", "Private_Dirty:"]).ok())
+            .collect();
+        sizes.sort_unstable();
+        let middle = sizes.get(sizes.len() / 2).copied().context("no shim runs")?;
+        self.row("shim, per pod, private memory", "≤ 0.5 MB", format!("{:.2} MB", middle as f64 / 1e6));
+        self.kubectl(&["delete", "deployment", "shims"])?;
+        Ok(())
+    }
+
+    fn restart(&mut self) -> Result<()> {
+        let script = include_str!("objects.py");
+        let python = self.kubectl.with_file_name("venv/bin/python3");
+        let output = Command::new(python).args(["-c", script, "10000"]).env("KUBECONFIG", format!("{DATA}/admin.conf")).output()?;
+        ensure!(output.status.success(), "objects: {}", String::from_utf8_lossy(&output.stderr));
+        let mut times = Vec::new();
+        for _ in 0..REPEATS {
+            self.knarr(&["down"])?;
+            let text = self.knarr(&["up"])?;
+            let total: f64 = ["certificates", "store", "API server"]
+                .iter()
+                .filter_map(|phase| text.lines().find(|l| l.contains(phase))?.split_whitespace().rev().nth(1)?.parse::<f64>().ok())
+                .sum();
+            times.push(Duration::from_secs_f64(total / 1e3));
+        }
+        self.row("restart of a server with 10,000 objects → /readyz", "≤ 1 s", seconds(median(&mut times)));
+        Ok(())
+    }
+}
+
+fn median(times: &mut [Duration]) -> Duration {
+    times.sort_unstable();
+    times[times.len() / 2]
+}
+
+fn seconds(time: Duration) -> String {
+    format!("{:.2} s", time.as_secs_f64())
+}
+
+fn processes(matches: impl Fn(&str) -> bool) -> Vec<u32> {
+    let all = fs::read_dir("/proc").into_iter().flatten().flatten();
+    all.filter_map(|p| p.file_name().to_str()?.parse().ok())
+        .filter(|pid: &u32| {
+            let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+            matches(String::from_utf8_lossy(&line).replace('\0', " ").trim())
+        })
+        .collect()
+}
+
+/// The server and its shims; not what runs in pods.
+fn ours() -> Vec<u32> {
+    processes(|line| line.contains(&format!("{DATA}/bin/knarr-")) && matches!(line.split(' ').nth(1), Some("server" | "shim")))
+}
+
+fn rollup(pid: u32, names: &[&str]) -> Result<u64> {
+    let text = fs::read_to_string(format!("/proc/{pid}/smaps_rollup"))?;
+    let kilobytes = text.lines().filter(|l| names.iter().any(|n| l.starts_with(n))).filter_map(|l| l.split_whitespace().nth(1)?.parse::<u64>().ok());
+    Ok(kilobytes.sum::<u64>() * 1024)
+}
+
+fn pss() -> Result<u64> {
+    let all = ours();
+    ensure!(!all.is_empty(), "the server does not run");
+    all.into_iter().map(|pid| rollup(pid, &["Pss:"])).sum()
+}
+
+fn cpu_ticks() -> Result<u64> {
+    let mut ticks = 0;
+    for pid in ours() {
+        let stat = fs::read_to_string(format!("/proc/{pid}/stat"))?;
+        let fields: Vec<&str> = stat.rsplit(')').next().unwrap_or_default().split_whitespace().collect();
+        ticks += fields.get(11).and_then(|t| t.parse::<u64>().ok()).unwrap_or(0) + fields.get(12).and_then(|t| t.parse::<u64>().ok()).unwrap_or(0);
+    }
+    Ok(ticks)
+}
+
+fn machine() -> String {
+    let cores = std::thread::available_parallelism().map_or(0, |n| n.get());
+    let model = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let model = model.lines().find(|l| l.starts_with("model name")).and_then(|l| l.split(": ").nth(1)).unwrap_or("unknown").to_string();
+    let kernel = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
+    let groups = if Path::new("/sys/fs/cgroup/cgroup.controllers").exists() { "2" } else { "1" };
+    format!("{cores} cores ({model}), kernel {}, cgroup version {groups}", kernel.trim())
+}
