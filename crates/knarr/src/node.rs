@@ -68,6 +68,26 @@ pub async fn start(config: &Config, layout: &Layout, prepared: Prepared, identit
     overlay.start(&shared, tasks);
     proxy::run(network::proxy_config(config)?, nft, &shared, tasks);
     network::serve_dns(config, &overlay, &shared, tasks);
+    let own = Informers::new(identity.kubelet.clone(), tasks.clone());
+    let settings = kubelet::Config {
+        node_name: config.node_name.clone(),
+        node_ips: vec![IpAddr::V4(identity.address)],
+        root_dir: layout.kubelet(),
+        log_dir: layout.pod_logs(),
+        cluster_dns: vec![IpAddr::V4(config.dns())],
+        cluster_domain: config.cluster_domain.clone(),
+        resolv_conf: "/etc/resolv.conf".into(),
+        cgroup_root: Some(CGROUP.into()),
+        listen: SocketAddr::from((Ipv4Addr::UNSPECIFIED, config.kubelet_port)),
+        serving_cert_pem: identity.serving.cert_pem,
+        serving_key_pem: identity.serving.key_pem,
+        client_ca_pem: identity.client_ca,
+        labels: Default::default(),
+        taints: Vec::new(),
+        max_pods: 110,
+        version: crate::server::KUBERNETES.into(),
+    };
+    kubelet::run(settings, identity.kubelet, own, runtime.clone(), runtime.clone(), tasks.clone()).await.context("the kubelet cannot start")?;
     let stop = tasks.token();
     tasks.spawn_uncancelled(async move {
         stop.cancelled().await;
