@@ -7,6 +7,7 @@ use bytes::Bytes;
 use parking_lot::Mutex;
 use serde_json::Value;
 use store::{Compare, Op, RangeRequest, Store, Txn};
+use tokio_util::sync::CancellationToken;
 
 use crate::authn::{Authenticator, AuthnRequest};
 use crate::authz::{Authorizer, AuthzAttributes, Decision, Rules};
@@ -30,6 +31,8 @@ pub struct Core {
     pub(crate) transformer: Transformer,
     /// Storage prefixes whose values are encrypted.
     pub(crate) sealed: Vec<String>,
+    /// Ends all watches when the server stops.
+    pub(crate) closing: CancellationToken,
     /// Seconds that events live.
     pub(crate) event_ttl: u64,
     pub(crate) parts: OnceLock<Parts>,
@@ -83,6 +86,7 @@ impl Core {
             cache,
             transformer,
             sealed,
+            closing: CancellationToken::new(),
             event_ttl,
             parts: OnceLock::new(),
             authorizer: OnceLock::new(),

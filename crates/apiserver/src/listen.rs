@@ -63,7 +63,7 @@ fn server_config(cert_pem: &str, key_pem: &str) -> Result<Arc<ServerConfig>, Tls
 }
 
 impl Server {
-    /// Serves connections until cancelled, then lets open requests end (watches are cut).
+    /// Serves connections until cancelled, then lets open requests end (watches end at once).
     pub async fn listen(self: Arc<Server>, listener: TcpListener, tls: Arc<ServingTls>, cancel: CancellationToken) {
         let connections = TaskTracker::new();
         let stop = CancellationToken::new();
@@ -90,6 +90,7 @@ impl Server {
         }
         drop(listener);
         stop.cancel();
+        self.core.closing.cancel();
         connections.close();
         let _ = tokio::time::timeout(DRAIN, connections.wait()).await;
         self.writes.close();

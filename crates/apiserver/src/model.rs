@@ -190,6 +190,13 @@ pub fn check(group: &str, version: &str, kind: &str, object: &Value) -> Result<V
     normalize(group, version, kind, &mut object.clone())
 }
 
+/// Puts back the top-level fields that Go writes even when they are empty, after a strategy took them away.
+pub fn fill(r: &Resource, object: &mut Value) {
+    if let (Some(t), Value::Object(map)) = (api::facts::type_by_name(r.type_name), object) {
+        api::schema::fill(t, map);
+    }
+}
+
 pub fn json_patch(object: &Value, patch: &Value) -> Result<Value, Status> {
     api::patch::json_patch(object, patch)
 }

@@ -363,6 +363,15 @@ impl Server {
         if !known {
             return Err(unsupported(r, &rq.info.verb));
         }
+        if matches!(subresource.as_str(), "exec" | "attach" | "portforward") && *rq.request.method() == Method::GET {
+            // WebSockets come as GET; reading rights alone must not run commands
+            let mut attributes = filters::attributes(&rq.info, &rq.user);
+            attributes.verb = "create".into();
+            let (decision, reason) = self.backend.authorizer.authorize(&attributes);
+            if decision != crate::Decision::Allow {
+                return Err(filters::forbidden(&attributes, &reason));
+            }
+        }
         let op = self.op(&rq, ctx);
         if subresource != "log" {
             let mut object = connect_options(&op.ctx, &rq);

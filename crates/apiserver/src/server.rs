@@ -173,6 +173,10 @@ impl Server {
     async fn chain(self: &Arc<Server>, request: Request<Body>, info: RequestInfo) -> Response<Body> {
         let headers = request.headers().clone();
         let now = jiff::Timestamp::now();
+        if info.resource_request && !self.wait_loaded().await {
+            let status = api::status::unavailable("the server is starting: its store has not been read yet").retry_after(1);
+            return negotiate::respond_status(&headers, &status);
+        }
         let backend = &self.backend;
         let extensions = request.extensions().clone();
         let user = async {
@@ -251,6 +255,15 @@ impl Server {
             () = cancel.cancelled() => {}
             () = work => {}
         }
+    }
+
+    /// Resources (and who may use them) are known only once the cache is filled.
+    async fn wait_loaded(&self) -> bool {
+        if *self.loaded.borrow() {
+            return true;
+        }
+        let mut loaded = self.loaded.subscribe();
+        matches!(tokio::time::timeout(MAX_QUEUED, loaded.wait_for(|l| *l)).await, Ok(Ok(_)))
     }
 
     /// Returns once the cache is filled and all post-start hooks are through.

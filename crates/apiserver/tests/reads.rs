@@ -131,6 +131,9 @@ async fn representations() {
     assert!(list.bytes.starts_with(b"k8s\0"), "{}", list.text());
     let error = c.send(Method::GET, &format!("{MAPS}/none"), &accept, Vec::new()).await;
     assert!(error.code == 404 && error.bytes.starts_with(b"k8s\0"));
+    let metadata = [("accept", "application/vnd.kubernetes.protobuf;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1")];
+    let list = c.send(Method::GET, MAPS, &metadata, Vec::new()).await;
+    assert!(list.bytes.starts_with(b"k8s\0") && list.text().contains("PartialObjectMetadataList"), "{}", list.text());
     // a protobuf object comes in, too
     let sent = [("content-type", "application/vnd.kubernetes.protobuf")];
     let copy = String::from_utf8_lossy(&protobuf.bytes).contains("ConfigMap");

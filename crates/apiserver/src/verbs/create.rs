@@ -68,6 +68,7 @@ impl Op {
         self.ctx.name = object::name(&value).to_string();
         let r = self.ctx.resource;
         self.strategy.prepare_create(&self.ctx, &mut value);
+        model::fill(r, &mut value);
         if object::name(&value).is_empty() {
             // generateName that could not be used, or nothing at all
             object::meta_mut(&mut value).remove("name");

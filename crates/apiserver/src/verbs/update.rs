@@ -119,6 +119,7 @@ impl Op {
         self.settle_namespace(&mut new)?;
         keep_identity(&mut new, &old.object);
         self.strategy.prepare_update(&self.ctx, &mut new, &old.object);
+        model::fill(self.ctx.resource, &mut new);
         keep_identity_after(&mut new, &old.object);
         let strategy = self.strategy.clone();
         let finish = strategy.begin_update(&self.ctx, &mut new, &old.object).await?;

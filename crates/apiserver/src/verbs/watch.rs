@@ -246,6 +246,10 @@ impl Run {
         }
         tokio::select! {
             _ = self.watch.watcher.changed() => return None,
+            () = self.watch.core.closing.cancelled() => {
+                self.state = State::Ended;
+                return None;
+            }
             _ = tokio::time::sleep_until(wake) => {}
         }
         let now = Instant::now();
