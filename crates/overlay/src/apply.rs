@@ -34,7 +34,7 @@ impl Host {
         Ok(Self { net: Arc::new(net), netns: netns.map(Arc::new) })
     }
 
-    /// Writes kernel settings below `/proc/sys/net`; returns those that could not be written.
+    /// Writes kernel settings below `/proc/sys/net`.
     pub(crate) fn sysctls(&self, settings: &[(String, &str)]) -> Result<(), Error> {
         match &self.netns {
             Some(fd) => netns::run(fd.as_ref(), || write_sysctls(settings))?,
@@ -65,7 +65,7 @@ fn mtu(net: &dyn Netlink, config: &Config, node: Option<IpAddr>, known: Option<u
         return Ok(mtu);
     }
     if let Some(node) = node {
-        for link in net.links()? {
+        for link in net.links()?.into_iter().filter(|l| !l.name.starts_with(&config.prefix)) {
             if net.addresses(link.index)?.iter().any(|a| a.address == node) {
                 // Loopback's 64 KiB do not fit a tunnel.
                 return Ok(link.mtu.min(9000).saturating_sub(VXLAN_OVERHEAD).max(576));
@@ -132,6 +132,14 @@ pub(crate) fn apply(net: &dyn Netlink, config: &Config, desired: &Desired) -> Re
             source: Some(desired.gateway_ip()),
         });
     }
+    let services = config.service_cidrs.iter().filter(|r| r.address.is_ipv4());
+    routes.extend(services.map(|range| Route {
+        destination: *range,
+        index,
+        gateway: None,
+        onlink: false,
+        source: Some(desired.gateway_ip()),
+    }));
     // What is no longer wanted goes first: a forwarding entry of the same hardware address but
     // another destination would otherwise be added beside the old one.
     let present = net.neighbours(index)?;

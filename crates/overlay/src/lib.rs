@@ -38,6 +38,9 @@ pub struct Config {
     pub prefix: String,
     /// The pod ranges of the whole cluster: traffic inside is not masqueraded.
     pub cluster_cidrs: Vec<Prefix>,
+    /// The ranges of service addresses. They are routed to the tunnel device, so that the node
+    /// itself reaches Services without a default route; the proxy translates before anything leaves.
+    pub service_cidrs: Vec<Prefix>,
     /// MTU of pods; otherwise that of the node's own link less the 50 bytes of VXLAN.
     pub mtu: Option<u32>,
     /// VXLAN network identifier.
@@ -54,6 +57,7 @@ impl Config {
             data_dir: data_dir.into(),
             prefix: "knarr".into(),
             cluster_cidrs,
+            service_cidrs: Vec::new(),
             mtu: None,
             vni: 1,
             port: 8472,

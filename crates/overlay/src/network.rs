@@ -214,10 +214,11 @@ impl Inner {
     }
 
     fn settle(&self, desired: &Desired, mtu: u32) -> Result<(), Error> {
-        self.host.sysctls(&[
-            ("ipv4/ip_forward".into(), "1"),
-            (format!("ipv4/conf/{}/route_localnet", self.config.vxlan_name()), "1"),
-        ])?;
+        self.host.sysctls(&[("ipv4/ip_forward".into(), "1")])?;
+        let localhost = format!("ipv4/conf/{}/route_localnet", self.config.vxlan_name());
+        if let Err(error) = self.host.sysctls(&[(localhost, "1")]) {
+            tracing::debug!("node ports by 127.0.0.1 lead to pods of this node only: {}", chain(&error));
+        }
         {
             let mut state = self.state.lock();
             state.mtu = mtu;

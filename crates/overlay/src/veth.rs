@@ -64,11 +64,16 @@ pub(crate) fn connect(host: &Host, pod: &OwnedFd, veth: &Veth<'_>) -> Result<(),
         source: Some(veth.gateway.into()),
     })?;
     net.add_neighbour(&Neighbour { index, mac: pod_mac, kind: NeighbourKind::Address(address) })?;
-    host.sysctls(&[
+    let settings = [
         // Lets 127.0.0.1:nodePort lead to pods; the packet filter keeps pods from our loopback.
         (format!("ipv4/conf/{}/route_localnet", veth.name), "1"),
         (format!("ipv6/conf/{}/disable_ipv6", veth.name), "1"),
-    ])
+    ];
+    // Where /proc/sys is read-only, pods do without these.
+    if let Err(error) = host.sysctls(&settings) {
+        tracing::debug!("{error}: {:?}", std::error::Error::source(&error));
+    }
+    Ok(())
 }
 
 /// Configures the pod's end, on a thread inside its namespace.

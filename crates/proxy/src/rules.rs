@@ -20,6 +20,8 @@ use crate::{Config, MASQUERADE_MARK, Model, ServicePort};
 /// Clients remembered an endpoint, at most.
 const AFFINITY_CLIENTS: u32 = 65_535;
 
+const TCP: u8 = 6;
+
 const SERVICE_IPS: &str = "service-ips";
 const NODE_PORTS: &str = "node-ports";
 const EMPTY_IPS: &str = "no-endpoint-ips";
@@ -121,12 +123,21 @@ fn base_chains(config: &Config, family: Family, rules: &mut RuleSet) {
             Rule::new([to_this_machine(), Statement::Map(port, EMPTY_NODE_PORTS.into())]),
             Rule::new([
                 Statement::InSet(vec![Field::DestinationAddress], CLUSTER_IPS.into()),
-                Statement::Reject(Reject::PortUnreachable),
+                Statement::Verdict(goto("reject")),
             ])
             .comment("ports that the service does not have"),
         ],
     );
-    rules.chain("reject", None, vec![Rule::new([Statement::Reject(Reject::PortUnreachable)])]);
+    // An ICMP error that arrives while connect() still holds the socket, as it does over a veth pair,
+    // is not noticed before the retransmission a second later; a reset is.
+    rules.chain(
+        "reject",
+        None,
+        vec![
+            Rule::new([Statement::Is(Field::Protocol, vec![TCP]), Statement::Reject(Reject::TcpReset)]),
+            Rule::new([Statement::Reject(Reject::PortUnreachable)]),
+        ],
+    );
 
     for (name, point) in [("prerouting", HookPoint::Prerouting), ("output", HookPoint::Output)] {
         let nat = hook(HookKind::Nat, point, -100);

@@ -77,7 +77,7 @@ fn to(address: &str, masqueraded: bool) -> Outcome {
     Outcome::Delivered { to: (address.parse().unwrap(), 8080), masqueraded }
 }
 
-const REFUSED: Outcome = Outcome::Rejected(Reject::PortUnreachable);
+const REFUSED: Outcome = Outcome::Rejected(Reject::TcpReset);
 
 #[test]
 fn every_address_of_a_service_leads_to_its_endpoint() {
@@ -89,6 +89,8 @@ fn every_address_of_a_service_leads_to_its_endpoint() {
     assert_eq!(node.trace("127.0.0.1", "127.0.0.1", 30080), to("10.244.1.9", true), "node port by loopback");
     assert_eq!(node.trace(POD, NODE, 30080), to("10.244.1.9", true), "node port from a pod");
     assert_eq!(node.trace(POD, SERVICE, 81), REFUSED, "a port it does not have");
+    let udp = node.fake.trace(&node.machine, Packet::tcp(POD, SERVICE, 80, "eth0").udp());
+    assert_eq!(udp, Outcome::Rejected(Reject::PortUnreachable), "a protocol it does not have");
     let elsewhere = Outcome::Delivered { to: (CLIENT.parse().unwrap(), 30080), masqueraded: false };
     assert_eq!(node.trace(POD, CLIENT, 30080), elsewhere, "another machine's port");
 }
