@@ -5,11 +5,10 @@ use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::certificates::v1::{CertificateSigningRequest, CertificateSigningRequestSpec};
-use kube::api::{Api, DeleteParams, Patch, PatchParams};
+use kube::api::{Api, DeleteParams, PostParams};
 use kube::{Client, ResourceExt};
 use pki::{Ca, Csr, Usage};
 use reconcile::{Queue, Requeue, run_workers};
-use serde_json::json;
 
 use crate::Context;
 
@@ -154,8 +153,9 @@ async fn sync(client: &Client, request: &CertificateSigningRequest, signing_ca: 
     let asked = request.spec.expiration_seconds.map_or(LIFETIME, |s| SignedDuration::from_secs(i64::from(s)));
     let start = now - SignedDuration::from_mins(5);
     let certificate = ca.sign_csr(&csr, usages, start, now + asked.min(LIFETIME))?;
-    let patch = json!({"status": {"certificate": k8s_openapi::ByteString(certificate.into_bytes())}});
-    api.patch_status(&name, &PatchParams::default(), &Patch::Merge(patch)).await?;
+    let mut signed = request.clone();
+    signed.status.get_or_insert_default().certificate = Some(k8s_openapi::ByteString(certificate.into_bytes()));
+    api.replace_status(&name, &PostParams::default(), &signed).await?;
     Ok(Requeue::After(Duration::from_secs(3600)))
 }
 

@@ -5,10 +5,9 @@ use std::time::Duration;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Namespace, NamespaceCondition, Pod};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
-use kube::api::{Api, DeleteParams, DynamicObject, ListParams, Patch, PatchParams};
+use kube::api::{Api, DeleteParams, DynamicObject, ListParams, PostParams};
 use kube::{Client, ResourceExt};
 use reconcile::{Informer, Queue, Requeue, run_workers};
-use serde_json::json;
 
 use crate::{Context, pods, resources};
 
@@ -112,15 +111,21 @@ async fn sync(client: &Client, namespaces: &Informer<Namespace>, all_pods: &Info
     }
     let remains = empty(client, name).await?;
     if remains != Remains::default() {
-        let patch = json!({"status": {"conditions": conditions(&remains, Timestamp::now())}});
-        match api.patch_status(name, &PatchParams::default(), &Patch::Strategic(patch)).await {
+        let mut told = namespace.as_ref().clone();
+        let old = namespace.status.as_ref().and_then(|s| s.conditions.clone()).unwrap_or_default();
+        let new = keep_times(conditions(&remains, Timestamp::now()), &old);
+        if new == old {
+            return Ok(again(all_pods, name));
+        }
+        told.status.get_or_insert_default().conditions = Some(new);
+        match api.replace_status(name, &PostParams::default(), &told).await {
             Ok(_) => {}
             Err(kube::Error::Api(status)) if status.code == 404 => return Ok(Requeue::No),
+            // Somebody else wrote it; what remains is looked at again anyway.
+            Err(kube::Error::Api(status)) if status.code == 409 => {}
             Err(error) => return Err(error),
         }
-        // Pods go when their kubelets say so, and that wakes us; what else remains waits for others.
-        let waiting = all_pods.in_namespace(name).iter().any(|p| p.metadata.deletion_timestamp.is_some());
-        return Ok(Requeue::After(Duration::from_millis(if waiting { 1000 } else { 200 })));
+        return Ok(again(all_pods, name));
     }
     let mut done = api.get(name).await?;
     if let Some(spec) = &mut done.spec {
@@ -131,6 +136,23 @@ async fn sync(client: &Client, namespaces: &Informer<Namespace>, all_pods: &Info
         Err(kube::Error::Api(status)) if status.code == 404 => Ok(Requeue::No),
         Err(error) => Err(error),
     }
+}
+
+/// Pods go when their kubelets say so, and that wakes us; what else remains waits for others.
+fn again(all_pods: &Informer<Pod>, name: &str) -> Requeue {
+    let waiting = all_pods.in_namespace(name).iter().any(|p| p.metadata.deletion_timestamp.is_some());
+    Requeue::After(Duration::from_millis(if waiting { 1000 } else { 200 }))
+}
+
+/// A condition that says what it said keeps its time.
+fn keep_times(mut new: Vec<NamespaceCondition>, old: &[NamespaceCondition]) -> Vec<NamespaceCondition> {
+    for condition in &mut new {
+        let before = old.iter().find(|o| o.type_ == condition.type_ && o.status == condition.status);
+        if let Some(before) = before {
+            condition.last_transition_time = before.last_transition_time.clone();
+        }
+    }
+    new
 }
 
 /// Asks for everything in the namespace to be deleted, and looks at what is still there.

@@ -267,9 +267,10 @@ impl Controller {
                 if ours && same {
                     return Ok(Some(Arc::new(taken)));
                 }
-                let patch = json!({"status": {"collisionCount": collisions.unwrap_or(0) + 1}});
+                let mut counted = deployment.clone();
+                counted.status.get_or_insert_default().collision_count = Some(collisions.unwrap_or(0) + 1);
                 Api::<Deployment>::namespaced(self.client.clone(), &namespace)
-                    .patch_status(&deployment.name_any(), &PatchParams::default(), &Patch::Merge(patch))
+                    .replace_status(&deployment.name_any(), &PostParams::default(), &counted)
                     .await?;
                 Ok(None)
             }
@@ -285,9 +286,10 @@ impl Controller {
         if revision(deployment.annotations()) == to {
             return Ok(());
         }
-        let patch = json!({"metadata": {"annotations": {REVISION: to.to_string()}}});
+        let mut new = deployment.clone();
+        new.annotations_mut().insert(REVISION.into(), to.to_string());
         let api = Api::<Deployment>::namespaced(self.client.clone(), &deployment.namespace().unwrap_or_default());
-        api.patch(&deployment.name_any(), &PatchParams::default(), &Patch::Merge(patch)).await.map(|_| ())
+        api.replace(&deployment.name_any(), &PostParams::default(), &new).await.map(|_| ())
     }
 
     async fn scale(&self, deployment: &Deployment, sets: &[Arc<ReplicaSet>], scales: &[Scale], annotate_all: bool) -> kube::Result<()> {
