@@ -10,6 +10,8 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
 
+pub mod images;
+
 /// Where things are.
 #[derive(Clone)]
 pub struct Env {
@@ -18,12 +20,18 @@ pub struct Env {
     pub data: PathBuf,
     pub run: PathBuf,
     pub home: PathBuf,
+    /// Of the API server; the kubelet's is [`Env::kubelet_port`].
     pub port: u16,
 }
 
 impl Env {
     /// From the variables that `cargo xtask test` sets.
     pub fn new(name: &str) -> Result<Env> {
+        Env::on_port(name, 16443)
+    }
+
+    /// The same with another port for the API server, so that tests do not meet.
+    pub fn on_port(name: &str, port: u16) -> Result<Env> {
         let var = |name: &str| std::env::var_os(name).map(PathBuf::from).with_context(|| format!("{name} is not set: run cargo xtask test"));
         let home = std::env::temp_dir().join(format!("knarr-{name}-home"));
         std::fs::create_dir_all(&home)?;
@@ -33,7 +41,7 @@ impl Env {
             data: PathBuf::from(format!("/var/lib/knarr-{name}")),
             run: PathBuf::from(format!("/run/knarr-{name}")),
             home,
-            port: 16443,
+            port,
         })
     }
 
@@ -49,9 +57,14 @@ impl Env {
             command.arg("--data-dir").arg(&self.data);
         }
         if matches!(args.first(), Some(&("up" | "server"))) {
-            command.args(["--secure-port", &self.port.to_string(), "--kubelet-port", "11250", "--node-name", "one"]);
+            command.args(["--secure-port", &self.port.to_string(), "--kubelet-port", &self.kubelet_port().to_string(), "--node-name", "one"]);
         }
         command
+    }
+
+    /// The port of the kubelet.
+    pub fn kubelet_port(&self) -> u16 {
+        self.port - 5193
     }
 
     /// A client of the cluster.
