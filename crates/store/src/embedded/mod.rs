@@ -50,7 +50,7 @@ impl Default for Options {
             keep_for: Duration::from_secs(300),
             keep_revisions: 200_000,
             keep_bytes: 256 << 20,
-            memtable_bytes: 2 << 20,
+            memtable_bytes: 4 << 20,
             cache_bytes: 1 << 20,
             feed_bytes: 1 << 20,
         }
