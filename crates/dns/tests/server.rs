@@ -9,7 +9,7 @@ use dns::{Config, Resolvers};
 use hickory_proto::op::{Edns, Message, Query, ResponseCode};
 use hickory_proto::rr::rdata::A;
 use hickory_proto::rr::{Name, RData, Record, RecordType};
-use http_body_util::{Either, Full};
+use http_body_util::Full;
 use reconcile::{Informers, Tasks};
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -19,7 +19,7 @@ use tokio::net::{TcpStream, UdpSocket};
 fn api() -> kube::Client {
     client::in_process(|request: http::Request<kube::client::Body>| async move {
         if request.uri().query().is_some_and(|q| q.contains("watch=true")) {
-            return http::Response::new(Either::Left(std::future::pending::<()>().await.into_body()));
+            std::future::pending::<()>().await;
         }
         let items = match request.uri().path() {
             "/api/v1/services" => json!([
@@ -37,18 +37,8 @@ fn api() -> kube::Client {
             other => panic!("unexpected {other}"),
         };
         let list: Value = json!({"metadata": {"resourceVersion": "1"}, "items": items});
-        http::Response::new(Either::Right(Full::new(Bytes::from(list.to_string()))))
+        http::Response::new(Full::new(Bytes::from(list.to_string())))
     })
-}
-
-trait IntoBody {
-    fn into_body(self) -> Full<Bytes>;
-}
-
-impl IntoBody for () {
-    fn into_body(self) -> Full<Bytes> {
-        Full::default()
-    }
 }
 
 /// A free port for UDP and TCP.

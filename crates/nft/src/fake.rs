@@ -319,10 +319,10 @@ impl Nftables for Fake {
         // What cannot be encoded is an error here as well.
         let messages = batch::replace(next)?;
         let mut state = self.state();
-        if let Some(previous) = previous {
-            if state.tables.get(&(previous.family, previous.table.clone())) != Some(previous) {
-                return Err(Error::Invalid("the previous rule set is not in force".into()));
-            }
+        if let Some(previous) = previous
+            && state.tables.get(&(previous.family, previous.table.clone())) != Some(previous)
+        {
+            return Err(Error::Invalid("the previous rule set is not in force".into()));
         }
         if !messages.is_empty() && previous != Some(next) {
             state.transactions += 1;

@@ -2,6 +2,7 @@
 //! are what it is rebuilt from.
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::net::{IpAddr, Ipv4Addr};
 
 use netlink::Prefix;
@@ -46,8 +47,8 @@ impl Ipam {
         for _ in self.first..=self.last {
             let candidate = Ipv4Addr::from(self.next);
             self.next = if self.next >= self.last { self.first } else { self.next + 1 };
-            if !self.used.contains_key(&candidate) {
-                self.used.insert(candidate, id.to_owned());
+            if let Entry::Vacant(free) = self.used.entry(candidate) {
+                free.insert(id.to_owned());
                 return Some(candidate);
             }
         }
