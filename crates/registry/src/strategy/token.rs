@@ -52,6 +52,7 @@ impl Creater for TokenRequests {
         }
         let seconds = number(&request, "/spec/expirationSeconds").unwrap_or(3600);
         let path = Path::new("spec.expirationSeconds");
+        let invalid = |errors: &[FieldError]| status::invalid("authentication.k8s.io", "TokenRequest", "", errors);
         if seconds < MIN_SECONDS {
             return Err(invalid(&[FieldError::invalid(&path, seconds, "may not specify a duration less than 10 minutes")]));
         }
