@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use rand::RngExt;
 use store::embedded::{Options, open};
-use store::{RangeRequest, Store, Txn};
+use store::{RangeRequest, Txn};
 
 const OBJECTS: usize = 10_000;
 const TASKS: usize = 64;

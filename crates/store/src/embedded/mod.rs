@@ -52,7 +52,7 @@ impl Default for Options {
             keep_bytes: 256 << 20,
             memtable_bytes: 4 << 20,
             cache_bytes: 1 << 20,
-            feed_bytes: 1 << 20,
+            feed_bytes: 256 << 10,
         }
     }
 }

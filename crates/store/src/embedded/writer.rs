@@ -1,6 +1,7 @@
 //! The thread that writes: groups transactions into commits, compacts, expires, reopens.
 
 use std::collections::{HashMap, VecDeque};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
@@ -58,6 +59,13 @@ pub(super) struct Writer {
     failed: Option<Instant>,
 }
 
+/// What follows a step.
+enum Step {
+    Continue,
+    /// Ends, and tells whom.
+    End(Option<oneshot::Sender<()>>),
+}
+
 struct Mark {
     at: Instant,
     revision: i64,
@@ -97,30 +105,11 @@ impl Writer {
     pub fn run(mut self) {
         self.find_deadline();
         let closing = loop {
-            let request = match self.requests.try_recv() {
-                Ok(request) => Some(request),
-                Err(_) if self.compacting() => None,
-                Err(_) => match self.requests.recv_timeout(self.idle()) {
-                    Ok(request) => Some(request),
-                    Err(RecvTimeoutError::Timeout) => None,
-                    Err(RecvTimeoutError::Disconnected) => break None,
-                },
-            };
-            if self.failed.is_some_and(|at| at.elapsed() >= RETRY) {
-                self.reopen();
-            }
-            let mut closing = None;
-            if let Some(request) = request {
-                closing = self.serve(request);
-            }
-            if self.failed.is_none() {
-                let done = self.expire().and_then(|()| self.compact());
-                if let Err(failed) = done {
-                    self.fail(&failed);
-                }
-            }
-            if closing.is_some() {
-                break closing;
+            // fjall panics over some errors; they are treated as those that it returns.
+            match catch_unwind(AssertUnwindSafe(|| self.step())) {
+                Ok(Step::Continue) => {}
+                Ok(Step::End(closing)) => break closing,
+                Err(_) => self.failed_with("the engine panicked".to_owned(), Instant::now()),
             }
         };
         *self.shared.database.write() = None;
@@ -129,6 +118,32 @@ impl Writer {
         if let Some(closed) = closing {
             let _ = closed.send(());
         }
+    }
+
+    /// Waits for something to do, and does it.
+    fn step(&mut self) -> Step {
+        let request = match self.requests.try_recv() {
+            Ok(request) => Some(request),
+            Err(_) if self.compacting() => None,
+            Err(_) => match self.requests.recv_timeout(self.idle()) {
+                Ok(request) => Some(request),
+                Err(RecvTimeoutError::Timeout) => None,
+                Err(RecvTimeoutError::Disconnected) => return Step::End(None),
+            },
+        };
+        if self.failed.is_some_and(|at| at.elapsed() >= RETRY) {
+            self.reopen();
+        }
+        if let Some(closing) = request.and_then(|request| self.serve(request)) {
+            return Step::End(Some(closing));
+        }
+        if self.failed.is_none() {
+            let done = self.expire().and_then(|()| self.compact());
+            if let Err(failed) = done {
+                self.fail(&failed);
+            }
+        }
+        Step::Continue
     }
 
     fn idle(&self) -> Duration {
@@ -479,16 +494,20 @@ impl Writer {
         } else {
             failed.message()
         };
-        tracing::error!(path = %self.shared.path.display(), error = %message, "the store failed and will be reopened");
-        *self.shared.error.lock() = Some(message);
-        // What fails in the background shows in the next write; then there is no reason to wait.
+        // What failed in the background shows in the next write; then there is no reason to wait.
         let past = Instant::now().checked_sub(RETRY);
         let at = if failed.background() && self.failed.is_none() {
             past
         } else {
             None
         };
-        self.failed = Some(at.unwrap_or_else(Instant::now));
+        self.failed_with(message, at.unwrap_or_else(Instant::now));
+    }
+
+    fn failed_with(&mut self, message: String, at: Instant) {
+        tracing::error!(path = %self.shared.path.display(), error = %message, "the store failed and will be reopened");
+        *self.shared.error.lock() = Some(message);
+        self.failed = Some(at);
     }
 
     /// Opens the database anew: fjall refuses writes after an I/O error.
@@ -499,10 +518,10 @@ impl Writer {
         };
         let shared = self.shared.clone();
         let mut guard = shared.database.write();
-        // The old one must have let go of its files.
-        *guard = None;
         let options = &self.options;
-        let opened = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+        let opened = catch_unwind(AssertUnwindSafe(|| {
+            // The old one must have let go of its files.
+            *guard = None;
             let database = Database::open(&path, options)?;
             let (published, found) = (shared.feed.revision(), database.revision()?);
             if found > published {
@@ -539,8 +558,7 @@ impl Writer {
             }
             Err(_) => {
                 drop(guard);
-                *self.shared.error.lock() = Some("its files are damaged".to_owned());
-                self.failed = Some(Instant::now());
+                self.failed_with("its files are damaged".to_owned(), Instant::now());
             }
         }
     }
