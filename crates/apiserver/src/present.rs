@@ -164,7 +164,7 @@ impl Presenter<'_> {
                 match self.include {
                     Include::None => {}
                     Include::Metadata => {
-                        row.insert("object".into(), partial(item.clone()));
+                        row.insert("object".into(), partial_of(item));
                     }
                     Include::Object => {
                         row.insert("object".into(), item.clone());
@@ -256,6 +256,12 @@ impl Presenter<'_> {
             Format::Protobuf => "application/vnd.kubernetes.protobuf;stream=watch",
         }
     }
+}
+
+/// As [`partial`], of an object that stays.
+fn partial_of(value: &Value) -> Value {
+    let metadata = value.get("metadata").cloned().unwrap_or_default();
+    json!({"kind": "PartialObjectMetadata", "apiVersion": "meta.k8s.io/v1", "metadata": metadata})
 }
 
 /// An object's metadata alone.

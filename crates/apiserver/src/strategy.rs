@@ -124,20 +124,20 @@ pub fn generic_prepare_create(ctx: &Ctx, object: &mut Value) {
 pub fn generic_prepare_update(ctx: &Ctx, new: &mut Value, old: &Value) {
     reset_fields(ctx, new, old);
     if ctx.subresource.is_empty() && crate::model::tracks_generation(ctx.resource) {
-        let spec = |v: &Value| {
-            let mut v = v.clone();
-            let map = crate::object::map_of(&mut v);
-            for key in ["metadata", "status", "kind", "apiVersion"] {
-                map.remove(key);
-            }
-            v
-        };
         let before = crate::object::meta_i64(old, "generation").unwrap_or(0);
-        let now = if spec(new) == spec(old) { before } else { before + 1 };
+        let now = if same_desire(new, old) { before } else { before + 1 };
         if now > 0 {
             crate::object::meta_mut(new).insert("generation".into(), now.into());
         }
     }
+}
+
+/// Whether two objects differ in nothing but metadata and status.
+fn same_desire(new: &Value, old: &Value) -> bool {
+    const BESIDE: [&str; 4] = ["metadata", "status", "kind", "apiVersion"];
+    let (Value::Object(new), Value::Object(old)) = (new, old) else { return new == old };
+    let counted = |map: &serde_json::Map<String, Value>| map.keys().filter(|k| !BESIDE.contains(&k.as_str())).count();
+    counted(new) == counted(old) && new.iter().filter(|(k, _)| !BESIDE.contains(&k.as_str())).all(|(k, v)| old.get(k) == Some(v))
 }
 
 /// What an update through this endpoint cannot change is put back: the status through the resource itself, everything
@@ -185,11 +185,4 @@ pub trait Creater: Send + Sync {
 pub trait Virtual: Send + Sync {
     async fn get(&self, ctx: &Ctx, name: &str) -> Result<Value, Status>;
     async fn list(&self, ctx: &Ctx) -> Result<Vec<Value>, Status>;
-}
-
-/// What a create through this endpoint does not keep, so that nobody comes to own it.
-pub(crate) fn reset_created(ctx: &Ctx, object: &mut Value) {
-    if crate::model::has_subresource(ctx.resource, "status") {
-        crate::object::map_of(object).remove("status");
-    }
 }

@@ -21,10 +21,7 @@ impl Op {
         let manager = self.manager(&options.field_manager);
         self.fill_system_fields(&mut value);
         let now = self.ctx.now_string();
-        let mut tracked = value.clone();
-        crate::strategy::reset_created(&self.ctx, &mut tracked);
-        model::track_update(&self.ctx, None, &mut tracked, &manager, &now);
-        copy_managed_fields(&tracked, &mut value);
+        self.track_create(&mut value, &manager, &now);
         let generate = object::name(&value).is_empty() && !object::meta(&value, "generateName").is_empty();
         let wire = options_value("CreateOptions", options);
         self.ctx.name = object::name(&value).to_string();
@@ -49,6 +46,15 @@ impl Op {
                 }
                 other => return other,
             }
+        }
+    }
+
+    /// Books a new object's fields, except for a status that will not be kept.
+    pub(crate) fn track_create(&self, value: &mut Value, manager: &str, now: &str) {
+        let status = if model::has_subresource(self.ctx.resource, "status") { object::map_of(value).remove("status") } else { None };
+        model::track_update(&self.ctx, None, value, manager, now);
+        if let Some(status) = status {
+            object::map_of(value).insert("status".into(), status);
         }
     }
 
@@ -130,16 +136,5 @@ fn bad_segment(name: &str) -> Option<&'static str> {
         n if n.contains('/') => Some("may not contain '/'"),
         n if n.contains('%') => Some("may not contain '%'"),
         _ => None,
-    }
-}
-
-pub(crate) fn copy_managed_fields(from: &Value, to: &mut Value) {
-    match from.get("metadata").and_then(|m| m.get("managedFields")) {
-        Some(fields) => {
-            object::meta_mut(to).insert("managedFields".into(), fields.clone());
-        }
-        None => {
-            object::meta_mut(to).remove("managedFields");
-        }
     }
 }

@@ -125,40 +125,32 @@ pub fn same(new: &Value, old: &Value) -> bool {
 }
 
 fn same_metadata(new: &Value, old: &Value) -> bool {
-    let strip = |v: &Value| {
-        let mut v = v.clone();
-        let m = object::map_of(&mut v);
-        m.remove("resourceVersion");
-        if let Some(Value::Array(fields)) = m.get_mut("managedFields") {
-            for f in fields {
-                object::map_of(f).remove("time");
+    let (Value::Object(new), Value::Object(old)) = (new, old) else { return new == old };
+    let counted = |map: &serde_json::Map<String, Value>| map.len() - map.contains_key("resourceVersion") as usize;
+    counted(new) == counted(old)
+        && new.iter().filter(|(key, _)| *key != "resourceVersion").all(|(key, value)| match (old.get(key), value) {
+            (Some(Value::Array(before)), Value::Array(now)) if key == "managedFields" => {
+                before.len() == now.len() && now.iter().zip(before).all(|(n, o)| same_but_time(n, o))
             }
-        }
-        v
-    };
-    strip(new) == strip(old)
+            (before, value) => before == Some(value),
+        })
+}
+
+/// Two entries of managedFields that differ at most in their time.
+fn same_but_time(new: &Value, old: &Value) -> bool {
+    let (Value::Object(new), Value::Object(old)) = (new, old) else { return new == old };
+    new.len() == old.len() && new.iter().all(|(key, value)| key == "time" && old.contains_key(key) || old.get(key) == Some(value))
 }
 
 /// Where only the times in managedFields differ, the old ones are kept.
 pub(crate) fn keep_times(new: &mut Value, old: &Value) {
-    let strip = |v: &Value| -> Value {
-        let mut v = v.clone();
-        if let Value::Object(m) = &mut v {
-            m.remove("time");
+    let Some(Value::Array(before)) = old.get("metadata").and_then(|m| m.get("managedFields")) else { return };
+    let Some(Value::Array(now)) = object::meta_mut(new).get_mut("managedFields") else { return };
+    for entry in now {
+        if let Some(same) = before.iter().find(|old| same_but_time(entry, old)) {
+            *entry = same.clone();
         }
-        v
-    };
-    let fields = |v: &Value| v.get("metadata").and_then(|m| m.get("managedFields")).cloned().unwrap_or(Value::Null);
-    let (n, o) = (fields(new), fields(old));
-    let (Value::Array(n), Value::Array(o)) = (n, o) else { return };
-    let n: Vec<Value> = n
-        .into_iter()
-        .map(|entry| {
-            let bare = strip(&entry);
-            o.iter().find(|old| strip(old) == bare).cloned().unwrap_or(entry)
-        })
-        .collect();
-    object::meta_mut(new).insert("managedFields".into(), Value::Array(n));
+    }
 }
 
 /// An options object as admission plug-ins see it.

@@ -1,7 +1,6 @@
 //! PUT, and the part of every change that comes after the new object is known.
 use serde_json::Value;
 
-use super::create::copy_managed_fields;
 use super::{Op, WriteOptions, keep_times, options_value, same};
 use crate::admission::Operation;
 use crate::core::{Stored, Written};
@@ -83,10 +82,7 @@ impl Op {
         }
         self.fill_system_fields(&mut value);
         let (now, manager) = (self.ctx.now_string(), self.manager(&options.field_manager));
-        let mut tracked = value.clone();
-        crate::strategy::reset_created(&self.ctx, &mut tracked);
-        model::track_update(&self.ctx, None, &mut tracked, &manager, &now);
-        copy_managed_fields(&tracked, &mut value);
+        self.track_create(&mut value, &manager, &now);
         let wire = options_value("CreateOptions", options);
         self.admit(Operation::Create, None, &wire, &mut value).await?;
         let stored = self.create_prepared(value, &wire, options.dry_run).await?;
@@ -109,11 +105,9 @@ impl Op {
         }
         object::set_meta(&mut new, "resourceVersion", &old.revision.to_string());
         if let Some(manager) = manager {
-            let mut tracked = new.clone();
-            crate::strategy::reset_fields(&self.ctx, &mut tracked, &old.object);
+            crate::strategy::reset_fields(&self.ctx, &mut new, &old.object);
             let now = self.ctx.now_string();
-            model::track_update(&self.ctx, Some(&old.object), &mut tracked, manager, &now);
-            copy_managed_fields(&tracked, &mut new);
+            model::track_update(&self.ctx, Some(&old.object), &mut new, manager, &now);
         }
         self.admit(Operation::Update, Some(&old.object), wire, &mut new).await?;
         self.settle_namespace(&mut new)?;
