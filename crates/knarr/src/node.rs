@@ -14,8 +14,16 @@ use crate::config::Config;
 use crate::layout::Layout;
 use crate::network;
 
-/// The cgroup below which shims live.
-const CGROUP: &str = "/knarr";
+/// The cgroup below which this node's shims and pods live: its own, also beside other nodes on the machine.
+fn cgroup(layout: &Layout) -> String {
+    if layout.data == Path::new("/var/lib/knarr") {
+        return "/knarr".into();
+    }
+    // FNV-1a, because it must be the same for every version of this program.
+    let path = layout.data.as_os_str().as_encoded_bytes();
+    let hash = path.iter().fold(0x811c_9dc5_u32, |hash, byte| (hash ^ u32::from(*byte)).wrapping_mul(0x0100_0193));
+    format!("/knarr-{hash:08x}")
+}
 
 /// As whom the node's parts talk to the API server, and what they are known by.
 pub struct Identity {
@@ -38,7 +46,7 @@ fn runtime_config(config: &Config, layout: &Layout, exe: &Path) -> runtime::Conf
         root: layout.containers(),
         run: layout.pods_run(),
         self_exe: exe.to_path_buf(),
-        cgroup_parent: CGROUP.into(),
+        cgroup_parent: cgroup(layout),
         version: env!("CARGO_PKG_VERSION").into(),
         registries: image::Options { plain_http: config.insecure_registries.clone(), extra_ca_pem: config.registry_cas.clone() },
     }
@@ -73,11 +81,12 @@ pub async fn start(config: &Config, layout: &Layout, prepared: Prepared, identit
         node_name: config.node_name.clone(),
         node_ips: vec![IpAddr::V4(identity.address)],
         root_dir: layout.kubelet(),
+        run_dir: layout.run.join("kubelet"),
         log_dir: layout.pod_logs(),
         cluster_dns: vec![IpAddr::V4(config.dns())],
         cluster_domain: config.cluster_domain.clone(),
         resolv_conf: "/etc/resolv.conf".into(),
-        cgroup_root: Some(CGROUP.into()),
+        cgroup_root: Some(cgroup(layout)),
         listen: SocketAddr::from((Ipv4Addr::UNSPECIFIED, config.kubelet_port)),
         serving_cert_pem: identity.serving.cert_pem,
         serving_key_pem: identity.serving.key_pem,
@@ -102,10 +111,11 @@ pub fn purge(layout: &Layout) -> Result<()> {
         root: layout.containers(),
         run: layout.pods_run(),
         self_exe: PathBuf::new(),
-        cgroup_parent: CGROUP.into(),
+        cgroup_parent: cgroup(layout),
         version: String::new(),
         registries: image::Options::default(),
     })?;
+    sys::mount::unmount_below(&layout.run.join("kubelet"))?;
     sys::mount::unmount_below(&layout.kubelet())?;
     Ok(())
 }

@@ -56,6 +56,8 @@ pub struct Config {
     pub node_ips: Vec<IpAddr>,
     /// Data directory of the kubelet: pods' volumes.
     pub root_dir: PathBuf,
+    /// Where a tmpfs holds what must not reach a disk: secrets and tokens of volumes.
+    pub run_dir: PathBuf,
     /// Holds a directory of logs a pod.
     pub log_dir: PathBuf,
     /// Resolvers of pods that use the cluster's DNS.
@@ -112,14 +114,14 @@ pub async fn run(
     tasks: Tasks,
 ) -> Result<(), Error> {
     let config = Arc::new(config);
-    for path in [&config.root_dir, &config.log_dir] {
+    for path in [&config.root_dir, &config.run_dir, &config.log_dir] {
         std::fs::create_dir_all(path).map_err(|source| Error::Directory { path: path.clone(), source })?;
     }
     let version = runtime.version(VersionRequest { version: "v1".into() }).await?;
     let machine = node::Machine::read(&config, &*runtime).await;
     let recorder = Recorder::new(&tasks, client.clone(), "kubelet", Some(config.node_name.clone()));
     let objects = Arc::new(objects::ApiObjects::new(client.clone()));
-    let volumes = volumes::Volumes::new(config.root_dir.clone(), objects.clone());
+    let volumes = volumes::Volumes::new(config.root_dir.clone(), config.run_dir.clone(), objects.clone());
     volumes.prepare()?;
     let cgroups = match &config.cgroup_root {
         Some(root) => Some(cgroups::PodCgroups::new(sys::cgroup::Cgroups::detect()?, root)?),

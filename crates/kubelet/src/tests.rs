@@ -40,7 +40,7 @@ fn shared(root: &Path, fake: &Arc<Fake>, api: &Arc<FakeApi>, pods: &Arc<Pods>, t
         runtime: fake.clone(),
         runtime_name: "fake".into(),
         images: Images::new(fake.clone(), Recorder::none()),
-        volumes: Volumes::new(root.join("kubelet"), objects.clone()),
+        volumes: Volumes::new(root.join("kubelet"), root.join("run"), objects.clone()),
         objects,
         watches: Watches::new(None, tasks.clone(), Arc::new(|_| {})),
         reporter: Reporter::new(api.clone(), tasks),

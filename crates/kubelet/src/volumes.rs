@@ -1,7 +1,7 @@
 //! The volumes of pods: directories on the node, filled from the API.
 //!
 //! What holds secrets (Secret, projected and downward API volumes) lies on one tmpfs of the node, so
-//! that no secret reaches a disk. Both trees have a directory a pod and are removed with it.
+//! that no secret reaches a disk, in the run directory. Both trees have a directory a pod and are removed with it.
 
 use std::collections::{BTreeMap, HashSet};
 use std::fs;
@@ -24,6 +24,8 @@ use crate::resources;
 pub struct Volumes {
     /// Holds `pods/<uid>`.
     root: PathBuf,
+    /// Holds `secrets/<uid>`, the tmpfs.
+    run: PathBuf,
     objects: Arc<dyn Objects>,
 }
 
@@ -43,14 +45,14 @@ pub struct Mounted {
 }
 
 impl Volumes {
-    /// `root` is the kubelet's directory.
-    pub fn new(root: PathBuf, objects: Arc<dyn Objects>) -> Volumes {
-        Volumes { root, objects }
+    /// `root` is the kubelet's data directory, `run` its run directory.
+    pub fn new(root: PathBuf, run: PathBuf, objects: Arc<dyn Objects>) -> Volumes {
+        Volumes { root, run, objects }
     }
 
     /// Mounts the tmpfs for secrets, unless it is there from before.
     pub fn prepare(&self) -> Result<(), sys::Error> {
-        let secrets = self.root.join("secrets");
+        let secrets = self.run.join("secrets");
         let _ = fs::create_dir_all(&secrets);
         let _ = fs::create_dir_all(self.root.join("pods"));
         if !sys::mount::is_mount_point(&secrets) {
@@ -69,8 +71,8 @@ impl Volumes {
     /// The uids of all pods that have a directory.
     pub fn pods_on_disk(&self) -> Vec<String> {
         let mut uids: HashSet<String> = HashSet::new();
-        for tree in ["pods", "secrets"] {
-            let entries = fs::read_dir(self.root.join(tree)).into_iter().flatten().flatten();
+        for tree in [self.root.join("pods"), self.run.join("secrets")] {
+            let entries = fs::read_dir(tree).into_iter().flatten().flatten();
             uids.extend(entries.filter_map(|e| e.file_name().into_string().ok()));
         }
         uids.into_iter().collect()
@@ -107,7 +109,7 @@ impl Volumes {
         let namespace = pod.namespace().unwrap_or_default();
         let group = pod::spec(pod).security_context.as_ref().and_then(|s| s.fs_group).and_then(|g| u32::try_from(g).ok());
         let on_disk = |plugin: &str| self.pod_dir(&uid).join("volumes").join(plugin).join(&volume.name);
-        let in_memory = |plugin: &str| self.root.join("secrets").join(&uid).join(plugin).join(&volume.name);
+        let in_memory = |plugin: &str| self.run.join("secrets").join(&uid).join(plugin).join(&volume.name);
         let disk = |e: std::io::Error| e.to_string();
 
         if let Some(source) = &volume.host_path {
@@ -263,7 +265,7 @@ impl Volumes {
             sys::mount::unmount_below(&dir).map_err(|e| e.to_string())?;
             fs::remove_dir_all(&dir).map_err(|e| e.to_string())?;
         }
-        match fs::remove_dir_all(self.root.join("secrets").join(uid)) {
+        match fs::remove_dir_all(self.run.join("secrets").join(uid)) {
             Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(e.to_string()),
             _ => Ok(()),
         }
@@ -388,7 +390,7 @@ pub mod tests {
     async fn volumes_are_filled_and_updated_in_place() {
         let dir = tempfile::tempdir().unwrap();
         let objects = Arc::new(FakeObjects::default());
-        let volumes = Volumes::new(dir.path().into(), objects.clone());
+        let volumes = Volumes::new(dir.path().into(), dir.path().join("run"), objects.clone());
         let pod = pod(serde_json::json!({"containers": [{"name": "c", "volumeMounts": [{"name": "e", "mountPath": "/e"}]}], "volumes": [
             {"name": "e", "emptyDir": {}},
             {"name": "m", "configMap": {"name": "map", "items": [{"key": "k", "path": "deep/file", "mode": 0o400}]}},

@@ -265,6 +265,10 @@ impl Worker {
         let mut next = deadline.unwrap_or(RESYNC).min(RESYNC);
         if !plan.kill.is_empty() {
             self.kill(&plan.kill).await;
+            // Their ends count for the pauses between restarts.
+            if let Err(error) = self.look().await {
+                return self.failed(error);
+            }
         }
         if plan.kill_pod && plan.sandbox.is_none() {
             self.finished = true;
