@@ -227,6 +227,29 @@ async fn certificate_requests() {
     let (code, answer) = cluster.call(&admin(), "PUT", &format!("{path}/r/approval"), Some(&approved)).await;
     assert_eq!(code, 200, "{answer}");
     assert_eq!(answer["status"]["conditions"][0]["type"], "Approved");
+    // The joined node's serving certificate: the controller may approve and sign it.
+    let node = user("system:node:n9", &["system:nodes", "system:authenticated"]);
+    let csr = pki::new_csr("system:node:n9", "system:nodes", &["n9".into(), "192.0.2.9".into()], None).unwrap();
+    let mut request = request;
+    request["metadata"]["name"] = json!("s");
+    request["spec"] = json!({"request": STANDARD.encode(&csr.cert_pem), "signerName": "kubernetes.io/kubelet-serving", "usages": ["server auth", "digital signature"]});
+    let (code, made) = cluster.post(&node, path, &request).await;
+    assert_eq!(code, 201, "{made}");
+    let controller = user(
+        "system:serviceaccount:kube-system:certificate-controller",
+        &["system:serviceaccounts", "system:serviceaccounts:kube-system", "system:authenticated"],
+    );
+    approved = made;
+    approved["status"] = json!({"conditions": [{"type": "Approved", "status": "True", "reason": "x"}]});
+    let (code, mut signed) = cluster.call(&controller, "PUT", &format!("{path}/s/approval"), Some(&approved)).await;
+    assert_eq!(code, 200, "{signed}");
+    let now = jiff::Timestamp::now();
+    let end = now.saturating_add(jiff::SignedDuration::from_hours(1)).unwrap();
+    let pem = cluster.ca.sign_csr(&pki::Csr::from_pem(&csr.cert_pem).unwrap(), &[pki::Usage::Server], now, end).unwrap();
+    signed["status"]["certificate"] = json!(STANDARD.encode(pem));
+    let (code, signed) = cluster.call(&controller, "PUT", &format!("{path}/s/status"), Some(&signed)).await;
+    assert_eq!(code, 200, "{signed}");
+    assert!(signed["status"]["certificate"].is_string());
 }
 
 #[tokio::test]

@@ -73,5 +73,13 @@ pub(crate) fn objects(token: &str, server: &str, ca_pem: &str) -> Vec<(&'static 
         });
         all.push((*CLUSTER_ROLE_BINDINGS, binding));
     }
+    // Upstream leaves serving certificates to people; ours are approved by the controller, which
+    // looks at the names, and needs the right to.
+    all.push((*CLUSTER_ROLE_BINDINGS, json!({
+        "apiVersion": "rbac.authorization.k8s.io/v1", "kind": "ClusterRoleBinding",
+        "metadata": {"name": "knarr:kubelet-serving-approver"},
+        "roleRef": {"apiGroup": RBAC, "kind": "ClusterRole", "name": "system:certificates.k8s.io:kubelet-serving-approver"},
+        "subjects": [{"kind": "ServiceAccount", "name": "certificate-controller", "namespace": "kube-system"}],
+    })));
     all
 }
