@@ -35,7 +35,6 @@ pub(crate) struct Process {
     pub exec: u64,
     pub ended: oneshot::Receiver<i32>,
     /// The master side of its terminal.
-    #[allow(dead_code)]
     pub terminal: Option<OwnedFd>,
 }
 

@@ -30,6 +30,7 @@ mod shim;
 mod spec;
 mod state;
 mod stats;
+mod streams;
 mod user;
 
 pub use config::Config;

@@ -48,12 +48,14 @@ impl Runtime {
             sandboxes: Mutex::default(),
             containers: Mutex::default(),
             events: broadcast::channel(1024).0,
+            tokens: Default::default(),
             tasks: TaskTracker::new(),
             stop: CancellationToken::new(),
         });
         let loaded = runtime.load_sandboxes()?;
         runtime.load_containers(&loaded)?;
         futures::future::join_all(loaded.iter().map(|sandbox| runtime.adopt(sandbox))).await;
+        runtime.serve_streams().map_err(|e| Error::Io("listen for streaming clients".into(), e))?;
         Ok(runtime)
     }
 

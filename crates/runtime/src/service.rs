@@ -157,16 +157,16 @@ impl RuntimeService for Runtime {
         self.run_and_wait(request).await
     }
 
-    async fn exec(&self, _request: ExecRequest) -> Result<ExecResponse> {
-        Err(Error::unimplemented("exec"))
+    async fn exec(&self, request: ExecRequest) -> Result<ExecResponse> {
+        Ok(ExecResponse { url: self.prepare_exec(request)? })
     }
 
-    async fn attach(&self, _request: AttachRequest) -> Result<AttachResponse> {
-        Err(Error::unimplemented("attach"))
+    async fn attach(&self, request: AttachRequest) -> Result<AttachResponse> {
+        Ok(AttachResponse { url: self.prepare_attach(request)? })
     }
 
-    async fn port_forward(&self, _request: PortForwardRequest) -> Result<PortForwardResponse> {
-        Err(Error::unimplemented("port_forward"))
+    async fn port_forward(&self, request: PortForwardRequest) -> Result<PortForwardResponse> {
+        Ok(PortForwardResponse { url: self.prepare_port_forward(request)? })
     }
 
     async fn container_stats(&self, request: ContainerStatsRequest) -> Result<ContainerStatsResponse> {

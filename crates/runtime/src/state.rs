@@ -29,6 +29,7 @@ pub struct Runtime {
     pub(crate) sandboxes: Mutex<HashMap<String, Arc<Sandbox>>>,
     pub(crate) containers: Mutex<HashMap<String, Arc<Container>>>,
     pub(crate) events: broadcast::Sender<ContainerEventResponse>,
+    pub(crate) tokens: crate::streams::Tokens,
     pub(crate) tasks: TaskTracker,
     pub(crate) stop: CancellationToken,
 }

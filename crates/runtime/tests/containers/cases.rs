@@ -4,6 +4,9 @@ use std::time::{Duration, Instant};
 
 use cri::RuntimeService;
 use cri::v1::*;
+use streaming::server::Options;
+use streaming::status::ExecStatus;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::support::{IMAGE, World};
 
@@ -18,7 +21,7 @@ macro_rules! cases {
 cases! {
     the_contract_is_kept, logs_and_exit_codes, a_container_sees_its_pod, identity_and_environment, limits_hold, exec_collects_output,
     a_failed_start_says_why, containers_survive_the_runtime, a_killed_shim_ends_its_pod, a_shared_pid_namespace, mounts_and_volumes,
-    nothing_stays_after_a_purge, quick_enough,
+    nothing_stays_after_a_purge, quick_enough, exec_streams, exec_on_a_terminal, attach_streams, logs_rotate,
 }
 
 fn block_on(test: impl Future<Output = ()>) {
@@ -293,4 +296,115 @@ async fn quick_enough() {
     println!("sandbox {:?}, create {:?}, start {:?}; private memory of a shim {memory} kB", best[0], best[1], best[2]);
     assert!(best.iter().all(|took| *took < Duration::from_millis(300)));
     assert!(memory < 512, "a shim's private memory is {memory} kB");
+}
+
+async fn connect(url: &str, options: Options) -> streaming::client::ExecStreams {
+    let rest = url.strip_prefix("unix://").unwrap();
+    let at = rest.find(".sock/").unwrap() + 5;
+    let io = tokio::net::UnixStream::connect(&rest[..at]).await.unwrap();
+    let request = http::Request::get(format!("http://runtime{}", &rest[at..])).body(()).unwrap();
+    streaming::client::exec(request, options, io).await.unwrap()
+}
+
+async fn all(reader: Option<streaming::Reader>) -> Vec<u8> {
+    let mut text = Vec::new();
+    reader.unwrap().read_to_end(&mut text).await.unwrap();
+    text
+}
+
+async fn exec_streams() {
+    let world = World::new().await;
+    let sandbox = world.sandbox().await;
+    let id = world.run(&sandbox, world.container(&["sleep"])).await;
+    let options = Options { stdin: true, stdout: true, stderr: true, tty: false };
+    let start = async |verb: &[&str]| {
+        let cmd = ["/payload", "payload"].iter().chain(verb).map(|s| s.to_string()).collect();
+        let request = ExecRequest { container_id: id.clone(), cmd, tty: false, stdin: true, stdout: true, stderr: true };
+        let url = world.runtime.exec(request).await.unwrap().url;
+        (connect(&url, options).await, url)
+    };
+    let (mut client, url) = start(&["cat"]).await;
+    let big = vec![b'x'; 1 << 20];
+    let mut stdin = client.stdin.take().unwrap();
+    let feed = async {
+        stdin.write_all(&big).await.unwrap();
+        stdin.shutdown().await.unwrap();
+    };
+    let ((), echoed) = tokio::join!(feed, all(client.stdout.take()));
+    assert!(echoed == big);
+    assert_eq!(client.status.wait().await, ExecStatus::Success);
+    let (mut client, _) = start(&["echo", "out"]).await;
+    let (out, err) = tokio::join!(all(client.stdout.take()), all(client.stderr.take()));
+    assert_eq!((&out[..], &err[..]), (&b"out\n"[..], &b"to stderr\n"[..]));
+    let (client, _) = start(&["exit", "9"]).await;
+    assert_eq!(client.status.wait().await, ExecStatus::ExitCode(9));
+    // A URL is good once.
+    let io = tokio::net::UnixStream::connect(world.config.run.join("stream.sock")).await.unwrap();
+    let path = url.rsplit_once('/').unwrap().1;
+    let request = http::Request::get(format!("http://runtime/exec/{path}")).body(()).unwrap();
+    assert!(streaming::client::exec(request, options, io).await.is_err());
+}
+
+async fn exec_on_a_terminal() {
+    let world = World::new().await;
+    let sandbox = world.sandbox().await;
+    let id = world.run(&sandbox, world.container(&["sleep"])).await;
+    let cmd = ["/payload", "payload", "tty"].map(String::from).to_vec();
+    let request = ExecRequest { container_id: id, cmd, tty: true, stdin: true, stdout: true, stderr: false };
+    let url = world.runtime.exec(request).await.unwrap().url;
+    let mut client = connect(&url, Options { stdin: true, stdout: true, stderr: false, tty: true }).await;
+    client.resize.send(100, 30).await.unwrap();
+    assert_eq!(all(client.stdout.take()).await, b"true\r\n");
+    assert_eq!(client.status.wait().await, ExecStatus::Success);
+}
+
+async fn attach_streams() {
+    let world = World::new().await;
+    let sandbox = world.sandbox().await;
+    for tty in [false, true] {
+        let mut config = world.container(&["cat"]);
+        (config.stdin, config.stdin_once, config.tty) = (true, true, tty);
+        let id = world.run(&sandbox, config).await;
+        let request = AttachRequest { container_id: id.clone(), stdin: true, tty, stdout: true, stderr: !tty };
+        let url = world.runtime.attach(request).await.unwrap().url;
+        let mut client = connect(&url, Options { stdin: true, stdout: true, stderr: !tty, tty }).await;
+        let mut stdin = client.stdin.take().unwrap();
+        stdin.write_all(b"hello\n").await.unwrap();
+        let mut stdout = client.stdout.take().unwrap();
+        let mut line = vec![0; if tty { 7 } else { 6 }];
+        stdout.read_exact(&mut line).await.unwrap();
+        assert_eq!(line, if tty { &b"hello\r\n"[..] } else { b"hello\n" });
+        // The terminal's own end of input, or the pipe's.
+        if tty {
+            stdin.write_all(&[4]).await.unwrap();
+        }
+        stdin.shutdown().await.unwrap();
+        assert_eq!(world.ended(&id).await.exit_code, 0);
+        let mut rest = Vec::new();
+        stdout.read_to_end(&mut rest).await.unwrap();
+        assert_eq!(client.status.wait().await, ExecStatus::Success);
+        assert!(world.log(&id, "stdout").await.starts_with("hello"));
+    }
+}
+
+async fn logs_rotate() {
+    let world = World::new().await;
+    let sandbox = world.sandbox().await;
+    let mut config = world.container(&["cat"]);
+    config.stdin = true;
+    let id = world.run(&sandbox, config).await;
+    let request = AttachRequest { container_id: id.clone(), stdin: true, stdout: true, ..AttachRequest::default() };
+    let url = world.runtime.attach(request).await.unwrap().url;
+    let mut client = connect(&url, Options { stdin: true, stdout: true, stderr: false, tty: false }).await;
+    let (mut stdin, mut stdout) = (client.stdin.take().unwrap(), client.stdout.take().unwrap());
+    let mut say = async |text: &[u8]| {
+        stdin.write_all(text).await.unwrap();
+        stdout.read_exact(&mut vec![0; text.len()]).await.unwrap();
+    };
+    say(b"old\n").await;
+    let path = world.status(&id).await.log_path;
+    std::fs::rename(&path, format!("{path}.1")).unwrap();
+    world.runtime.reopen_container_log(ReopenContainerLogRequest { container_id: id.clone() }).await.unwrap();
+    say(b"new\n").await;
+    assert_eq!(world.log(&id, "stdout").await, "new\n");
 }
