@@ -18,6 +18,7 @@ use crate::components::ComponentStatuses;
 use crate::locate::{Log, NodeProxy, PodProxy, ServiceProxy, Stream};
 use crate::reviews::{AccessReview, RulesReview, SelfReview, TokenReview};
 use crate::strategy::allocator::{Allocator, Cidr};
+use crate::strategy::csr::{Approval, RequestStatus, SigningRequests};
 use crate::strategy::namespace::{NamespaceFinalize, NamespaceStatus, Namespaces};
 use crate::strategy::plain::{Plain, SWITCHES};
 use crate::strategy::pod::{EphemeralContainers, PodStatus, Pods, Resize};
@@ -25,8 +26,9 @@ use crate::strategy::pod_actions::{Binding, Eviction};
 use crate::strategy::rbac::{RoleBindings, Roles};
 use crate::strategy::service::Services;
 use crate::strategy::token::TokenRequests;
-use crate::strategy::workloads::{DaemonSets, Deployments, Jobs, Nodes, Secrets};
-use crate::strategy::csr::{Approval, RequestStatus, SigningRequests};
+use crate::strategy::quota::ResourceQuotas;
+use crate::strategy::secret::Secrets;
+use crate::strategy::workloads::{DaemonSets, Deployments, Jobs, Nodes};
 
 /// What this crate must know about the cluster.
 #[derive(Clone)]
@@ -97,7 +99,8 @@ pub fn install_parts(parts: &mut Parts, reader: Arc<dyn Reader>, config: Config)
     for plugin in crate::admission::plugins() {
         parts.admission(plugin);
     }
-    install_strategies(parts, Arc::new(Allocator::new(cidr, config.node_ports.clone())), rbac);
+    let secrets = Secrets { signer: config.signer.clone(), cluster_ca_pem: config.cluster_ca_pem.clone() };
+    install_strategies(parts, Arc::new(Allocator::new(cidr, config.node_ports.clone())), rbac, secrets);
     install_creaters(parts, &config, &audiences);
     install_locators(parts);
     let components = config.components.clone();
@@ -134,7 +137,7 @@ fn install_authn(parts: &mut Parts, reader: &Arc<dyn Reader>, config: &Config, a
     Ok(())
 }
 
-fn install_strategies(parts: &mut Parts, allocator: Arc<Allocator>, rbac: Arc<Rbac>) {
+fn install_strategies(parts: &mut Parts, allocator: Arc<Allocator>, rbac: Arc<Rbac>, secrets: Secrets) {
     parts.strategy("", "pods", "", Arc::new(Pods));
     parts.strategy("", "pods", "status", Arc::new(PodStatus));
     parts.strategy("", "pods", "ephemeralcontainers", Arc::new(EphemeralContainers));
@@ -144,7 +147,8 @@ fn install_strategies(parts: &mut Parts, allocator: Arc<Allocator>, rbac: Arc<Rb
     parts.strategy("", "namespaces", "", Arc::new(Namespaces));
     parts.strategy("", "namespaces", "status", Arc::new(NamespaceStatus));
     parts.strategy("", "namespaces", "finalize", Arc::new(NamespaceFinalize));
-    parts.strategy("", "secrets", "", Arc::new(Secrets));
+    parts.strategy("", "secrets", "", Arc::new(secrets));
+    parts.strategy("", "resourcequotas", "", Arc::new(ResourceQuotas));
     parts.strategy("apps", "deployments", "", Arc::new(Deployments));
     parts.strategy("apps", "daemonsets", "", Arc::new(DaemonSets));
     parts.strategy("batch", "jobs", "", Arc::new(Jobs));

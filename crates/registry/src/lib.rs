@@ -13,6 +13,7 @@ mod components;
 mod install;
 mod locate;
 mod podref;
+mod quota;
 mod reviews;
 mod strategy;
 #[cfg(test)]

@@ -209,6 +209,37 @@ async fn workloads() {
 }
 
 #[tokio::test]
+async fn quota_follows_pods() {
+    let cluster = Cluster::start().await;
+    cluster.namespace("a").await;
+    let quotas = "/api/v1/namespaces/a/resourcequotas";
+    let quota = json!({"apiVersion": "v1", "kind": "ResourceQuota", "metadata": {"name": "q"}, "spec": {"hard": {"pods": "1"}}});
+    let (code, made) = cluster.post(&admin(), quotas, &quota).await;
+    assert_eq!(code, 201, "{made}");
+    assert_eq!(made["status"], json!({"hard": {"pods": "1"}, "used": {"pods": "0"}}));
+    let pod = json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "p"}, "spec": {"containers": [{"name": "c", "image": "i"}]}});
+    assert_eq!(cluster.post(&admin(), "/api/v1/namespaces/a/pods", &pod).await.0, 201);
+    assert_eq!(cluster.get(&admin(), &format!("{quotas}/q")).await["status"]["used"]["pods"], "1");
+    assert_eq!(cluster.call(&admin(), "DELETE", "/api/v1/namespaces/a/pods/p", None).await.0, 200);
+    assert_eq!(cluster.get(&admin(), &format!("{quotas}/q")).await["status"]["used"]["pods"], "0");
+}
+
+#[tokio::test]
+async fn token_of_a_secret() {
+    let cluster = Cluster::start().await;
+    cluster.namespace("a").await;
+    let secret = json!({"apiVersion": "v1", "kind": "Secret", "type": "kubernetes.io/service-account-token",
+        "metadata": {"name": "s", "annotations": {"kubernetes.io/service-account.name": "default"}}});
+    let (code, made) = cluster.post(&admin(), "/api/v1/namespaces/a/secrets", &secret).await;
+    assert_eq!(code, 201, "{made}");
+    use base64::{Engine, engine::general_purpose::STANDARD};
+    let token = String::from_utf8(STANDARD.decode(made["data"]["token"].as_str().unwrap()).unwrap()).unwrap();
+    assert_eq!(cluster.bearer(&token, "GET", "/api", None).await.0, 200);
+    assert_eq!(cluster.call(&admin(), "DELETE", "/api/v1/namespaces/a/secrets/s", None).await.0, 200);
+    assert_eq!(cluster.bearer(&token, "GET", "/api", None).await.0, 401);
+}
+
+#[tokio::test]
 async fn certificate_requests() {
     use base64::{Engine, engine::general_purpose::STANDARD};
     let cluster = Cluster::start().await;

@@ -1,7 +1,5 @@
 //! LimitRanger: default requests and limits, and their bounds, from a namespace's LimitRanges.
 
-use std::collections::BTreeMap;
-
 use api::field::aggregate;
 use api::quantity::Quantity;
 use apiserver::types::Status;
@@ -10,6 +8,7 @@ use async_trait::async_trait;
 use serde_json::Value;
 
 use super::{forbidden, is};
+use crate::podref::{Amounts, amounts, quantities, total};
 use crate::util::{LIMIT_RANGES, items, map, object, text};
 
 pub(super) struct LimitRanger;
@@ -67,61 +66,6 @@ impl Admission for LimitRanger {
         }
         if errors.is_empty() { Ok(()) } else { Err(forbidden(attributes, Some(object), aggregate(errors))) }
     }
-}
-
-type Amounts = BTreeMap<String, Quantity>;
-
-fn amounts(container: &Value, which: &str) -> Amounts {
-    quantities(map(container, &format!("/resources/{which}")))
-}
-
-fn quantities(map: Option<&serde_json::Map<String, Value>>) -> Amounts {
-    map.into_iter().flatten().filter_map(|(k, v)| Some((k.clone(), Quantity::from_value(v).ok()?))).collect()
-}
-
-/// What a whole pod asks for: the sum of its containers, or the largest init container.
-pub(super) fn total(pod: &Value, which: &str) -> Amounts {
-    let mut sum = Amounts::new();
-    let mut largest = Amounts::new();
-    let add = |to: &mut Amounts, k: String, q: &Quantity| match to.get_mut(&k) {
-        Some(sum) => sum.add(q),
-        None => drop(to.insert(k, q.clone())),
-    };
-    for container in items(pod, "/spec/containers") {
-        amounts(container, which).into_iter().for_each(|(k, q)| add(&mut sum, k, &q));
-    }
-    let mut sidecars = Amounts::new();
-    for container in items(pod, "/spec/initContainers") {
-        let wants = amounts(container, which);
-        let sidecar = text(container, "/restartPolicy") == "Always";
-        let mut at_once = sidecars.clone();
-        for (k, q) in wants {
-            add(&mut at_once, k.clone(), &q);
-            if sidecar {
-                add(&mut sidecars, k.clone(), &q);
-                add(&mut sum, k, &q);
-            }
-        }
-        for (k, q) in at_once {
-            if largest.get(&k).is_none_or(|l| q > *l) {
-                largest.insert(k, q);
-            }
-        }
-    }
-    for (k, q) in largest {
-        if sum.get(&k).is_none_or(|s| q > *s) {
-            sum.insert(k, q);
-        }
-    }
-    for (k, q) in quantities(map(pod, &format!("/spec/resources/{which}"))) {
-        sum.insert(k, q);
-    }
-    for (k, q) in quantities(map(pod, "/spec/overhead")) {
-        if sum.contains_key(&k) || which == "requests" {
-            add(&mut sum, k, &q);
-        }
-    }
-    sum
 }
 
 fn set_defaults(pod: &mut Value, limit: &Value) {

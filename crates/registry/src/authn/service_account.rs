@@ -19,7 +19,8 @@ use crate::util::{NODES, PODS, SECRETS, SERVICE_ACCOUNTS, texts, text};
 /// A bound object is good for this long after its deletion began, and clocks may differ by it.
 const LEEWAY_SECONDS: i64 = 60;
 const REMEMBERED: usize = 16_384;
-const LEGACY_ISSUER: &str = "kubernetes/serviceaccount";
+/// Issuer of tokens that Secrets hold.
+pub(crate) const LEGACY_ISSUER: &str = "kubernetes/serviceaccount";
 
 /// Accepts tokens that the cluster's service account keys signed.
 pub(crate) struct ServiceAccountTokens {

@@ -1,8 +1,7 @@
-//! Deployments, daemon sets, jobs, nodes, secrets: what their strategies add to the generic one.
+//! Deployments, daemon sets, jobs, nodes: what their strategies add to the generic one.
 
 use apiserver::strategy::{generic_prepare_create, generic_prepare_update};
 use apiserver::{Ctx, DefaultGc, Strategy};
-use base64::{Engine, engine::general_purpose::STANDARD};
 use serde_json::{Value, json};
 
 use crate::util::{flag, number, object, text};
@@ -79,40 +78,10 @@ impl Strategy for Nodes {
     fn prepare_create(&self, _ctx: &Ctx, _node: &mut Value) {}
 }
 
-/// Secrets: `stringData` is for writing only.
-pub(crate) struct Secrets;
-
-impl Strategy for Secrets {
-    fn prepare_create(&self, ctx: &Ctx, secret: &mut Value) {
-        generic_prepare_create(ctx, secret);
-        encode(secret);
-    }
-
-    fn prepare_update(&self, ctx: &Ctx, new: &mut Value, old: &Value) {
-        generic_prepare_update(ctx, new, old);
-        encode(new);
-        // The type of a Secret stays when a client leaves it out.
-        if new.get("type").is_none()
-            && let Some(kind) = old.get("type")
-        {
-            new["type"] = kind.clone();
-        }
-    }
-}
-
-fn encode(secret: &mut Value) {
-    let Some(Value::Object(plain)) = secret.as_object_mut().and_then(|s| s.remove("stringData")) else { return };
-    let data = object(secret, "data");
-    for (key, value) in plain {
-        data.insert(key, STANDARD.encode(value.as_str().unwrap_or("")).into());
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::testing::Objects;
-    use crate::util::SECRETS;
     use apiserver::UserInfo;
 
     #[test]
@@ -123,13 +92,5 @@ mod tests {
         Jobs.prepare_create(&ctx, &mut job);
         assert_eq!(job["spec"]["selector"], json!({"matchLabels": {"batch.kubernetes.io/controller-uid": "u"}}));
         assert_eq!(job["spec"]["template"]["metadata"]["labels"]["job-name"], "j");
-    }
-
-    #[test]
-    fn string_data() {
-        let ctx = Objects::new().ctx(&SECRETS, "a", "s", UserInfo::default());
-        let mut secret = json!({"metadata": {"name": "s"}, "data": {"a": "eA=="}, "stringData": {"b": "y"}});
-        Secrets.prepare_create(&ctx, &mut secret);
-        assert_eq!(secret, json!({"metadata": {"name": "s"}, "data": {"a": "eA==", "b": "eQ=="}}));
     }
 }
