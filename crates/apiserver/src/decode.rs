@@ -55,6 +55,9 @@ pub fn object(headers: &HeaderMap, body: &Bytes, expect: &Expect, validation: Fi
         );
         return Err(unrecognized(expect, &why, body));
     }
+    if object::too_deep(&value) {
+        return Err(unrecognized(expect, "the object is nested too deeply", body));
+    }
     settle_type(&mut value, expect, format)?;
     let unknown = model::normalize(&expect.group, &expect.version, &expect.kind, &mut value)
         .map_err(|why| cannot_be_handled(expect, &why))?;
@@ -71,6 +74,9 @@ pub fn patched(value: &mut Value, expect: &Expect, validation: FieldValidation, 
         let error = api::field::FieldError::invalid(&api::field::Path::new("patch"), text, why);
         api::status::invalid("", "", "", &[error])
     };
+    if object::too_deep(value) {
+        return Err(api::status::bad_request("the patched object is nested too deeply"));
+    }
     if !value.is_object() {
         return Err(invalid(value, "the patch made something of the object that is not an object"));
     }

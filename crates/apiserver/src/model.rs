@@ -197,8 +197,35 @@ pub fn fill(r: &Resource, object: &mut Value) {
     }
 }
 
+/// How much the copy operations of one JSON patch may add, in characters (upstream: the limit of a request body).
+const MAX_COPIED: usize = crate::body::MAX_REQUEST;
+
+/// Applies a JSON patch; one that would make the object grow without bounds (by copying it into itself) is refused.
 pub fn json_patch(object: &Value, patch: &Value) -> Result<Value, Status> {
-    api::patch::json_patch(object, patch)
+    let operations = patch.as_array().map(Vec::as_slice).unwrap_or_default();
+    let text = |op: &Value, key: &str| op.get(key).and_then(Value::as_str).unwrap_or_default().to_string();
+    if operations.iter().any(|op| text(op, "path").matches('/').count() > 120) {
+        return Err(api::status::bad_request("a path of the JSON patch is too long"));
+    }
+    if !operations.iter().any(|op| matches!(text(op, "op").as_str(), "copy" | "move")) {
+        return api::patch::json_patch(object, patch);
+    }
+    let (mut result, mut copied) = (object.clone(), 0);
+    for op in operations {
+        if text(op, "op") == "copy" {
+            copied += result.pointer(&text(op, "from")).map_or(0, |v| v.to_string().len());
+            if copied > MAX_COPIED {
+                return Err(api::status::too_large_because(format!(
+                    "Unable to complete the copy, the accumulated size increase of copy is {copied}, exceeding the limit {MAX_COPIED}"
+                )));
+            }
+        }
+        result = api::patch::json_patch(&result, &Value::Array(vec![op.clone()]))?;
+        if crate::object::too_deep(&result) {
+            return Err(api::status::bad_request("the patched object is nested too deeply"));
+        }
+    }
+    Ok(result)
 }
 
 pub fn merge_patch(object: &Value, patch: &Value) -> Result<Value, Status> {

@@ -193,6 +193,21 @@ pub fn resplice(served: &[u8], resource_version: u64) -> Bytes {
     Bytes::from(out)
 }
 
+/// How deep objects may nest: what is written must be readable again, and the JSON reader stops at 128.
+const MAX_DEPTH: usize = 120;
+
+/// Whether something is nested deeper than can be stored.
+pub fn too_deep(value: &Value) -> bool {
+    fn deeper(value: &Value, left: usize) -> bool {
+        match value {
+            Value::Array(items) => left == 0 || items.iter().any(|v| deeper(v, left - 1)),
+            Value::Object(map) => left == 0 || map.values().any(|v| deeper(v, left - 1)),
+            _ => false,
+        }
+    }
+    deeper(value, MAX_DEPTH)
+}
+
 /// A random (version 4) UUID.
 pub fn new_uid() -> String {
     let mut b: [u8; 16] = rand::random();

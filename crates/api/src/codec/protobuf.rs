@@ -79,18 +79,28 @@ pub fn decode_object(bytes: &[u8], expect: Option<&Gvk>) -> Result<Decoded, Deco
 
 /// Decodes a bare message into the normal form.
 pub fn decode_message(ty: &'static Type, bytes: &[u8]) -> Result<Map<String, Value>, DecodeError> {
+    message(ty, bytes, 0)
+}
+
+/// Messages in messages, at most: a type that nests in itself could exhaust the stack otherwise. JSON allows no more.
+const MAX_DEPTH: usize = 64;
+
+fn message(ty: &'static Type, bytes: &[u8], depth: usize) -> Result<Map<String, Value>, DecodeError> {
+    if depth > MAX_DEPTH {
+        return Err(DecodeError::Protobuf(format!("proto: messages are nested more than {MAX_DEPTH} deep")));
+    }
     let mut map = Map::new();
-    fields(ty, bytes, &mut map)?;
+    fields(ty, bytes, &mut map, depth)?;
     schema::fill(ty, &mut map);
     Ok(map)
 }
 
-fn fields(ty: &'static Type, bytes: &[u8], map: &mut Map<String, Value>) -> Result<(), DecodeError> {
+fn fields(ty: &'static Type, bytes: &[u8], map: &mut Map<String, Value>, depth: usize) -> Result<(), DecodeError> {
     let mut reader = Reader::new(bytes);
     while let Some((number, part)) = reader.next()? {
         let Some(field) = ty.by_number(number) else { continue };
         match (field.ty, part) {
-            (Ty::Struct(id), Part::Bytes(nested)) if field.inline => fields(id.get(), nested, map)?,
+            (Ty::Struct(id), Part::Bytes(nested)) if field.inline => fields(id.get(), nested, map, depth)?,
             (Ty::List(item), part) => {
                 let list = entry(map, field.json, Value::Array(Vec::new()));
                 let Value::Array(list) = list else { continue };
@@ -98,10 +108,10 @@ fn fields(ty: &'static Type, bytes: &[u8], map: &mut Map<String, Value>) -> Resu
                     (Ty::Int32 | Ty::Int64 | Ty::Bool, Part::Bytes(packed)) => {
                         let mut packed = Reader::new(packed);
                         while !packed.is_empty() {
-                            list.push(value(*item, Part::Varint(packed.varint()?))?);
+                            list.push(value(*item, Part::Varint(packed.varint()?), depth)?);
                         }
                     }
-                    _ => list.push(value(*item, part)?),
+                    _ => list.push(value(*item, part, depth)?),
                 }
             }
             (Ty::Map(item), Part::Bytes(pair)) => {
@@ -110,7 +120,7 @@ fn fields(ty: &'static Type, bytes: &[u8], map: &mut Map<String, Value>) -> Resu
                 while let Some((number, part)) = reader.next()? {
                     match (number, part) {
                         (1, Part::Bytes(text)) => key = utf8(text)?,
-                        (2, part) => content = Some(value(*item, part)?),
+                        (2, part) => content = Some(value(*item, part, depth)?),
                         _ => {}
                     }
                 }
@@ -120,7 +130,7 @@ fn fields(ty: &'static Type, bytes: &[u8], map: &mut Map<String, Value>) -> Resu
                 }
             }
             (inner, part) => {
-                let content = value(inner, part)?;
+                let content = value(inner, part, depth)?;
                 let empty = match field.presence {
                     Presence::Always => false,
                     Presence::OmitEmpty => schema::is_empty(inner, &content),
@@ -148,7 +158,7 @@ fn utf8(bytes: &[u8]) -> Result<String, DecodeError> {
     }
 }
 
-fn value(ty: Ty, part: Part<'_>) -> Result<Value, DecodeError> {
+fn value(ty: Ty, part: Part<'_>, depth: usize) -> Result<Value, DecodeError> {
     Ok(match (ty, part) {
         (Ty::String | Ty::Named(_), Part::Bytes(text)) => Value::String(utf8(text)?),
         (Ty::Bool, Part::Varint(v)) => Value::Bool(v != 0),
@@ -184,30 +194,30 @@ fn value(ty: Ty, part: Part<'_>) -> Result<Value, DecodeError> {
         (Ty::PropsOrArray, Part::Bytes(data)) => {
             let (one, many) = (bytes_field(data, 1)?, all_bytes(data, 2)?);
             match one {
-                Some(one) => props(one)?,
+                Some(one) => props(one, depth)?,
                 None if many.is_empty() => Value::Null,
-                None => Value::Array(many.into_iter().map(props).collect::<Result<_, _>>()?),
+                None => Value::Array(many.into_iter().map(|one| props(one, depth)).collect::<Result<_, _>>()?),
             }
         }
         (Ty::PropsOrBool, Part::Bytes(data)) => match bytes_field(data, 2)? {
-            Some(one) => props(one)?,
+            Some(one) => props(one, depth)?,
             None => Value::Bool(int_field(data, 1)? != 0),
         },
         (Ty::PropsOrStrings, Part::Bytes(data)) => match bytes_field(data, 1)? {
-            Some(one) => props(one)?,
+            Some(one) => props(one, depth)?,
             None => strings(&all_bytes(data, 2)?)?,
         },
         (Ty::Strings, Part::Bytes(data)) => strings(&all_bytes(data, 1)?)?,
-        (Ty::Struct(id), Part::Bytes(data)) => Value::Object(decode_message(id.get(), data)?),
+        (Ty::Struct(id), Part::Bytes(data)) => Value::Object(message(id.get(), data, depth + 1)?),
         (ty, part) => {
             return Err(DecodeError::Protobuf(format!("proto: wrong wireType for a {}: {part:?}", ty.go())));
         }
     })
 }
 
-fn props(data: &[u8]) -> Result<Value, DecodeError> {
+fn props(data: &[u8], depth: usize) -> Result<Value, DecodeError> {
     let ty = schema::props_type();
-    Ok(Value::Object(decode_message(ty, data)?))
+    Ok(Value::Object(message(ty, data, depth + 1)?))
 }
 
 fn strings(parts: &[&[u8]]) -> Result<Value, DecodeError> {

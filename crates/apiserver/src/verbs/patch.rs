@@ -74,6 +74,9 @@ impl Patch {
                 "error decoding patch: json: cannot unmarshal {what} into Go value of type {want}"
             )));
         }
+        if object::too_deep(&value) {
+            return Err(api::status::bad_request("the patch is nested too deeply"));
+        }
         let prefix = if kind == PatchType::Json { "json patch " } else { "" };
         let strict = duplicates.iter().map(|p| format!("{prefix}{p}")).collect();
         Ok(Patch { kind, value, strict })
