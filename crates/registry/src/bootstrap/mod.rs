@@ -68,7 +68,9 @@ pub(crate) async fn run(backend: &Backend, policy: &Policy, facts: &Facts) -> Re
             work.push(ensure(backend, resource, object, reconcile_data));
         }
     }
-    all(join_all(work).await)
+    all(join_all(work).await)?;
+    crate::strategy::rbac::aggregate(backend).await;
+    Ok(())
 }
 
 fn all(results: Vec<Result<(), Status>>) -> Result<(), String> {

@@ -1,16 +1,18 @@
-//! RBAC kinds: nobody grants what they do not have (unless they may `escalate` or `bind`).
+//! RBAC kinds: nobody grants what they do not have (unless they may `escalate` or `bind`), and
+//! cluster roles with an aggregation rule follow the roles it selects.
 
 use std::sync::Arc;
 
+use api::selector::Labels;
 use api::status;
 use apiserver::types::Status;
-use apiserver::{AuthzAttributes, Ctx, Decision, Finish, Strategy};
+use apiserver::{AuthzAttributes, Backend, Ctx, Decision, Finish, Strategy};
 use async_trait::async_trait;
 use serde_json::Value;
 
 use crate::authz::rbac::Rbac;
 use crate::authz::rules::Rule;
-use crate::util::{items, quote, text};
+use crate::util::{CLUSTER_ROLES, items, quote, text};
 
 const GROUP: &str = "rbac.authorization.k8s.io";
 
@@ -86,12 +88,87 @@ impl Strategy for Roles {
     }
 
     async fn begin_create(&self, ctx: &Ctx, role: &mut Value) -> Result<Option<Finish>, Status> {
-        self.guard(ctx, role, None).map(|()| None)
+        self.guard(ctx, role, None)?;
+        Ok(aggregate_after(ctx, &[role]))
     }
 
     async fn begin_update(&self, ctx: &Ctx, new: &mut Value, old: &Value) -> Result<Option<Finish>, Status> {
-        self.guard(ctx, new, Some(old)).map(|()| None)
+        self.guard(ctx, new, Some(old))?;
+        Ok(aggregate_after(ctx, &[new, old]))
     }
+
+    async fn after_delete(&self, ctx: &Ctx, role: &Value) {
+        if concerns_aggregation(ctx, role) {
+            aggregate(&ctx.backend).await;
+        }
+    }
+}
+
+/// Whether other cluster roles may be made of this one, or this one of others.
+fn concerns_aggregation(ctx: &Ctx, role: &Value) -> bool {
+    ctx.resource.plural == "clusterroles" && (role.get("aggregationRule").is_some() || role.pointer("/metadata/labels").is_some())
+}
+
+/// Aggregates again once the write is done, if one of the roles matters for it.
+fn aggregate_after(ctx: &Ctx, roles: &[&Value]) -> Option<Finish> {
+    if !roles.iter().any(|r| concerns_aggregation(ctx, r)) {
+        return None;
+    }
+    let backend = ctx.backend.clone();
+    Some(Box::new(move |done| {
+        Box::pin(async move {
+            if done {
+                aggregate(&backend).await;
+            }
+        })
+    }))
+}
+
+/// Joins rules into the cluster roles that have an aggregation rule, as upstream's controller does
+/// a moment later. Aggregated roles can be parts of others, so this goes on until nothing changes.
+pub(crate) async fn aggregate(backend: &Backend) {
+    const DEEPEST: usize = 8;
+    for _ in 0..DEEPEST {
+        let roles = backend.reader.list(&CLUSTER_ROLES, None);
+        let mut changed = false;
+        for role in roles.iter().filter(|r| r.get("aggregationRule").is_some()) {
+            let rules = joined(role, &roles);
+            if items(role, "/rules").eq(rules.iter()) {
+                continue;
+            }
+            changed = true;
+            let mut change = |role: &mut Value| {
+                role["rules"] = rules.clone().into();
+                Ok(())
+            };
+            if let Err(e) = backend.writer.modify(&CLUSTER_ROLES, "", text(role, "/metadata/name"), &mut change).await {
+                tracing::warn!(error = %e.message, "cluster role not aggregated");
+                return;
+            }
+        }
+        if !changed {
+            return;
+        }
+    }
+}
+
+/// The rules of all roles that the aggregation rule selects, by name, each once.
+fn joined(role: &Value, roles: &[Arc<Value>]) -> Vec<Value> {
+    let selectors: Vec<Labels> =
+        items(role, "/aggregationRule/clusterRoleSelectors").filter_map(|s| Labels::from_label_selector(s).ok()).collect();
+    let mut parts: Vec<&Arc<Value>> = roles
+        .iter()
+        .filter(|r| text(r, "/metadata/name") != text(role, "/metadata/name"))
+        .filter(|r| selectors.iter().any(|s| s.matches(r.pointer("/metadata/labels").unwrap_or(&Value::Null))))
+        .collect();
+    parts.sort_by_key(|r| text(r, "/metadata/name").to_owned());
+    let mut rules: Vec<Value> = Vec::new();
+    for rule in parts.iter().flat_map(|r| items(r, "/rules")) {
+        if !rules.contains(rule) {
+            rules.push(rule.clone());
+        }
+    }
+    rules
 }
 
 impl RoleBindings {
@@ -131,7 +208,7 @@ impl Strategy for RoleBindings {
 mod tests {
     use super::*;
     use crate::testing::{Objects, block_on};
-    use crate::util::{CLUSTER_ROLE_BINDINGS, CLUSTER_ROLES, ROLES};
+    use crate::util::{CLUSTER_ROLE_BINDINGS, ROLES};
     use apiserver::UserInfo;
     use serde_json::json;
 
