@@ -131,7 +131,7 @@ pub async fn run(
     let pods = Arc::new(Pods::new(tasks.clone()));
     let wake: Arc<dyn Fn(&str) + Send + Sync> = {
         let pods = pods.clone();
-        Arc::new(move |uid: &str| pods.wake(uid))
+        Arc::new(move |uid: &str| pods.refresh(uid))
     };
     let (_, allocatable) = machine.resources(config.max_pods);
     let own_node = informers.selected::<Node>(&format!("metadata.name={}", config.node_name));

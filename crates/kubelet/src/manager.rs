@@ -37,6 +37,13 @@ impl Pods {
         }
     }
 
+    /// Wakes the worker of a pod whose volumes show something that changed.
+    pub fn refresh(&self, uid: &str) {
+        if let Some(inbox) = self.inboxes.lock().get(uid) {
+            inbox.refresh();
+        }
+    }
+
     fn wake_all(&self) {
         self.inboxes.lock().values().for_each(|i| i.wake.notify_one());
     }

@@ -114,13 +114,19 @@ pub struct Health {
     /// Why the runtime, or its network, is not ready; empty when both are.
     pub not_ready: Vec<String>,
     pub memory_available: i64,
-    pub disk_available: f64,
+    /// Bytes.
+    pub disk_available: u64,
+    pub disk_size: u64,
 }
+
+/// Less than this is disk pressure: a tenth of the disk, as upstream, but of a large disk a tenth is
+/// plenty, and a node on somebody's own machine is not to refuse pods for it.
+const DISK_LOW: u64 = 1 << 30;
 
 /// The conditions; times stay where nothing changed. Pure.
 pub fn conditions(health: &Health, old: &[NodeCondition], now: Timestamp) -> Vec<NodeCondition> {
     let low_memory = health.memory_available < 100 << 20;
-    let low_disk = health.disk_available < 0.1;
+    let low_disk = health.disk_available < DISK_LOW.min(health.disk_size / 10);
     let ready = health.not_ready.is_empty();
     let not_ready = health.not_ready.join(", ");
     let all = [
@@ -191,8 +197,8 @@ impl NodeKeeper {
             }
             Err(error) => not_ready.push(format!("container runtime is down: {error}")),
         }
-        let disk = rustix::fs::statvfs(&self.config.root_dir).map_or(1.0, |s| s.f_bavail as f64 / (s.f_blocks.max(1)) as f64);
-        Health { not_ready, memory_available: meminfo("MemAvailable"), disk_available: disk }
+        let (disk_available, disk_size) = rustix::fs::statvfs(&self.config.root_dir).map_or((u64::MAX, 0), |s| (s.f_bavail * s.f_frsize, s.f_blocks * s.f_frsize));
+        Health { not_ready, memory_available: meminfo("MemAvailable"), disk_available, disk_size }
     }
 
     async fn status(&self, old: Option<&NodeStatus>) -> NodeStatus {
@@ -389,7 +395,7 @@ mod tests {
 
     #[test]
     fn conditions_keep_their_times() {
-        let health = Health { not_ready: vec![], memory_available: 1 << 30, disk_available: 0.5 };
+        let health = Health { not_ready: vec![], memory_available: 1 << 30, disk_available: 20 << 30, disk_size: 250 << 30 };
         let first = conditions(&health, &[], Timestamp::UNIX_EPOCH);
         let later = Timestamp::UNIX_EPOCH + jiff::SignedDuration::from_secs(60);
         let down = Health { not_ready: vec!["container runtime is down".into()], ..health };
@@ -400,7 +406,7 @@ mod tests {
         assert_eq!(of(&second, "Ready").last_transition_time.unwrap().0, later);
         assert_eq!(of(&second, "DiskPressure").last_transition_time.unwrap().0, Timestamp::UNIX_EPOCH);
         let status = |c: &[NodeCondition]| NodeStatus { conditions: Some(c.to_vec()), ..NodeStatus::default() };
-        let beat = conditions(&Health { memory_available: 1 << 30, disk_available: 0.5, not_ready: vec![] }, &first, later);
+        let beat = conditions(&Health { memory_available: 1 << 30, disk_available: 9 << 30, disk_size: 250 << 30, not_ready: vec![] }, &first, later);
         assert!(!differs(Some(&status(&first)), &status(&beat)));
         assert!(differs(Some(&status(&first)), &status(&second)));
     }

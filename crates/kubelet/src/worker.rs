@@ -14,6 +14,7 @@
 use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use cri::v1::{
@@ -72,6 +73,10 @@ pub struct Shared {
 pub struct Inbox {
     news: Mutex<News>,
     pub wake: Notify,
+    /// A wake-up came while the worker waited for something else.
+    missed: AtomicBool,
+    /// What the volumes show may be another.
+    stale: AtomicBool,
 }
 
 #[derive(Default, Clone)]
@@ -82,9 +87,25 @@ struct News {
 }
 
 impl Inbox {
-    /// The pod as it is now in the API.
+    /// The pod as it is now in the API. What we wrote ourselves wakes nobody.
     pub fn update(&self, pod: Arc<Pod>) {
-        self.news.lock().pod = Some(pod);
+        let old = self.news.lock().pod.replace(pod.clone());
+        let gated = pod::spec(&pod).readiness_gates.as_ref().is_some_and(|g| !g.is_empty());
+        let same = |old: &Pod| {
+            let (a, b) = (&old.metadata, &pod.metadata);
+            (&a.labels, &a.annotations, &a.deletion_timestamp, a.deletion_grace_period_seconds)
+                == (&b.labels, &b.annotations, &b.deletion_timestamp, b.deletion_grace_period_seconds)
+                && old.spec == pod.spec
+        };
+        if !gated && old.is_some_and(|o| same(&o)) {
+            return;
+        }
+        self.refresh();
+    }
+
+    /// Wakes the worker, which looks at its volumes too.
+    pub fn refresh(&self) {
+        self.stale.store(true, Ordering::Release);
         self.wake.notify_one();
     }
 
@@ -121,6 +142,8 @@ pub struct Worker {
     probes: Probes,
     pub(crate) backoff: Backoff,
     pub(crate) mounted: Option<Mounted>,
+    /// When tokens want a look again.
+    refresh_at: Option<Instant>,
     start_time: Timestamp,
     verdict: Option<(String, String, String)>,
     admitted: bool,
@@ -164,6 +187,7 @@ impl Worker {
             probes,
             backoff: Backoff::default(),
             mounted: None,
+            refresh_at: None,
             start_time,
             verdict: None,
             admitted: false,
@@ -181,6 +205,9 @@ impl Worker {
             match next {
                 Next::Removed => break,
                 Next::Wait(time) => {
+                    if self.inbox.missed.swap(false, Ordering::AcqRel) {
+                        continue;
+                    }
                     let sleep = tokio::time::sleep(time.unwrap_or(Duration::from_secs(3600)));
                     tokio::select! {
                         () = self.inbox.wake.notified() => {}
@@ -294,8 +321,8 @@ impl Worker {
         self.failures = 0;
         self.probe();
         self.report(true);
-        if let Some(refresh) = self.mounted.as_ref().and_then(|m| m.refresh) {
-            next = next.min(refresh);
+        if let Some(at) = self.refresh_at {
+            next = next.min(at.saturating_duration_since(Instant::now()) + Duration::from_millis(1));
         }
         Next::Wait(Some(next))
     }
@@ -381,15 +408,21 @@ impl Worker {
 
     /// Makes or refreshes the volumes. `false` (after an event) when one cannot be made.
     async fn mount(&mut self) -> bool {
+        let stale = self.inbox.stale.swap(false, Ordering::AcqRel);
+        if !stale && self.mounted.is_some() && self.refresh_at.is_none_or(|at| Instant::now() < at) {
+            return true;
+        }
         let facts = self.facts();
         let allocatable = self.shared.allocatable.read().clone();
         match self.shared.volumes.mount(&self.pod, &facts, &allocatable).await {
             Ok(mounted) => {
+                self.refresh_at = mounted.refresh.map(|r| Instant::now() + r);
                 self.mounted = Some(mounted);
                 true
             }
             // A running pod keeps what it has.
             Err(failure) => {
+                self.inbox.stale.store(true, Ordering::Release);
                 self.warn("FailedMount", failure.message);
                 self.mounted.is_some()
             }
@@ -466,14 +499,9 @@ impl Worker {
             if self.must_end() {
                 return;
             }
-            let woken = self.inbox.wake.notified();
-            woken.await;
-            // Whoever comes after wants to be woken too.
-            if self.must_end() {
-                self.inbox.wake.notify_one();
-                return;
-            }
-            tokio::task::yield_now().await;
+            self.inbox.wake.notified().await;
+            // The main loop wants to know too.
+            self.inbox.missed.store(true, Ordering::Release);
         }
     }
 
