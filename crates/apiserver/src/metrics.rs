@@ -114,6 +114,7 @@ impl Metrics {
         for (labels, count) in self.long_running.lock().iter() {
             let _ = writeln!(out, "apiserver_longrunning_requests{{{}}} {count}", l(labels));
         }
+        process(&mut out);
         head(&mut out, "apiserver_storage_objects", "gauge", "Number of stored objects at the time of last check split by kind.");
         for (resource, count) in objects {
             let _ = writeln!(out, "apiserver_storage_objects{{resource=\"{resource}\"}} {count}");
@@ -124,4 +125,29 @@ impl Metrics {
 
 fn head(out: &mut String, name: &str, kind: &str, help: &str) {
     let _ = writeln!(out, "# HELP {name} {help}\n# TYPE {name} {kind}");
+}
+
+/// What every Prometheus client says of its process.
+fn process(out: &mut String) {
+    let read = |name: &str| std::fs::read_to_string(format!("/proc/self/{name}")).unwrap_or_default();
+    let stat = read("stat");
+    // fields after the command, which may hold spaces: utime and stime are the 12th and 13th, start time the 20th
+    let fields: Vec<&str> = stat.rsplit_once(')').map_or("", |(_, rest)| rest).split_whitespace().collect();
+    let number = |i: usize| fields.get(i).and_then(|f| f.parse::<f64>().ok()).unwrap_or(0.0);
+    const TICKS: f64 = 100.0;
+    let boot: f64 = std::fs::read_to_string("/proc/stat")
+        .unwrap_or_default()
+        .lines()
+        .find_map(|l| l.strip_prefix("btime ")?.parse().ok())
+        .unwrap_or(0.0);
+    let resident: f64 = read("statm").split_whitespace().nth(1).and_then(|p| p.parse().ok()).unwrap_or(0.0);
+    let files = std::fs::read_dir("/proc/self/fd").map_or(0, Iterator::count);
+    let mut one = |name: &str, kind: &str, help: &str, value: f64| {
+        head(out, name, kind, help);
+        let _ = writeln!(out, "{name} {value}");
+    };
+    one("process_cpu_seconds_total", "counter", "Total user and system CPU time spent in seconds.", (number(11) + number(12)) / TICKS);
+    one("process_resident_memory_bytes", "gauge", "Resident memory size in bytes.", resident * 4096.0);
+    one("process_start_time_seconds", "gauge", "Start time of the process since unix epoch in seconds.", boot + number(19) / TICKS);
+    one("process_open_fds", "gauge", "Number of open file descriptors.", files as f64);
 }

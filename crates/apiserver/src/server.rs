@@ -251,8 +251,15 @@ impl Server {
             self.loaded.send_replace(true);
             tokio::join!(feed.run(revision), self.hooks(), self.compaction());
         };
+        let stop = async {
+            cancel.cancelled().await;
+            self.core.closing.cancel();
+            // writes that have begun wait for the cache: it follows the store until they are through
+            self.writes.close();
+            let _ = tokio::time::timeout(Duration::from_secs(3), self.writes.wait()).await;
+        };
         tokio::select! {
-            () = cancel.cancelled() => {}
+            () = stop => {}
             () = work => {}
         }
     }

@@ -101,9 +101,11 @@ async fn a_watch_from_forgotten_history_is_gone() {
     store.txn(store::Txn::put("/registry/configmaps/default/a", br#"{"kind":"ConfigMap","apiVersion":"v1","metadata":{"name":"a","namespace":"default"}}"#.to_vec())).await.unwrap();
     store.txn(store::Txn::put("/registry/x", b"y".to_vec())).await.unwrap();
     let c = common::cluster_on(store, |_| {}).await;
-    let reply = c.get(&format!("{MAPS}?watch=1&resourceVersion=1")).await;
-    assert_eq!(reply.code, 410);
-    assert_eq!(reply.json()["reason"], "Expired");
+    let mut events = c.watch(&format!("{MAPS}?watch=1&resourceVersion=1")).await;
+    let event = events.next().await.unwrap();
+    assert_eq!(event["type"], "ERROR");
+    assert_eq!((&event["object"]["code"], &event["object"]["reason"]), (&json!(410), &json!("Expired")));
+    assert!(events.next().await.is_none());
 }
 
 #[tokio::test]

@@ -36,6 +36,8 @@ pub struct Watch {
     include: Include,
     initial: Option<(Arc<Snapshot>, u64)>,
     watcher: Watcher,
+    /// Why it cannot go on from where the client is.
+    failure: Option<Status>,
     bookmarks: bool,
     /// The client waits for a bookmark at the end of the initial events.
     end_mark: bool,
@@ -77,6 +79,7 @@ impl Core {
             _ => false,
         };
         let mut sent = version.unwrap_or(0);
+        let mut failure = None;
         let (initial, watcher) = if from_now {
             match version {
                 None => self.catch_up().await?,
@@ -99,10 +102,16 @@ impl Core {
                     self.cache.revision()
                 }
             };
-            // a version from the future is waited for, as upstream does
-            let watcher = cached.watch_after(after).map_err(|e| api::status::too_old_resource_version(after, e.oldest))?;
             sent = sent.max(after);
-            (None, watcher)
+            // a version from the future is waited for, as upstream does
+            match cached.watch_after(after) {
+                Ok(watcher) => (None, watcher),
+                Err(e) => {
+                    // this is told by an event, as upstream tells it: clients look for it there
+                    failure = Some(api::status::too_old_resource_version(after, e.oldest));
+                    (None, cached.watch_from_now().1)
+                }
+            }
         };
         let timeout = match options.timeout_seconds {
             Some(seconds) => Duration::from_secs(seconds),
@@ -117,6 +126,7 @@ impl Core {
             include,
             initial,
             watcher,
+            failure,
             bookmarks: options.allow_bookmarks,
             end_mark: send_initial == Some(true),
             after: sent,
@@ -171,6 +181,9 @@ impl Watch {
 
 impl Run {
     async fn next(&mut self) -> Option<Bytes> {
+        if let Some(status) = self.watch.failure.take() {
+            return Some(self.fail(status));
+        }
         loop {
             match &mut self.state {
                 State::Ended => return None,
