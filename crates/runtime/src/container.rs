@@ -225,11 +225,10 @@ impl Runtime {
 
     /// A shim told of an end.
     pub(crate) fn container_ended(&self, id: &str, exit: Exit) {
-        if let Some(container) = self.find_container(id) {
-            if container.end(exit) {
+        if let Some(container) = self.find_container(id)
+            && container.end(exit) {
                 self.emit(id, &container.sandbox, ContainerEventType::Stopped);
             }
-        }
     }
 
     /// Nobody holds the container any more: what is left of it is killed.

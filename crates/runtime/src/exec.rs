@@ -129,13 +129,11 @@ impl Runtime {
 fn exec_process(mut process: Value, cmd: &[String], tty: bool) -> Value {
     process["args"] = json!(cmd);
     process["terminal"] = json!(tty);
-    if tty {
-        if let Some(env) = process["env"].as_array_mut() {
-            if !env.iter().any(|e| e.as_str().is_some_and(|e| e.starts_with("TERM="))) {
+    if tty
+        && let Some(env) = process["env"].as_array_mut()
+            && !env.iter().any(|e| e.as_str().is_some_and(|e| e.starts_with("TERM="))) {
                 env.push(json!("TERM=xterm"));
             }
-        }
-    }
     process
 }
 

@@ -38,11 +38,10 @@ pub fn purge(config: &Config) -> Result<(), Error> {
         quit(&dir);
     }
     for dir in dirs(&config.sandboxes()) {
-        if let Ok(state) = files::read_json::<SandboxState>(&dir.join("state.json")) {
-            if state.own_cgroup {
+        if let Ok(state) = files::read_json::<SandboxState>(&dir.join("state.json"))
+            && state.own_cgroup {
                 parents.insert(state.cgroup_parent);
             }
-        }
     }
     end(&cgroups, &config.shim_cgroup())?;
     for parent in parents {

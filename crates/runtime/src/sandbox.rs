@@ -117,21 +117,22 @@ impl Runtime {
             oom_score_adj: -998,
         };
         let (exe, cgroups, group) = (self.config.self_exe.clone(), self.cgroups.clone(), self.config.shim_cgroup());
-        let child = blocking(move || {
-            let child = crate::shim::launch(&exe, &launch).map_err(|e| format!("start the shim {}: {e}", exe.display()))?;
-            // Its own group: whatever happens to the server's does not concern it.
-            match cgroups.join(&group, child.id() as i32) {
-                // It may have failed already, and says so itself.
-                Err(error) if !error.is(rustix::io::Errno::SRCH) => return Err(text(error)),
-                _ => Ok(child),
-            }
-        })
-        .await?;
+        let child = blocking(move || crate::shim::launch(&exe, &launch).map_err(|e| format!("start the shim {}: {e}", exe.display()))).await?;
+        // Its own group: whatever happens to the server's does not concern it. The kernel takes
+        // milliseconds to move a process, during which the rest goes on. (It also is quicker with the
+        // next move right after one, so that the container profits.)
+        let pid = child.id() as i32;
+        let moved = blocking(move || match cgroups.join(&group, pid) {
+            // It may have failed already, and says so itself.
+            Err(error) if !error.is(rustix::io::Errno::SRCH) => Err(text(error)),
+            _ => Ok(()),
+        });
         let shim = Shim::connect(&sandbox.run).map(Arc::new).map_err(|e| Error::unknown(format!("connect to the shim: {e}")))?;
         self.attend(sandbox, &shim);
         self.reap(child);
-        let hello = shim.call(Call::Hello, &[]).await;
+        let (hello, moved) = tokio::join!(shim.call(Call::Hello, &[]), moved);
         let (answer, _) = hello.map_err(|e| Error::unknown(format!("{e}: {}", crate::shim::complaint(&sandbox.run))))?;
+        moved?;
         let Answer::Hello { pid, pause, .. } = answer else { return Err(Error::internal("the shim did not introduce itself")) };
         let mut state = sandbox.state.lock();
         (state.shim_pid, state.pause_pid, state.shim) = (pid, pause, Some(shim));
@@ -171,11 +172,10 @@ impl Runtime {
     /// Network, shim, shared memory. Idempotent, and goes on after failures: what is left shows in the
     /// log and goes with the next attempt or a purge.
     async fn tear_down(&self, sandbox: &Arc<Sandbox>) {
-        if let Some(netns) = sandbox.netns() {
-            if let Err(error) = self.network.teardown(&sandbox.reference(), &netns).await {
+        if let Some(netns) = sandbox.netns()
+            && let Err(error) = self.network.teardown(&sandbox.reference(), &netns).await {
                 tracing::warn!(sandbox = sandbox.id, error, "the network did not let a sandbox go");
             }
-        }
         let shim = sandbox.state.lock().shim.take();
         if let Some(shim) = shim {
             // It may have gone on its own.

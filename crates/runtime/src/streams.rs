@@ -154,7 +154,8 @@ impl Runtime {
                 let options = Options { stdin: exec.stdin, stdout: exec.stdout, stderr: exec.stderr, tty: exec.tty };
                 match streaming::server::exec(&mut request, options) {
                     Ok((answer, streams)) => {
-                        self.follow(async move { Ok(me.exec_session(exec, streams.await?).await) });
+                        self.follow(async move { let _: () = me.exec_session(exec, streams.await?).await;
+                        Ok(()) });
                         answer
                     }
                     Err(refusal) => refusal,
@@ -164,7 +165,8 @@ impl Runtime {
                 let options = Options { stdin: attach.stdin, stdout: attach.stdout, stderr: attach.stderr, tty: attach.tty };
                 match streaming::server::exec(&mut request, options) {
                     Ok((answer, streams)) => {
-                        self.follow(async move { Ok(me.attach_session(attach, streams.await?).await) });
+                        self.follow(async move { let _: () = me.attach_session(attach, streams.await?).await;
+                        Ok(()) });
                         answer
                     }
                     Err(refusal) => refusal,
@@ -172,7 +174,8 @@ impl Runtime {
             }
             Prepared::PortForward(sandbox) => match streaming::server::port_forward(&mut request) {
                 Ok((answer, forwards)) => {
-                    self.follow(async move { Ok(me.forward(&sandbox, forwards.await?).await) });
+                    self.follow(async move { let _: () = me.forward(&sandbox, forwards.await?).await;
+                    Ok(()) });
                     answer
                 }
                 Err(refusal) => refusal,
@@ -428,12 +431,11 @@ async fn copy<W: AsyncWrite + Unpin>(from: Option<pipe::Receiver>, mut into: Opt
         if len == 0 {
             return;
         }
-        if let Some(writer) = &mut into {
-            if writer.write_all(&buffer[..len]).await.is_err() || writer.flush().await.is_err() {
+        if let Some(writer) = &mut into
+            && (writer.write_all(&buffer[..len]).await.is_err() || writer.flush().await.is_err()) {
                 // Read on, so that the command does not block.
                 into = None;
             }
-        }
         moved.fetch_add(1, Ordering::Relaxed);
     }
 }

@@ -61,12 +61,11 @@ pub fn resolve(root: &Path, wanted: &Wanted<'_>) -> Result<User, String> {
     gid = wanted.gid.unwrap_or(gid);
 
     let mut groups = Vec::new();
-    if !wanted.strict {
-        if let Some(name) = name {
+    if !wanted.strict
+        && let Some(name) = name {
             let member = |f: &Vec<&str>| f.get(3).is_some_and(|members| members.split(',').any(|m| m == name));
             groups.extend(lines(&group_file).filter(member).filter_map(|f| number(f.get(2))));
         }
-    }
     groups.extend(wanted.groups.iter().filter_map(|g| u32::try_from(*g).ok()));
     if !wanted.strict || !groups.is_empty() {
         groups.insert(0, gid);

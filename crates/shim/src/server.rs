@@ -318,11 +318,10 @@ impl Server {
 
     /// The process may have ended before we knew whose it is.
     fn settle_orphan(&mut self, pid: i32) {
-        if let Some(at) = self.orphans.iter().position(|(p, _)| *p == pid) {
-            if let Some((_, code)) = self.orphans.remove(at) {
+        if let Some(at) = self.orphans.iter().position(|(p, _)| *p == pid)
+            && let Some((_, code)) = self.orphans.remove(at) {
                 self.ended(pid, code);
             }
-        }
     }
 
     /// Collects every child that has ended.

@@ -21,7 +21,7 @@ macro_rules! cases {
 cases! {
     the_contract_is_kept, logs_and_exit_codes, a_container_sees_its_pod, identity_and_environment, limits_hold, exec_collects_output,
     a_failed_start_says_why, containers_survive_the_runtime, a_killed_shim_ends_its_pod, a_shared_pid_namespace, mounts_and_volumes,
-    nothing_stays_after_a_purge, quick_enough, exec_streams, exec_on_a_terminal, attach_streams, logs_rotate,
+    nothing_stays_after_a_purge, quick_enough, exec_streams, exec_on_a_terminal, attach_streams, logs_rotate, many_at_once,
 }
 
 fn block_on(test: impl Future<Output = ()>) {
@@ -407,4 +407,26 @@ async fn logs_rotate() {
     world.runtime.reopen_container_log(ReopenContainerLogRequest { container_id: id.clone() }).await.unwrap();
     say(b"new\n").await;
     assert_eq!(world.log(&id, "stdout").await, "new\n");
+}
+
+async fn many_at_once() {
+    let world = std::sync::Arc::new(World::new().await);
+    let started = Instant::now();
+    let pods: Vec<_> = (0..20)
+        .map(|_| {
+            let world = world.clone();
+            tokio::spawn(async move {
+                let sandbox = world.sandbox().await;
+                world.run(&sandbox, world.container(&["sleep"])).await
+            })
+        })
+        .collect();
+    let mut ids = Vec::new();
+    for pod in pods {
+        ids.push(pod.await.unwrap());
+    }
+    println!("{} pods after {:?}", ids.len(), started.elapsed());
+    for id in ids {
+        assert_eq!(world.status(&id).await.state(), ContainerState::Running);
+    }
 }

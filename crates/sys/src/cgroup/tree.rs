@@ -126,11 +126,10 @@ fn pass_on_controllers(dir: &Path) {
     let read = |name: &str| std::fs::read_to_string(dir.join(name)).unwrap_or_default();
     let (offered, passed) = (read("cgroup.controllers"), read("cgroup.subtree_control"));
     for controller in offered.split_whitespace() {
-        if super::CONTROLLERS.contains(&controller) || controller == "io" {
-            if !passed.split_whitespace().any(|c| c == controller) {
+        if (super::CONTROLLERS.contains(&controller) || controller == "io")
+            && !passed.split_whitespace().any(|c| c == controller) {
                 let _ = std::fs::write(dir.join("cgroup.subtree_control"), format!("+{controller}"));
             }
-        }
     }
 }
 
