@@ -259,6 +259,59 @@ async fn cluster_roles_aggregate() {
 }
 
 #[tokio::test]
+async fn malformed_objects_get_a_status() {
+    let cluster = Cluster::start().await;
+    let core = "/api/v1/namespaces/default";
+    let paths = [
+        ("v1", "Pod", format!("{core}/pods")),
+        ("v1", "Service", format!("{core}/services")),
+        ("v1", "Secret", format!("{core}/secrets")),
+        ("v1", "Namespace", "/api/v1/namespaces".into()),
+        ("v1", "Node", "/api/v1/nodes".into()),
+        ("v1", "ResourceQuota", format!("{core}/resourcequotas")),
+        ("v1", "LimitRange", format!("{core}/limitranges")),
+        ("v1", "Binding", format!("{core}/bindings")),
+        ("v1", "PersistentVolumeClaim", format!("{core}/persistentvolumeclaims")),
+        ("batch/v1", "Job", "/apis/batch/v1/namespaces/default/jobs".into()),
+        ("apps/v1", "DaemonSet", "/apis/apps/v1/namespaces/default/daemonsets".into()),
+        ("apps/v1", "Deployment", "/apis/apps/v1/namespaces/default/deployments".into()),
+        ("networking.k8s.io/v1", "Ingress", "/apis/networking.k8s.io/v1/namespaces/default/ingresses".into()),
+        ("scheduling.k8s.io/v1", "PriorityClass", "/apis/scheduling.k8s.io/v1/priorityclasses".into()),
+        ("rbac.authorization.k8s.io/v1", "ClusterRole", "/apis/rbac.authorization.k8s.io/v1/clusterroles".into()),
+        ("rbac.authorization.k8s.io/v1", "RoleBinding", "/apis/rbac.authorization.k8s.io/v1/namespaces/default/rolebindings".into()),
+        ("certificates.k8s.io/v1", "CertificateSigningRequest", "/apis/certificates.k8s.io/v1/certificatesigningrequests".into()),
+        ("authorization.k8s.io/v1", "SelfSubjectAccessReview", "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews".into()),
+        ("authorization.k8s.io/v1", "SelfSubjectRulesReview", "/apis/authorization.k8s.io/v1/selfsubjectrulesreviews".into()),
+        ("authentication.k8s.io/v1", "TokenReview", "/apis/authentication.k8s.io/v1/tokenreviews".into()),
+        ("authentication.k8s.io/v1", "TokenRequest", format!("{core}/serviceaccounts/default/token")),
+        ("policy/v1", "Eviction", format!("{core}/pods/p/eviction")),
+    ];
+    let odd = [Value::Null, json!("x"), json!(7), json!(-1.5), json!([]), json!({}), json!([null, 1, "x", {}]), json!({"a": null, "": {"": []}})];
+    let fields = ["metadata", "spec", "status", "data", "stringData", "type", "rules", "subjects", "roleRef", "target", "globalDefault", "aggregationRule"];
+    let nested = ["spec.containers", "spec.volumes", "spec.ports", "spec.clusterIP", "spec.clusterIPs", "spec.template", "spec.hard", "spec.limits",
+        "spec.request", "spec.taints", "spec.tolerations", "metadata.labels", "metadata.annotations", "spec.resourceAttributes", "spec.priority", "spec.schedulingGates"];
+    let admin = admin();
+    let account = json!({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "default"}});
+    assert_eq!(cluster.post(&admin, &format!("{core}/serviceaccounts"), &account).await.0, 201);
+    for (version, kind, path) in &paths {
+        for bad in &odd {
+            for field in fields.iter().chain(&nested) {
+                let mut object = json!({"apiVersion": version, "kind": kind, "metadata": {"name": "odd"}});
+                match field.split_once('.') {
+                    Some((outer, inner)) => object[outer][inner] = bad.clone(),
+                    None => object[*field] = bad.clone(),
+                }
+                let (code, answer) = cluster.post(&admin, path, &object).await;
+                assert!(code < 500, "{kind} with {field} = {bad}: {answer}");
+                if code == 201 {
+                    cluster.call(&admin, "DELETE", &format!("{path}/odd"), None).await;
+                }
+            }
+        }
+    }
+}
+
+#[tokio::test]
 async fn certificate_requests() {
     use base64::{Engine, engine::general_purpose::STANDARD};
     let cluster = Cluster::start().await;
