@@ -37,9 +37,7 @@ fn rename(event: &mut Value, to_core: bool) {
     }
     if to_core {
         map.entry("involvedObject").or_insert_with(|| json!({}));
-        for key in ["source"] {
-            map.entry(key).or_insert_with(|| json!({}));
-        }
+        map.entry("source").or_insert_with(|| json!({}));
         for key in ["firstTimestamp", "lastTimestamp"] {
             map.entry(key).or_insert(Value::Null);
         }

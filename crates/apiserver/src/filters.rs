@@ -165,7 +165,7 @@ pub fn impersonate(authorizer: &dyn Authorizer, headers: &HeaderMap, user: UserI
             verb: "impersonate".into(),
             resource_request: true,
             api_group: group.into(),
-            api_version: if group.is_empty() { "v1".into() } else { "v1".into() },
+            api_version: "v1".into(),
             resource: resource.into(),
             subresource: subresource.into(),
             namespace: namespace.into(),

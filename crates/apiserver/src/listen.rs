@@ -23,6 +23,9 @@ use crate::authn::Peer;
 use crate::server::Server;
 
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long a connection of HTTP/1 may wait for its next request. Clients' pools let go earlier (90 s, mostly), so that
+/// none sends a request just when we hang up.
+const IDLE: Duration = Duration::from_secs(180);
 /// How long open requests may take to end once the server is told to stop.
 const DRAIN: Duration = Duration::from_secs(3);
 
@@ -117,7 +120,7 @@ impl Server {
             async move { Ok::<_, std::convert::Infallible>(server.handle(request).await) }
         });
         let mut builder = auto::Builder::new(TokioExecutor::new());
-        builder.http1().timer(TokioTimer::new()).header_read_timeout(Duration::from_secs(32)).max_buf_size(1 << 20);
+        builder.http1().timer(TokioTimer::new()).header_read_timeout(IDLE).max_buf_size(1 << 20);
         builder
             .http2()
             .timer(TokioTimer::new())

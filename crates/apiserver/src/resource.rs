@@ -33,7 +33,8 @@ impl Server {
             return Ok(page_not_found());
         };
         let named = !info.path_name().is_empty();
-        let scoped = !info.namespace.is_empty() && !(resource.plural == "namespaces" && resource.group.is_empty());
+        let a_namespace = resource.plural == "namespaces" && resource.group.is_empty();
+        let scoped = !info.namespace.is_empty() && !a_namespace;
         if scoped && !resource.namespaced || named && resource.namespaced && !scoped {
             return Ok(page_not_found());
         }
@@ -93,7 +94,7 @@ impl Server {
         let key = (r.group.to_string(), r.plural.to_string(), String::new());
         if let Some(creater) = self.core.parts().creaters.get(&key).cloned() {
             if verb != "create" {
-                return Err(unsupported(r, &verb));
+                return Err(unsupported());
             }
             return self.create_virtual(rq, ctx, creater, Expect::new(r.group, r.version, r.kind)).await;
         }
@@ -103,10 +104,10 @@ impl Server {
         // POST, and lists over all namespaces, have no name; the rest has
         let all_namespaces = r.namespaced && ctx.namespace.is_empty();
         if !r.has_verb(&verb) || !model::is_stored(r) || verb == "create" && (all_namespaces || !ctx.name.is_empty()) || verb == "deletecollection" && all_namespaces {
-            return Err(unsupported(r, &verb));
+            return Err(unsupported());
         }
         if matches!(verb.as_str(), "update" | "patch") && ctx.name.is_empty() {
-            return Err(unsupported(r, &verb));
+            return Err(unsupported());
         }
         match verb.as_str() {
             "get" => {
@@ -164,7 +165,7 @@ impl Server {
                 let meta = json!({"resourceVersion": page.revision.to_string()});
                 Ok(self.presenter(rq, r, accepted).values(rq.headers(), items, meta))
             }
-            _ => Err(unsupported(r, &verb)),
+            _ => Err(unsupported()),
         }
     }
 
@@ -285,7 +286,7 @@ impl Server {
                 items.retain(|i| selection.matches_value(i));
                 Ok(presenter.values(rq.headers(), items, json!({})))
             }
-            verb => Err(unsupported(ctx.resource, verb)),
+            _ => Err(unsupported()),
         }
     }
 
@@ -306,12 +307,12 @@ impl Server {
         let verb = rq.info.verb.clone();
         if let Some(creater) = self.core.parts().creaters.get(&key).cloned() {
             if verb != "create" {
-                return Err(unsupported(r, &verb));
+                return Err(unsupported());
             }
             return self.create_virtual(rq, ctx, creater, Expect::new(sub.group, sub.version, sub.kind)).await;
         }
         if !sub.verbs.contains(&verb.as_str()) {
-            return Err(unsupported(r, &verb));
+            return Err(unsupported());
         }
         let accepted = self.accepted(rq, Endpoint::Resource)?;
         if sub.kind == "Scale" {
@@ -324,7 +325,7 @@ impl Server {
             }
             "update" => self.put(rq, ctx, accepted).await,
             "patch" => self.patch(rq, ctx, accepted).await,
-            _ => Err(unsupported(r, &verb)),
+            _ => Err(unsupported()),
         }
     }
 
@@ -346,14 +347,13 @@ impl Server {
                 let patch = Patch::read(kind, &bytes)?;
                 self.op(rq, with_dry_run(ctx, options.dry_run)).patch_scale(&patch, &options).await?
             }
-            verb => return Err(unsupported(ctx.resource, verb)),
+            _ => return Err(unsupported()),
         };
         Ok(negotiate::respond(rq.headers(), plain(accepted), 200, &stored.object))
     }
 
     /// A subresource that is served elsewhere.
     async fn connect(self: &Arc<Server>, rq: Rq, ctx: Ctx, locator: Arc<dyn crate::Locator>) -> Result<Response<Body>, Status> {
-        let r = ctx.resource;
         let subresource = ctx.subresource.clone();
         let known = match subresource.as_str() {
             "log" => matches!(*rq.request.method(), Method::GET | Method::HEAD),
@@ -361,7 +361,7 @@ impl Server {
             _ => true,
         };
         if !known {
-            return Err(unsupported(r, &rq.info.verb));
+            return Err(unsupported());
         }
         if matches!(subresource.as_str(), "exec" | "attach" | "portforward") && *rq.request.method() == Method::GET {
             // WebSockets come as GET; reading rights alone must not run commands
@@ -411,8 +411,7 @@ fn connect_options(ctx: &Ctx, rq: &Rq) -> Value {
     object
 }
 
-fn unsupported(r: &Resource, verb: &str) -> Status {
-    let _ = (r, verb);
+fn unsupported() -> Status {
     api::status::method_not_allowed()
 }
 

@@ -55,7 +55,7 @@ impl Selection {
         if self.labels.is_empty() && self.fields.is_empty() {
             return true;
         }
-        let index = entry.index(|object| index(self.resource, object));
+        let index = entry.indexed(|object| index(self.resource, object));
         if !self.labels.is_empty() && !self.labels.matches(&index.labels) {
             return false;
         }

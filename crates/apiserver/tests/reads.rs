@@ -152,6 +152,17 @@ async fn representations() {
 }
 
 #[tokio::test]
+async fn yaml_means_the_same_when_it_comes_back() {
+    let c = cluster().await;
+    let odd = ["true", "null", "~", "1", "0x1F", "1e3", "1_000", "yes", "on", ".5", "2020-01-01", "a: b", "- a", "#c", " x ", "", "a\nb\n", "\t", "é\u{1F600}", "'", "\"", "0o7", "=", "<<", "!t", "&a", "*a", "%", "@", "`", "{", "[", "a #b", ":", "?", "-", "---", "|", ">", "Infinity", ".inf", ".nan", "\u{7f}", "a\r\nb"];
+    let data: serde_json::Map<String, Value> = odd.iter().enumerate().map(|(i, v)| (format!("k{i}"), (*v).into())).collect();
+    let made = c.post(MAPS, json!({"metadata": {"name": "y"}, "data": data})).await.ok();
+    let yaml = c.send(Method::GET, &format!("{MAPS}/y"), &[("accept", "application/yaml")], Vec::new()).await;
+    let back = c.send(Method::PUT, &format!("{MAPS}/y"), &[("content-type", "application/yaml")], yaml.bytes).await.ok();
+    assert_eq!(back["data"], made["data"]);
+}
+
+#[tokio::test]
 async fn events_are_one_store_in_two_groups() {
     let c = cluster().await;
     let event = json!({"metadata": {"name": "e"}, "involvedObject": {"kind": "Pod", "namespace": "default", "name": "p"},

@@ -69,7 +69,7 @@ impl Entry {
     }
 
     /// The index, made on first use by `make`.
-    pub fn index(&self, make: impl FnOnce(&Value) -> Index) -> &Index {
+    pub fn indexed(&self, make: impl FnOnce(&Value) -> Index) -> &Index {
         self.index.get_or_init(|| make(&self.tree()))
     }
 }
