@@ -185,6 +185,7 @@ impl Runtime {
             stdin: config.stdin,
             stdin_once: config.stdin_once,
             cgroup: container.fixed.cgroup.clone(),
+            uid: container.fixed.user.uid,
             own_pid_namespace: container.fixed.own_pid_namespace,
         };
         match shim.call(Call::Run(run), &[]).await {

@@ -64,6 +64,10 @@ impl Runtime {
         }
         let spec: Value = files::read_json(&container.dir.join("config.json")).map_err(Error::internal)?;
         let process = exec_process(spec["process"].clone(), cmd, tty);
+        for stream in [&streams.stdin, &streams.stdout, &streams.stderr].into_iter().flatten() {
+            // `/dev/stdout` and its like must open for a process that is not root.
+            rustix::fs::fchown(stream, Some(rustix::fs::Uid::from_raw(container.fixed.user.uid)), None).map_err(Error::internal)?;
+        }
         let (exec, ended) = shim.expect_exec();
         let path = container.sandbox.run.join(format!("exec-{exec}.json"));
         files::write_json(&path, &process).map_err(Error::internal)?;

@@ -80,6 +80,9 @@ impl Container {
             };
             set_nonblocking(&out_read, true)?;
             set_nonblocking(&err_read, true)?;
+            for stream in [&stdout, &stderr] {
+                rustix::fs::fchown(stream, Some(rustix::fs::Uid::from_raw(run.uid)), None)?;
+            }
             outputs = [Some(out_read.into()), Some(err_read.into())];
             stdio = Some(Stdio { stdin, stdout: stdout.into(), stderr: stderr.into() });
         }

@@ -11,6 +11,7 @@ pub fn settle() {
     // Fails for a process group leader only, which a spawned process is not.
     let _ = rustix::process::setsid();
     let _ = std::env::set_current_dir("/");
+    rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o022));
     let _ = rustix::thread::set_name(c"knarr-shim");
     // SAFETY: prctl and mallopt with constant arguments; no other thread exists.
     unsafe {

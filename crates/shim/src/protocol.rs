@@ -90,6 +90,8 @@ pub struct Run {
     pub stdin_once: bool,
     /// The group that the specification names, for what has to be killed or counted at the end.
     pub cgroup: String,
+    /// Whose the streams are, so that `/dev/stdout` can be opened by a process that is not root.
+    pub uid: u32,
     /// The first process is the init of its own PID namespace, so everything ends with it.
     pub own_pid_namespace: bool,
 }

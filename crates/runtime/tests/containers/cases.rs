@@ -21,7 +21,7 @@ macro_rules! cases {
 cases! {
     the_contract_is_kept, logs_and_exit_codes, a_container_sees_its_pod, identity_and_environment, limits_hold, exec_collects_output,
     a_failed_start_says_why, containers_survive_the_runtime, a_killed_shim_ends_its_pod, a_shared_pid_namespace, mounts_and_volumes,
-    nothing_stays_after_a_purge, quick_enough, exec_streams, exec_on_a_terminal, attach_streams, logs_rotate, many_at_once,
+    nothing_stays_after_a_purge, quick_enough, exec_streams, exec_on_a_terminal, attach_streams, logs_rotate, many_at_once, privileged_on_the_host, streams_belong_to_the_user, busybox_runs,
 }
 
 fn block_on(test: impl Future<Output = ()>) {
@@ -429,4 +429,70 @@ async fn many_at_once() {
     for id in ids {
         assert_eq!(world.status(&id).await.state(), ContainerState::Running);
     }
+}
+
+async fn privileged_on_the_host() {
+    let world = World::new().await;
+    let mut config = world.sandbox_config();
+    let node = NamespaceMode::Node as i32;
+    let options = NamespaceOption { network: node, pid: node, ipc: node, ..Default::default() };
+    let security_context = Some(LinuxSandboxSecurityContext { namespace_options: Some(options.clone()), privileged: true, ..Default::default() });
+    config.linux = Some(LinuxPodSandboxConfig { security_context, ..Default::default() });
+    let sandbox = world.sandbox_with(config).await;
+    let mut container = world.container(&["sleep"]);
+    let security_context = Some(LinuxContainerSecurityContext { namespace_options: Some(options), privileged: true, ..Default::default() });
+    container.linux = Some(LinuxContainerConfig { security_context, resources: None });
+    let source = world.path("shared").display().to_string();
+    container.mounts = vec![Mount { container_path: "/shared".into(), host_path: source, propagation: MountPropagation::Bidirectional as i32, ..Mount::default() }];
+    let id = world.run(&sandbox, container).await;
+    for kind in ["net", "ipc", "uts", "pid"] {
+        let host = std::fs::read_link(format!("/proc/self/ns/{kind}")).unwrap();
+        let inside = world.exec(&id, &["link", &format!("/proc/self/ns/{kind}")]).await.stdout;
+        assert_eq!(inside, format!("{}\n", host.display()).into_bytes(), "{kind}");
+    }
+    let status = String::from_utf8(world.exec(&id, &["read", "/proc/self/status"]).await.stdout).unwrap();
+    let own = std::fs::read_to_string("/proc/self/status").unwrap();
+    let field = |text: &str| text.lines().find(|l| l.starts_with("CapEff:")).unwrap().to_owned();
+    assert_eq!(field(&status), field(&own));
+    let devices = String::from_utf8(world.exec(&id, &["list", "/dev"]).await.stdout).unwrap();
+    assert!(devices.split_whitespace().any(|d| d == "kmsg" || d == "loop-control" || d == "mem"), "{devices}");
+    assert_eq!(world.exec(&id, &["exit", "0"]).await.exit_code, 0);
+    // Nothing but the group ends what shares the host's PID namespace.
+    world.runtime.stop_container(StopContainerRequest { container_id: id.clone(), timeout: 0 }).await.unwrap();
+    assert_eq!(world.status(&id).await.exit_code, 137);
+}
+
+async fn streams_belong_to_the_user() {
+    let world = World::new().await;
+    let sandbox = world.sandbox().await;
+    let user = |mut config: ContainerConfig| {
+        let security_context = Some(LinuxContainerSecurityContext { run_as_user: Some(Int64Value { value: 33 }), ..Default::default() });
+        config.linux = Some(LinuxContainerConfig { security_context, resources: None });
+        config
+    };
+    let id = world.run(&sandbox, user(world.container(&["write", "/dev/stdout", "opened"]))).await;
+    assert_eq!(world.ended(&id).await.exit_code, 0, "{}", world.log(&id, "stderr").await);
+    assert_eq!(world.log(&id, "stdout").await, "opened");
+    let id = world.run(&sandbox, user(world.container(&["sleep"]))).await;
+    assert_eq!(world.exec(&id, &["write", "/dev/stderr", "opened"]).await.stderr, b"opened");
+}
+
+/// An ordinary program from Debian, where it is installed.
+async fn busybox_runs() {
+    if !std::path::Path::new("/bin/busybox").exists() {
+        return;
+    }
+    let world = World::new().await;
+    let sandbox = world.sandbox().await;
+    let mut config = world.container(&["sh", "-c", "trap 'echo bye; exit 4' TERM; echo up; umask; while :; do sleep 0.05; done"]);
+    config.command = vec!["/box/busybox".into()];
+    config.mounts = vec![Mount { container_path: "/box/busybox".into(), host_path: "/bin/busybox".into(), readonly: true, ..Mount::default() }];
+    let id = world.run(&sandbox, config).await;
+    world.until(async || Some(()).filter(|()| std::fs::read_to_string(world.path("logs/c/0.log")).is_ok_and(|l| l.contains("0022")))).await;
+    let cmd = ["/box/busybox", "sh", "-c", "echo $HOME $HOSTNAME; id -u; exit 6"].map(String::from).to_vec();
+    let done = world.runtime.exec_sync(ExecSyncRequest { container_id: id.clone(), cmd, timeout: 10 }).await.unwrap();
+    assert_eq!((String::from_utf8(done.stdout).unwrap().as_str(), done.exit_code), ("/root pod-host\n0\n", 6));
+    world.runtime.stop_container(StopContainerRequest { container_id: id.clone(), timeout: 10 }).await.unwrap();
+    assert_eq!(world.status(&id).await.exit_code, 4);
+    assert!(world.log(&id, "stdout").await.ends_with("bye\n"));
 }
