@@ -92,6 +92,7 @@ impl Runtime {
 
     fn remove_remains(&self, id: &str, dir: &Path) {
         let run = self.config.run.join(id);
+        crate::purge::quit(&run);
         let removed = sys::mount::unmount_below(&run).map_err(|e| e.to_string());
         let removed = removed.and_then(|()| files::remove_dir(&run).and_then(|()| files::remove_dir(dir)).map_err(|e| e.to_string()));
         if let Err(error) = removed {
@@ -127,13 +128,13 @@ impl Runtime {
     }
 
     /// Takes a sandbox over from whoever ran before us.
-    async fn adopt(&self, sandbox: &Arc<Sandbox>) {
+    pub(crate) async fn adopt(&self, sandbox: &Arc<Sandbox>) {
         let held = match self.greet(sandbox).await {
             Some(held) => held,
             None => {
                 let was_ready = std::mem::replace(&mut sandbox.state.lock().ready, false);
                 if was_ready {
-                    tracing::warn!(sandbox = sandbox.id, "a sandbox's shim has gone meanwhile");
+                    tracing::warn!(sandbox = sandbox.id, "a sandbox's shim has gone; its pod ends");
                     let _ = sandbox.save();
                 }
                 Vec::new()

@@ -83,7 +83,7 @@ fn end(cgroups: &Cgroups, path: &str) -> Result<(), Error> {
 }
 
 /// Asks a shim to end. One that does not listen is killed with its group.
-fn quit(dir: &Path) {
+pub(crate) fn quit(dir: &Path) {
     let Ok(socket) = sys::seqpacket::connect(&dir.join(SOCKET_FILE)) else { return };
     if let Ok(text) = serde_json::to_vec(&Request { id: 0, call: Call::Quit }) {
         let _ = sys::seqpacket::send(&socket, &text, &[]);

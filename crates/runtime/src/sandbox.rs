@@ -177,12 +177,17 @@ impl Runtime {
                 tracing::warn!(sandbox = sandbox.id, error, "the network did not let a sandbox go");
             }
         let shim = sandbox.state.lock().shim.take();
+        let known = shim.is_some();
         if let Some(shim) = shim {
             // It may have gone on its own.
             let _ = tokio::time::timeout(Duration::from_secs(5), shim.tell(Call::Quit)).await;
         }
         let sandbox = sandbox.clone();
         let done = blocking(move || {
+            if !known {
+                // One of a start that was cut off, or that we lost.
+                crate::purge::quit(&sandbox.run);
+            }
             sys::mount::unmount(&sandbox.run.join("shm")).map_err(text)?;
             sandbox.netns().map_or(Ok(()), |netns| sys::netns::remove(&netns)).map_err(text)
         });
@@ -244,24 +249,21 @@ impl Runtime {
         });
     }
 
-    /// The connection has ended. Unless the sandbox was stopped, something killed the shim: nobody
-    /// holds the pod any more, so what is left of it ends.
+    /// The connection has ended. Unless the sandbox was stopped, the shim is asked again; when it does
+    /// not answer, nobody holds the pod any more, and what is left of it ends.
     async fn shim_gone(&self, sandbox: &Arc<Sandbox>, shim: &Arc<Shim>) {
         {
             let mut state = sandbox.state.lock();
             if !state.shim.as_ref().is_some_and(|current| Arc::ptr_eq(current, shim)) {
                 return;
             }
-            (state.shim, state.ready) = (None, false);
+            state.shim = None;
         }
-        tracing::error!(sandbox = sandbox.id, complaint = crate::shim::complaint(&sandbox.run), "a sandbox's shim has gone");
-        if let Err(error) = sandbox.save() {
-            tracing::error!(sandbox = sandbox.id, %error, "cannot save a sandbox's state");
+        tracing::error!(sandbox = sandbox.id, complaint = crate::shim::complaint(&sandbox.run), "the connection to a sandbox's shim has ended");
+        self.adopt(sandbox).await;
+        if !sandbox.state.lock().ready {
+            self.emit(&sandbox.id, sandbox, ContainerEventType::Stopped);
         }
-        for container in self.containers_of(&sandbox.id) {
-            self.abandon(&container).await;
-        }
-        self.emit(&sandbox.id, sandbox, ContainerEventType::Stopped);
     }
 }
 
