@@ -178,7 +178,7 @@ async fn api_server(config: &Config, layout: &Layout, material: &Material, node_
         git_version: KUBERNETES.into(),
         ..apiserver::Config::default()
     };
-    let mut builder = Builder::new(settings, store)?;
+    let mut builder = Builder::new(settings, store.clone())?;
     let signer = Arc::new(pki::jwt::Signer::from_pem(&material.service_account_key).context("the service account key")?);
     // They run in this process and are well as long as it is not told to end.
     let stop = core.token();
@@ -202,7 +202,10 @@ async fn api_server(config: &Config, layout: &Layout, material: &Material, node_
     )?;
     let server = builder.build()?;
     let (running, stop) = (server.clone(), core.token());
-    core.spawn_uncancelled(async move { running.run(stop).await });
+    core.spawn_uncancelled(async move {
+        running.run(stop).await;
+        store.close().await;
+    });
     Ok(server)
 }
 
