@@ -26,19 +26,18 @@ impl Op {
         let wire = options_value("CreateOptions", options);
         self.ctx.name = object::name(&value).to_string();
         self.admit(Operation::Create, None, &wire, &mut value).await?;
+        if !generate {
+            return self.create_prepared(value, &wire, options.dry_run).await;
+        }
         let mut attempt = 0;
         loop {
             attempt += 1;
             let mut candidate = value.clone();
-            if generate {
-                let base = object::meta(&candidate, "generateName");
-                // names end before 63 characters, suffix included
-                let base: String = base.chars().take(58).collect();
-                let name = format!("{base}{}", object::name_suffix());
-                object::set_meta(&mut candidate, "name", &name);
-            }
+            // names end before 63 characters, suffix included
+            let base: String = object::meta(&candidate, "generateName").chars().take(58).collect();
+            object::set_meta(&mut candidate, "name", &format!("{base}{}", object::name_suffix()));
             match self.create_prepared(candidate, &wire, options.dry_run).await {
-                Err(status) if generate && status.reason == "AlreadyExists" => {
+                Err(status) if status.reason == "AlreadyExists" => {
                     if attempt >= NAME_ATTEMPTS {
                         let r = self.ctx.resource;
                         return Err(api::status::generate_name_conflict(r.group, r.plural, &self.ctx.name, 1));
