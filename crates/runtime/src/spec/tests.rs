@@ -1,3 +1,5 @@
+//! Specifications that given configurations lead to.
+
 use cri::v1::*;
 
 use super::*;

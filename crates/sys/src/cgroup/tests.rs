@@ -1,3 +1,5 @@
+//! Cgroups in plain directories of either version, and one real group.
+
 use super::limits::weight_of_shares;
 use super::*;
 
