@@ -1,10 +1,14 @@
 //! Certificate signing requests of nodes: approved when they ask for no more than a node may have,
 //! and signed by the cluster's CA. Old requests are removed.
 
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::certificates::v1::{CertificateSigningRequest, CertificateSigningRequestSpec};
+use k8s_openapi::api::core::v1::{Node, Service};
 use kube::api::{Api, DeleteParams, PostParams};
 use kube::{Client, ResourceExt};
 use pki::{Ca, Csr, Usage};
@@ -30,7 +34,9 @@ pub enum Verdict {
 }
 
 /// Judges a request. The requestor was authenticated by the API server, which filled in the names.
-pub fn judge(spec: &CertificateSigningRequestSpec, csr: &Csr) -> Verdict {
+/// `taken` are addresses that are known to be others' than the requesting node's: with a certificate
+/// for one of them, a node could pass for the API server.
+pub fn judge(spec: &CertificateSigningRequestSpec, csr: &Csr, taken: &BTreeSet<IpAddr>) -> Verdict {
     let groups = spec.groups.clone().unwrap_or_default();
     let username = spec.username.clone().unwrap_or_default();
     let usages = spec.usages.clone().unwrap_or_default();
@@ -58,6 +64,7 @@ pub fn judge(spec: &CertificateSigningRequestSpec, csr: &Csr) -> Verdict {
         KUBELET_SERVING => {
             let host = csr.cn.trim_start_matches("system:node:");
             let names = csr.emails.is_empty() && csr.uris.is_empty() && csr.dns_names.iter().all(|n| n == host) && !csr.ips.is_empty();
+            let names = names && csr.ips.iter().all(|ip| !ip.is_loopback() && !ip.is_unspecified() && !taken.contains(ip));
             if username == csr.cn && names && only(&["key encipherment", "digital signature", "server auth"], "server auth") {
                 Verdict::Approve("Auto approving kubelet serving certificate of the node itself.")
             } else {
@@ -88,16 +95,32 @@ pub fn start(context: &Context, signing_ca: (String, String)) {
         }
     });
     let client = context.client.clone();
+    let (nodes, services) = (context.informers.of::<Node>(), context.informers.of::<Service>());
     run_workers(&context.tasks, "certificatesigningrequest", 1, queue, move |name: String| {
         let (client, requests, signing_ca) = (client.clone(), requests.clone(), signing_ca.clone());
+        let (nodes, services) = (nodes.clone(), services.clone());
         async move {
             requests.synced().await;
+            nodes.synced().await;
+            services.synced().await;
             match requests.get("", &name) {
-                Some(request) => sync(&client, &request, &signing_ca).await,
+                Some(request) => {
+                    let username = request.spec.username.as_deref().unwrap_or_default();
+                    let taken = taken(username.trim_start_matches("system:node:"), &nodes.list(), &services.list());
+                    sync(&client, &request, &taken, &signing_ca).await
+                }
                 None => Ok(Requeue::No),
             }
         }
     });
+}
+
+/// The addresses of all nodes but one, and of services.
+fn taken(node: &str, nodes: &[Arc<Node>], services: &[Arc<Service>]) -> BTreeSet<IpAddr> {
+    let others = nodes.iter().filter(|n| n.metadata.name.as_deref() != Some(node));
+    let addresses = others.flat_map(|n| n.status.iter().flat_map(|s| s.addresses.iter().flatten())).map(|a| &a.address);
+    let cluster_ips = services.iter().flat_map(|s| s.spec.iter().flat_map(|s| s.cluster_ips.iter().flatten()));
+    addresses.chain(cluster_ips).filter_map(|a| a.parse().ok()).collect()
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -108,7 +131,7 @@ enum Error {
     Pki(#[from] pki::Error),
 }
 
-async fn sync(client: &Client, request: &CertificateSigningRequest, signing_ca: &(String, String)) -> Result<Requeue, Error> {
+async fn sync(client: &Client, request: &CertificateSigningRequest, taken: &BTreeSet<IpAddr>, signing_ca: &(String, String)) -> Result<Requeue, Error> {
     let api = Api::<CertificateSigningRequest>::all(client.clone());
     let name = request.name_any();
     let now = Timestamp::now();
@@ -134,7 +157,7 @@ async fn sync(client: &Client, request: &CertificateSigningRequest, signing_ca: 
         }
     };
     if !has("Approved") {
-        let Verdict::Approve(message) = judge(&request.spec, &csr) else { return Ok(Requeue::No) };
+        let Verdict::Approve(message) = judge(&request.spec, &csr, taken) else { return Ok(Requeue::No) };
         let mut approved = request.clone();
         let mut conditions = status.conditions.unwrap_or_default();
         conditions.push(k8s_openapi::api::certificates::v1::CertificateSigningRequestCondition {
@@ -175,19 +198,34 @@ mod tests {
 
     #[test]
     fn only_node_certificates_are_approved_unasked() {
+        let none = BTreeSet::new();
         let node = Csr { cn: "system:node:a".into(), orgs: vec!["system:nodes".into()], ..Csr::default() };
         let client = ["digital signature", "client auth"];
-        assert!(matches!(judge(&spec(CLIENT_KUBELET, "system:bootstrap:x", "system:bootstrappers", &client), &node), Verdict::Approve(_)));
-        assert!(matches!(judge(&spec(CLIENT_KUBELET, "system:node:a", "system:nodes", &client), &node), Verdict::Approve(_)));
-        assert_eq!(judge(&spec(CLIENT_KUBELET, "jane", "dev", &client), &node), Verdict::Leave);
-        assert_eq!(judge(&spec(CLIENT_KUBELET, "system:node:b", "system:nodes", &client), &node), Verdict::Leave, "another node's name");
+        assert!(matches!(judge(&spec(CLIENT_KUBELET, "system:bootstrap:x", "system:bootstrappers", &client), &node, &none), Verdict::Approve(_)));
+        assert!(matches!(judge(&spec(CLIENT_KUBELET, "system:node:a", "system:nodes", &client), &node, &none), Verdict::Approve(_)));
+        assert_eq!(judge(&spec(CLIENT_KUBELET, "jane", "dev", &client), &node, &none), Verdict::Leave);
+        assert_eq!(judge(&spec(CLIENT_KUBELET, "system:node:b", "system:nodes", &client), &node, &none), Verdict::Leave, "another node's name");
         let admin = Csr { cn: "admin".into(), orgs: vec!["system:masters".into()], ..Csr::default() };
-        assert_eq!(judge(&spec(CLIENT_KUBELET, "system:bootstrap:x", "system:bootstrappers", &client), &admin), Verdict::Leave);
+        assert_eq!(judge(&spec(CLIENT_KUBELET, "system:bootstrap:x", "system:bootstrappers", &client), &admin, &none), Verdict::Leave);
         let server = ["digital signature", "server auth"];
-        assert_eq!(judge(&spec(CLIENT_KUBELET, "system:bootstrap:x", "system:bootstrappers", &server), &node), Verdict::Leave);
+        assert_eq!(judge(&spec(CLIENT_KUBELET, "system:bootstrap:x", "system:bootstrappers", &server), &node, &none), Verdict::Leave);
         let own = Csr { ips: vec!["10.0.0.1".parse().expect("an address")], dns_names: vec!["a".into()], ..node.clone() };
-        assert!(matches!(judge(&spec(KUBELET_SERVING, "system:node:a", "system:nodes", &server), &own), Verdict::Approve(_)));
+        assert!(matches!(judge(&spec(KUBELET_SERVING, "system:node:a", "system:nodes", &server), &own, &none), Verdict::Approve(_)));
+        let others = BTreeSet::from(["10.0.0.1".parse().expect("an address")]);
+        assert_eq!(judge(&spec(KUBELET_SERVING, "system:node:a", "system:nodes", &server), &own, &others), Verdict::Leave, "another's address");
         let foreign = Csr { dns_names: vec!["kubernetes".into()], ..own };
-        assert_eq!(judge(&spec(KUBELET_SERVING, "system:node:a", "system:nodes", &server), &foreign), Verdict::Leave);
+        assert_eq!(judge(&spec(KUBELET_SERVING, "system:node:a", "system:nodes", &server), &foreign, &none), Verdict::Leave);
+    }
+
+    #[test]
+    fn a_node_may_keep_its_own_address_and_take_no_other() {
+        let node = |name: &str, ip: &str| -> Arc<Node> {
+            let status = serde_json::json!({"addresses": [{"type": "InternalIP", "address": ip}, {"type": "Hostname", "address": name}]});
+            Arc::new(serde_json::from_value(serde_json::json!({"metadata": {"name": name}, "status": status})).expect("a node"))
+        };
+        let service = serde_json::json!({"metadata": {"name": "kubernetes"}, "spec": {"clusterIPs": ["10.96.0.1"]}});
+        let services = [Arc::new(serde_json::from_value(service).expect("a service"))];
+        let all = taken("a", &[node("a", "10.0.0.1"), node("b", "10.0.0.2")], &services);
+        assert_eq!(all.iter().map(|ip| ip.to_string()).collect::<Vec<_>>(), ["10.0.0.2", "10.96.0.1"]);
     }
 }
