@@ -4,10 +4,12 @@
 //! stranger; the rest of it is a bootstrap token, good for asking for a node's client certificate.
 
 use std::net::IpAddr;
+use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use clap::Args;
+use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::certificates::v1::CertificateSigningRequest;
 use k8s_openapi::api::core::v1::{ConfigMap, Node};
 use kube::Client;
@@ -24,6 +26,12 @@ use crate::progress::Progress;
 use crate::server::{Signals, init_log};
 use crate::{images, network, node, preflight, up};
 
+/// The node's certificates are asked for anew at a start when less than this is left.
+const RENEW: SignedDuration = SignedDuration::from_hours(24 * 60);
+/// File names of the node's certificates.
+const CLIENT: &str = "kubelet-client";
+const SERVING: &str = "kubelet-server";
+
 /// How to join.
 #[derive(Args)]
 pub struct AgentArgs {
@@ -32,7 +40,8 @@ pub struct AgentArgs {
     /// The cluster's API server, as https://10.0.0.1:6443
     #[arg(long, value_name = "URL")]
     pub server: String,
-    /// What `knarr token` prints on the server; not needed once the node has joined
+    /// What `knarr token` prints on the server, or in the environment as KNARR_TOKEN; not needed
+    /// once the node has joined
     #[arg(long, value_name = "TOKEN")]
     pub token: Option<String>,
 }
@@ -54,11 +63,17 @@ pub fn run(args: &AgentArgs) -> Result<()> {
     preflight::root()?;
     let config = args.flags.resolve()?;
     let layout = Layout::new(&config.data_dir, &config.run_dir);
+    let token = args.token.clone().or_else(|| std::env::var("KNARR_TOKEN").ok());
+    let token = token.as_deref().map(parse).transpose()?;
+    preflight::data_dir(&layout.data)?;
+    let lock = if layout.marker().exists() { Some(files::lock(&layout.lock())?) } else { None };
     preflight::check(&config, &layout, &[("kubelet-port", config.kubelet_port)])?;
-    let token = args.token.as_deref().map(parse).transpose()?;
     files::public_dir(&layout.data)?;
     preflight::mark(&layout)?;
-    let _lock = files::lock(&layout.lock())?;
+    let _lock = match lock {
+        Some(lock) => lock,
+        None => files::lock(&layout.lock())?,
+    };
     files::public_dir(&layout.run)?;
     files::private_dir(&layout.pki())?;
     init_log(&config.log)?;
@@ -140,32 +155,78 @@ async fn start(server: &str, token: Option<Token>, config: &mut Config, layout: 
 /// The cluster's CA and this node's client certificate: those of an earlier start, or new ones.
 async fn join(server: &str, token: Option<Token>, config: &Config, layout: &Layout) -> Result<(String, CertKey)> {
     let dir = layout.pki();
-    let (ca_file, cert_file, key_file) = (dir.join("ca.crt"), dir.join("kubelet-client.crt"), dir.join("kubelet-client.key"));
-    let read = std::fs::read_to_string;
-    if let (Ok(ca), Ok(cert_pem), Ok(key_pem)) = (read(&ca_file), read(&cert_file), read(&key_file)) {
-        return Ok((ca, CertKey { cert_pem, key_pem }));
+    let ca_file = dir.join("ca.crt");
+    let (signer, usage) = ("kubernetes.io/kube-apiserver-client-kubelet", "client auth");
+    if let (Ok(ca), Some(own)) = (std::fs::read_to_string(&ca_file), Kept::read(&dir, CLIENT)) {
+        let name = own.peer.cn.trim_start_matches("system:node:");
+        ensure!(name == config.node_name, "this node has joined as {name}: give --node-name {name}, or start anew with knarr down --purge");
+        let left = own.left();
+        if left > RENEW {
+            return Ok((ca, own.pair));
+        }
+        if left.is_positive() {
+            let credentials = client::Credentials { certificate: Some((own.pair.cert_pem.clone(), own.pair.key_pem.clone())), token: None };
+            let client = client::https(client::Https::new(server, &ca, &credentials)?);
+            return Ok((ca, match certificate(&client, config, signer, usage, &[]).await {
+                Ok(new) => keep(&dir, CLIENT, new)?,
+                Err(error) => {
+                    tracing::warn!("the node's certificate, good for another {} h, cannot be renewed: {error:#}", left.as_hours());
+                    own.pair
+                }
+            }));
+        }
+        ensure!(token.is_some(), "this node's certificate has expired: give --token, which knarr token prints on the server, to join again");
     }
     let token = token.context("this node has not joined yet: give --token, which knarr token prints on the server")?;
     let ca = client::discover_ca(server, &token.fingerprint).await?;
     let credentials = client::Credentials { certificate: None, token: Some(token.secret) };
     let bootstrap = client::https(client::Https::new(server, &ca, &credentials)?);
-    let own = certificate(&bootstrap, config, "kubernetes.io/kube-apiserver-client-kubelet", "client auth", &[]).await?;
-    files::write(&key_file, own.key_pem.as_bytes(), 0o600)?;
-    files::write(&cert_file, own.cert_pem.as_bytes(), 0o644)?;
+    let own = certificate(&bootstrap, config, signer, usage, &[]).await?;
     files::write(&ca_file, ca.as_bytes(), 0o644)?;
-    Ok((ca, own))
+    Ok((ca, keep(&dir, CLIENT, own)?))
 }
 
+/// The certificate of this node's kubelet as a server, for its name and present address.
 async fn serving(client: &Client, config: &Config, layout: &Layout, address: IpAddr) -> Result<CertKey> {
-    let (cert_file, key_file) = (layout.pki().join("kubelet-server.crt"), layout.pki().join("kubelet-server.key"));
-    if let (Ok(cert_pem), Ok(key_pem)) = (std::fs::read_to_string(&cert_file), std::fs::read_to_string(&key_file)) {
-        return Ok(CertKey { cert_pem, key_pem });
-    }
+    let dir = layout.pki();
     let sans = [config.node_name.clone(), address.to_string()];
+    let (names, wanted) = (dir.join("kubelet-server.names"), sans.join("\n"));
+    if let Some(own) = Kept::read(&dir, SERVING)
+        && own.left() > RENEW
+        && std::fs::read_to_string(&names).is_ok_and(|text| text == wanted)
+    {
+        return Ok(own.pair);
+    }
     let own = certificate(client, config, "kubernetes.io/kubelet-serving", "server auth", &sans).await?;
-    files::write(&key_file, own.key_pem.as_bytes(), 0o600)?;
-    files::write(&cert_file, own.cert_pem.as_bytes(), 0o644)?;
+    let own = keep(&dir, SERVING, own)?;
+    files::write(&names, wanted.as_bytes(), 0o644)?;
     Ok(own)
+}
+
+/// A certificate and key of an earlier start.
+struct Kept {
+    pair: CertKey,
+    peer: pki::Peer,
+}
+
+impl Kept {
+    fn read(dir: &Path, name: &str) -> Option<Kept> {
+        let read = |end: &str| std::fs::read_to_string(dir.join(format!("{name}.{end}"))).ok();
+        let pair = CertKey { cert_pem: read("crt")?, key_pem: read("key")? };
+        let block = pki::pem_decode(&pair.cert_pem).into_iter().next()?;
+        Some(Kept { peer: pki::Peer::from_der(&block.der).ok()?, pair })
+    }
+
+    /// How long it is still good.
+    fn left(&self) -> SignedDuration {
+        SignedDuration::from_secs(self.peer.not_after - Timestamp::now().as_second())
+    }
+}
+
+fn keep(dir: &Path, name: &str, pair: CertKey) -> Result<CertKey> {
+    files::write(&dir.join(format!("{name}.key")), pair.key_pem.as_bytes(), 0o600)?;
+    files::write(&dir.join(format!("{name}.crt")), pair.cert_pem.as_bytes(), 0o644)?;
+    Ok(pair)
 }
 
 /// Asks the cluster to sign, and waits for it.
@@ -194,12 +255,23 @@ async fn certificate(client: &Client, config: &Config, signer: &str, usage: &str
     bail!("nobody signed the certificate request {name} within 30 s: see kubectl describe csr {name}")
 }
 
-/// The cluster's networks and domain, which the server has published.
+/// The cluster's networks and domain, which the server has published. A server that does not answer
+/// may be starting too: a node that has joined waits for it.
 async fn learn(client: &Client, config: &mut Config) -> Result<()> {
-    let map = Api::<ConfigMap>::namespaced(client.clone(), "kube-public")
-        .get(network::CLUSTER_MAP)
-        .await
-        .context("the cluster's networks cannot be read: is it a knarr cluster?")?;
+    let maps = Api::<ConfigMap>::namespaced(client.clone(), "kube-public");
+    let mut told = false;
+    let map = loop {
+        match maps.get(network::CLUSTER_MAP).await {
+            Ok(map) => break map,
+            Err(error @ kube::Error::Api(_)) => return Err(error).context("the cluster's networks cannot be read: is it a knarr cluster?"),
+            Err(error) if !told => {
+                tracing::warn!("waiting for the server: {error}");
+                told = true;
+            }
+            Err(_) => {}
+        }
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    };
     let data = map.data.unwrap_or_default();
     let flags = Flags {
         node_name: Some(config.node_name.clone()),

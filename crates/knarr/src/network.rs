@@ -26,10 +26,7 @@ pub const CLUSTER_MAP: &str = "knarr-cluster";
 /// The overlay's settings on this node.
 pub fn overlay_config(config: &Config, layout: &Layout) -> Result<overlay::Config> {
     let cidr = config.cluster_cidr.to_string().parse().map_err(|e| anyhow::anyhow!("--cluster-cidr: {e}"))?;
-    let services = config.service_cidr.to_string().parse().map_err(|e| anyhow::anyhow!("--service-cidr: {e}"))?;
-    let mut overlay = overlay::Config::new(config.node_name.clone(), layout.overlay(), vec![cidr]);
-    overlay.service_cidrs = vec![services];
-    Ok(overlay)
+    Ok(overlay::Config::new(config.node_name.clone(), layout.overlay(), vec![cidr]))
 }
 
 /// The proxy's settings on this node.

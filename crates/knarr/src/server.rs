@@ -36,7 +36,7 @@ pub fn run(flags: &Flags) -> Result<()> {
     let config = flags.resolve()?;
     let layout = Layout::new(&config.data_dir, &config.run_dir);
     preflight::data_dir(&layout.data)?;
-    let _lock = if layout.data.exists() { Some(files::lock(&layout.lock())?) } else { None };
+    let _lock = if layout.marker().exists() { Some(files::lock(&layout.lock())?) } else { None };
     preflight::check(&config, &layout, &[("secure-port", config.secure_port), ("kubelet-port", config.kubelet_port)])?;
     files::public_dir(&layout.data)?;
     preflight::mark(&layout)?;
@@ -178,7 +178,7 @@ async fn api_server(config: &Config, layout: &Layout, material: &Material, node_
         git_version: KUBERNETES.into(),
         ..apiserver::Config::default()
     };
-    let mut builder = Builder::new(settings, store.clone())?;
+    let mut builder = Builder::new(settings, store)?;
     let signer = Arc::new(pki::jwt::Signer::from_pem(&material.service_account_key).context("the service account key")?);
     // They run in this process and are well as long as it is not told to end.
     let stop = core.token();
@@ -202,10 +202,7 @@ async fn api_server(config: &Config, layout: &Layout, material: &Material, node_
     )?;
     let server = builder.build()?;
     let (running, stop) = (server.clone(), core.token());
-    core.spawn_uncancelled(async move {
-        running.run(stop).await;
-        store.close().await;
-    });
+    core.spawn_uncancelled(async move { running.run(stop).await });
     Ok(server)
 }
 
