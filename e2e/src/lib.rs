@@ -191,14 +191,46 @@ pub fn curl(args: &[&str]) -> Result<String> {
     output(Command::new("curl").args(["-sS", "--max-time", "5", "--noproxy", "*"]).args(args))
 }
 
+/// The first process in a container's cgroup.
+pub fn container_process(container: &str) -> Result<String> {
+    for entry in std::fs::read_dir("/proc")?.flatten() {
+        let groups = std::fs::read_to_string(entry.path().join("cgroup")).unwrap_or_default();
+        if groups.contains(container) {
+            return Ok(entry.file_name().to_string_lossy().into_owned());
+        }
+    }
+    bail!("no process is in a cgroup of {container}")
+}
+
+/// Links, routes and packet filter tables of a network namespace, or of this process's own.
+pub fn network_traces(namespace: Option<&str>) -> Result<Vec<String>> {
+    let ask = |program: &str, args: &[&str]| {
+        let mut command = match namespace {
+            Some(_) => Command::new("nsenter"),
+            None => Command::new(program),
+        };
+        if let Some(name) = namespace {
+            command.arg(format!("--net=/run/netns/{name}")).arg(program);
+        }
+        output(command.args(args))
+    };
+    let mut all = Vec::new();
+    for link in ask("ip", &["-o", "link"])?.lines() {
+        // `7: name@peer: <…>`: what a peer is called depends on where it is.
+        let name = link.split(' ').nth(1).unwrap_or_default();
+        all.push(format!("link {}", name.split(['@', ':']).next().unwrap_or_default()));
+    }
+    all.extend(ask("ip", &["route"])?.lines().map(|l| format!("route {}", l.trim())));
+    all.extend(ask("nft", &["list", "tables"])?.lines().map(|l| format!("nf_tables {}", l.trim())));
+    Ok(all)
+}
+
 /// Everything on this machine that a cluster could leave behind.
 pub fn traces(run: &Path) -> Result<Vec<String>> {
     let mut all = Vec::new();
     let mounts = std::fs::read_to_string("/proc/self/mountinfo")?;
     all.extend(mounts.lines().filter_map(|l| l.split(' ').nth(4)).map(|m| format!("mount {m}")));
-    for entry in std::fs::read_dir("/sys/class/net")? {
-        all.push(format!("link {}", entry?.file_name().to_string_lossy()));
-    }
+    all.extend(network_traces(None)?);
     for hierarchy in std::fs::read_dir("/sys/fs/cgroup")?.flatten().filter(|h| h.path().is_dir()) {
         for group in std::fs::read_dir(hierarchy.path())?.flatten().filter(|g| g.path().is_dir()) {
             all.push(format!("cgroup {}", group.path().display()));
@@ -246,7 +278,7 @@ pub fn run_steps(steps: Vec<Step>, vital: &[&str]) -> ! {
                 println!("test {name} ... ok ({:.1} s)", begin.elapsed().as_secs_f64());
             }
             Err(error) => {
-                println!("test {name} ... FAILED ({:.1} s)\n    {}", begin.elapsed().as_secs_f64(), format!("{error:#}").replace('\n', "\n    "));
+                println!("test {name} ... FAILED ({:.1} s)\n    {}", begin.elapsed().as_secs_f64(), format!("{error:?}").replace('\n', "\n    "));
                 failed.push(name);
                 if vital.contains(&name) {
                     break;

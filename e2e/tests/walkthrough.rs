@@ -4,7 +4,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use e2e::{Client, Env, Step, curl, eventually, output, run_steps, traces};
+use e2e::{Client, Env, Step, container_process, curl, eventually, output, run_steps, traces};
 use serde_json::Value;
 
 fn main() {
@@ -119,7 +119,6 @@ fn up(env: &Env) -> Result<()> {
     contains(&text, &["certificates", "API server", "node Ready", "cluster DNS", "ready in"])?;
     let config = std::fs::read_to_string(env.home.join(".kube/config"))?;
     contains(&config, &["name: knarr", "current-context: knarr"])?;
-    e2e::images::import_busybox(env)?;
     contains(&output(&mut env.knarr(&["status"]))?, &["one", "Ready", "[+]"])
 }
 
@@ -328,7 +327,7 @@ fn restarts(k: &Shell, _: &Env) -> Result<()> {
     let pod = k.echo_pod()?;
     let container = k.json(&["get", "pod", &pod])?["status"]["containerStatuses"][0]["containerID"].as_str().context("no container")?.to_string();
     let id = container.trim_start_matches("knarr://").to_string();
-    let pid = find_process(&id)?;
+    let pid = container_process(&id)?;
     output(Command::new("kill").args(["-9", &pid]))?;
     eventually("the restart", 30, || {
         let status = &k.json(&["get", "pod", &pod])?["status"]["containerStatuses"][0];
@@ -340,17 +339,6 @@ fn restarts(k: &Shell, _: &Env) -> Result<()> {
         ensure!(k.echo_pod()? != pod, "still the old one");
         Ok(())
     })
-}
-
-/// The first process in a container's cgroup.
-fn find_process(container: &str) -> Result<String> {
-    for entry in std::fs::read_dir("/proc")?.flatten() {
-        let groups = std::fs::read_to_string(entry.path().join("cgroup")).unwrap_or_default();
-        if groups.contains(container) {
-            return Ok(entry.file_name().to_string_lossy().into_owned());
-        }
-    }
-    anyhow::bail!("no process is in a cgroup of {container}")
 }
 
 fn config(k: &Shell, _: &Env) -> Result<()> {
@@ -454,7 +442,7 @@ fn survive(env: &Env) -> Result<()> {
         let pods = kubectl.json(&["get", "pods", "-l", "app=lasting"])?;
         let status = &pods["items"][0]["status"]["containerStatuses"][0];
         let id = status["containerID"].as_str().context("no container")?.trim_start_matches("knarr://").to_string();
-        Ok((find_process(&id)?, id, status["restartCount"].as_u64().unwrap_or(0)))
+        Ok((container_process(&id)?, id, status["restartCount"].as_u64().unwrap_or(0)))
     };
     let before = state()?;
     output(Command::new("kill").args(["-9", &server_pid(env)?]))?;
