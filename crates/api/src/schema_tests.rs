@@ -1,3 +1,5 @@
+//! What Go would make of a tree: fields dropped, types refused, values in normal form.
+
 use super::*;
 use serde_json::json;
 

@@ -1,3 +1,5 @@
+//! Objects to protobuf and back, and input that is no message.
+
 use super::*;
 use crate::codec::{ContentType, decode};
 use crate::schema::normalize;

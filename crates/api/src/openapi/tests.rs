@@ -1,3 +1,5 @@
+//! The OpenAPI documents: what a client of each form finds in them.
+
 use super::*;
 use crate::codec::wire::{Part, Reader};
 
