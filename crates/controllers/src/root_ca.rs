@@ -28,7 +28,7 @@ pub fn start(context: &Context, bundle: String) {
         async move {
             namespaces.synced().await;
             maps.synced().await;
-            if !namespaces.get("", &namespace).is_some_and(|n| n.metadata.deletion_timestamp.is_none()) {
+            if namespaces.get("", &namespace).is_none_or(|n| n.metadata.deletion_timestamp.is_some()) {
                 return Ok(Requeue::No);
             }
             let data = BTreeMap::from([("ca.crt".to_string(), bundle)]);

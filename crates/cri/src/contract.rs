@@ -5,6 +5,9 @@ use proto::cri::*;
 
 use crate::{Code, RuntimeService};
 
+/// Does something to the container with this id.
+type Act<'a> = Box<dyn Fn(&str) + Send + Sync + 'a>;
+
 /// What the suite runs.
 pub struct Target<'a> {
     /// A reference of an image that is present.
@@ -13,7 +16,7 @@ pub struct Target<'a> {
     pub command: Vec<String>,
     /// Makes the container exit with 3 from outside, for runtimes that run nothing; or waits until the
     /// command minds signals.
-    pub end: Option<Box<dyn Fn(&str) + Send + Sync + 'a>>,
+    pub end: Option<Act<'a>>,
 }
 
 fn sandbox_config() -> PodSandboxConfig {

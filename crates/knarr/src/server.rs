@@ -166,7 +166,7 @@ async fn start(config: &Config, layout: &Layout, progress: &Progress, core: &Tas
 }
 
 async fn api_server(config: &Config, layout: &Layout, material: &Material, node_ip: Ipv4Addr, core: &Tasks) -> Result<Arc<Server>> {
-    let store = store::embedded::open(&layout.store(), store::embedded::Options::default())
+    let store = store::embedded::open(layout.store(), store::embedded::Options::default())
         .with_context(|| format!("the store in {} cannot be opened", layout.store().display()))?;
     let settings = apiserver::Config {
         encryption: apiserver::EncryptionConfig {

@@ -356,7 +356,6 @@ impl NodeKeeper {
                 let new = Lease {
                     metadata: ObjectMeta { name: Some(name.into()), namespace: Some("kube-node-lease".into()), owner_references: Some(vec![owner]), ..ObjectMeta::default() },
                     spec: Some(LeaseSpec { holder_identity: Some(name.into()), lease_duration_seconds: Some(LEASE_SECONDS), renew_time: Some(now), ..LeaseSpec::default() }),
-                    ..Lease::default()
                 };
                 api.create(&PostParams::default(), &new).await?
             }

@@ -28,6 +28,7 @@ use parking_lot::{Mutex, RwLock};
 use reconcile::{EventType, Informer, Recorder, Reference, Tasks};
 use tokio::sync::Notify;
 
+use crate::admit::Refusal;
 use crate::backoff::Backoff;
 use crate::config::Dns;
 use crate::images::Images;
@@ -40,6 +41,9 @@ use crate::resources::List;
 use crate::view::View;
 use crate::volumes::{Mounted, Volumes};
 use crate::{cgroups, kill, messages, status};
+
+/// Says whether a pod may run here.
+type Judge = Box<dyn Fn(&Pod) -> Result<(), Refusal> + Send + Sync>;
 
 /// What all workers of a node share.
 pub struct Shared {
@@ -63,7 +67,7 @@ pub struct Shared {
     pub memory_capacity: i64,
     pub tasks: Tasks,
     /// Judges a new pod against the node and what is admitted already.
-    pub admit: Box<dyn Fn(&Pod) -> Result<(), (String, String)> + Send + Sync>,
+    pub admit: Judge,
     /// The pod's worker has ended, nothing of the pod is left.
     pub removed: Box<dyn Fn(&str) + Send + Sync>,
 }

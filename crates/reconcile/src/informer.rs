@@ -62,12 +62,15 @@ impl<K> Clone for Informer<K> {
     }
 }
 
+/// Informers by type and selection; each is an `Informer` of its type.
+type ByKind = HashMap<(TypeId, String), Arc<dyn Any + Send + Sync>>;
+
 /// The informers of a process over one client. Clones share them.
 #[derive(Clone)]
 pub struct Informers {
     client: Client,
     tasks: Tasks,
-    by_kind: Arc<Mutex<HashMap<(TypeId, String), Arc<dyn Any + Send + Sync>>>>,
+    by_kind: Arc<Mutex<ByKind>>,
 }
 
 impl Informers {

@@ -22,13 +22,15 @@ pub struct User {
 }
 
 type Decision = Result<(), String>;
+/// Who, which verb, and on which subresource of the node.
+type Question = (User, &'static str, &'static str);
 
 /// Authenticates and authorizes.
 pub struct Auth {
     client: Client,
     node: String,
     roots: Option<Roots>,
-    decisions: Mutex<HashMap<(User, &'static str, &'static str), (Instant, Decision)>>,
+    decisions: Mutex<HashMap<Question, (Instant, Decision)>>,
     tokens: Mutex<HashMap<String, (Instant, Option<User>)>>,
 }
 
@@ -152,8 +154,7 @@ impl Auth {
                     ..ResourceAttributes::default()
                 }),
                 ..SubjectAccessReviewSpec::default()
-            }
-            .into(),
+            },
             ..SubjectAccessReview::default()
         };
         let answer = Api::<SubjectAccessReview>::all(self.client.clone())

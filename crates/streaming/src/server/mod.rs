@@ -81,6 +81,7 @@ fn refuse(code: StatusCode, message: impl Into<String>) -> Answer {
 }
 
 /// Agrees on a protocol, in the client's order of preference, and takes the upgrade.
+#[expect(clippy::result_large_err, reason = "the error is the answer, made once a connection")]
 fn agree<B>(req: &mut Request<B>, websocket: &[&str], spdy: &[&str]) -> Result<Agreed, Answer> {
     let headers = req.headers();
     if is_websocket(headers) {

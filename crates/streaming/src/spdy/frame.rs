@@ -295,7 +295,7 @@ impl Decoder {
         let mut rest = plain.as_slice();
         let short = Malformed("header block too short");
         let mut take = |n: Option<usize>| {
-            let n = n.unwrap_or_else(|| if rest.len() < 4 { usize::MAX } else { 4 });
+            let n = n.unwrap_or(if rest.len() < 4 { usize::MAX } else { 4 });
             if rest.len() < n {
                 return Err(short.clone());
             }
