@@ -231,7 +231,12 @@ impl Volumes {
                 Ok(file) => file,
                 Err(_) => {
                     sys::beneath::create_dir_all(root, relative).map_err(|e| failed(e.to_string()))?;
-                    sys::beneath::open(root, relative).map_err(|e| failed(e.to_string()))?
+                    let made = sys::beneath::open(root, relative).map_err(|e| failed(e.to_string()))?;
+                    // As the volume itself, or a container that is not root could not write.
+                    let mode = fs::metadata(root).map_err(|e| failed(e.to_string()))?.permissions();
+                    let through = format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&made));
+                    fs::set_permissions(through, mode).map_err(|e| failed(e.to_string()))?;
+                    made
                 }
             };
             let target = self.pod_dir(&pod::uid(pod)).join("volume-subpaths").join(&mount.name).join(&container.name).join(index.to_string());
