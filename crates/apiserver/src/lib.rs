@@ -5,6 +5,8 @@
 //! [`Builder::new`] (which already has a [`Builder::backend`] with [`Reader`] and [`Writer`]), install into
 //! `builder.parts`, [`Builder::build`] → [`Server`]; then [`Server::run`] (cache and hooks) and [`Server::listen`] (TLS)
 //! are spawned by the caller, and [`Server::handle`] serves callers in the same process.
+//!
+//! Not here yet: custom resources, aggregation, webhooks, admission policies, audit, priority and fairness.
 #![forbid(unsafe_code)]
 
 pub mod admission;

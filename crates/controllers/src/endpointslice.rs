@@ -338,9 +338,9 @@ mod tests {
         let mut made = slice.clone();
         made.metadata.name = Some("s-x".into());
         let made = Arc::new(made);
-        assert_eq!(plan(&service, &[made.clone()], first), []);
+        assert_eq!(plan(&service, std::slice::from_ref(&made), first), []);
         let second = endpoints(&service, &[pod("a", "10.0.0.1", false, false)], |_| None);
-        assert!(matches!(&plan(&service, &[made.clone()], second)[..], [Action::Update(_)]));
+        assert!(matches!(&plan(&service, std::slice::from_ref(&made), second)[..], [Action::Update(_)]));
         let extra = Arc::new(EndpointSlice { metadata: ObjectMeta { name: Some("s-y".into()), ..Default::default() }, ..made.as_ref().clone() });
         let none = endpoints(&service, &[], |_| None);
         assert_eq!(plan(&service, &[made, extra], none).len(), 2, "one is emptied, the other deleted");

@@ -1,5 +1,6 @@
 //! The controllers, one module each: a pure plan (what is to be done, given what is) and a thin
 //! reconcile (read, plan, act). They meet the API server through the client alone and know no storage.
+//! Not here yet: daemon sets, stateful sets, cron jobs, autoscaling, volumes, disruption budgets.
 #![forbid(unsafe_code)]
 
 pub mod csr;

@@ -171,7 +171,7 @@ fn images_go_with_their_layers_and_holders_keep_them() {
 fn damage_is_told() {
     let (_dir, store) = store();
     let good = layer(&[file("a", b"1")]);
-    let other = docker_archive(&[good.clone()], if ARCH == "amd64" { "arm64" } else { "amd64" });
+    let other = docker_archive(std::slice::from_ref(&good), if ARCH == "amd64" { "arm64" } else { "amd64" });
     let error = store.import(other.as_slice(), None).unwrap_err();
     assert!(error.to_string().starts_with("no match for platform in manifest"), "{error}");
     // The configuration names another layer than the archive holds.
@@ -287,7 +287,7 @@ async fn pulls_from_a_registry_on_loopback() {
     assert!(matches!(error, Error::Unauthorized { .. }), "{error}");
     let auth = Auth::Basic { user: "u".into(), password: "p".into() };
     let image = store.pull(&name, &auth, &options, |_| {}).await.unwrap();
-    assert_eq!(image.tags, [name.clone()]);
+    assert_eq!(image.tags, std::slice::from_ref(&name));
     assert!(image.digests[0].starts_with(&format!("{address}/app@sha256:")));
     assert_eq!(image.size, 3);
     let missing = parking_lot::Mutex::new(None);

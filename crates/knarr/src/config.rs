@@ -224,7 +224,8 @@ mod tests {
 
     #[test]
     fn bad_values_are_named_with_what_to_do() {
-        let cases: [(Box<dyn FnOnce(&mut Flags)>, &str); 5] = [
+        type Change = Box<dyn FnOnce(&mut Flags)>;
+        let cases: [(Change, &str); 5] = [
             (Box::new(|f| f.cluster_cidr = Some("10.244.0.0".into())), "is not a network: it has no /"),
             (Box::new(|f| f.cluster_cidr = Some("10.244.1.0/16".into())), "10.244.0.0/16 is meant?"),
             (Box::new(|f| f.service_cidr = Some("10.244.0.0/20".into())), "overlap: choose networks that do not"),

@@ -2,7 +2,8 @@
 //!
 //! [`run`] registers the node, keeps its status and lease, gives each pod that is bound to it a
 //! worker, and serves logs, exec and statistics over HTTPS. What a pod needs next is decided by
-//! `plan` and told by `status`, both pure; `worker` does it through the CRI.
+//! `plan` and told by `status`, both pure; `worker` does it through the CRI. Not here yet: static
+//! pods, eviction, CSI volumes, device plug-ins, resizing in place.
 #![forbid(unsafe_code)]
 
 mod admit;

@@ -57,7 +57,7 @@ fn contract(net: &dyn Netlink) {
     let forward =
         Neighbour { index: tunnel.index, mac, kind: NeighbourKind::Forward("192.0.2.1".parse().unwrap()) };
     net.add_neighbour(&forward).unwrap();
-    assert_eq!(net.neighbours(tunnel.index).unwrap(), [forward.clone()]);
+    assert_eq!(net.neighbours(tunnel.index).unwrap(), std::slice::from_ref(&forward));
     assert!(net.delete_neighbour(&forward).unwrap());
 
     let veth = NewKind::Veth(Peer { name: "t3".into(), mac: None, netns: None });

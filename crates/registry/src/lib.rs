@@ -2,7 +2,7 @@
 //!
 //! [`install`] puts everything into the generic API server: how users are recognized and what
 //! they may do, what happens to each kind on its way into the store, where logs and streams are
-//! found, and the objects a cluster begins with.
+//! found, and the objects a cluster begins with. Knows no HTTP and no storage engine.
 #![forbid(unsafe_code)]
 
 mod admission;

@@ -102,7 +102,7 @@ mod tests {
         assert_eq!(user(Wanted { user: "33", ..Wanted::default() }).unwrap(), web);
         let other = user(Wanted { user: "1000:staff", groups: &[7, 50], ..Wanted::default() }).unwrap();
         assert_eq!(other, User { uid: 1000, gid: 50, groups: vec![50, 7] });
-        let strict = user(Wanted { user: "web", strict: true, groups: &[7], gid: Some(9), ..Wanted::default() }).unwrap();
+        let strict = user(Wanted { user: "web", strict: true, groups: &[7], gid: Some(9) }).unwrap();
         assert_eq!(strict, User { uid: 33, gid: 9, groups: vec![9, 7] });
         assert_eq!(user(Wanted::default()).unwrap().uid, 0);
     }

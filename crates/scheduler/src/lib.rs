@@ -1,6 +1,7 @@
 //! The scheduler. The core is pure: a snapshot of nodes and a pod give a decision with its reasons
 //! ([`decide`]). [`start`] runs the thin shell around it: informers in, bindings and events out.
-//! [`why`] asks the same core, and whoever else knows, what keeps a pod from running.
+//! [`why`] asks the same core, and whoever else knows, what keeps a pod from running. Affinity
+//! between pods, topology spread, volumes and preemption are not considered yet.
 #![forbid(unsafe_code)]
 
 mod affinity;
