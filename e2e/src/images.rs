@@ -62,7 +62,12 @@ impl Image {
 
     /// As a registry has it, with layers compressed by gzip.
     pub fn pushed(&self) -> Result<Pushed> {
-        let configuration = self.configuration()?;
+        self.pushed_as(self)
+    }
+
+    /// The same with the configuration of another image, which names other layers.
+    pub fn pushed_as(&self, other: &Image) -> Result<Pushed> {
+        let configuration = other.configuration()?;
         let mut blobs = BTreeMap::new();
         let mut layers = Vec::new();
         let mut described = Vec::new();

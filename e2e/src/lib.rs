@@ -11,6 +11,7 @@ use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
 
 pub mod images;
+pub mod registry;
 
 /// Where things are.
 #[derive(Clone)]
