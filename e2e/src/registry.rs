@@ -57,8 +57,9 @@ impl Registry {
         }
         fs::write(dir.join("config.yml"), config)?;
         let log = fs::File::create(dir.join("log"))?;
-        let child = Command::new("docker-registry")
-            .arg("serve")
+        // It ends with this process, however that ends.
+        let child = Command::new("setpriv")
+            .args(["--pdeathsig", "KILL", "docker-registry", "serve"])
             .arg(dir.join("config.yml"))
             .stdin(Stdio::null())
             .stdout(log.try_clone()?)

@@ -183,8 +183,8 @@ fn pull(w: &World) -> Result<()> {
     contains(&w.image(&["pull", &plain])?, &["pulled"])?;
     contains(&w.image_fails(&["pull", &tls])?, &["certificate"])?;
     contains(&w.image(&["pull", &tls, "--ca", &ca])?, &["pulled"])?;
-    contains(&w.image_fails(&["pull", &private, "--ca", &ca])?, &["authorization failed"])?;
-    contains(&w.image_fails(&["pull", &private, "--ca", &ca, "--creds", "puller:wrong"])?, &["authorization failed"])?;
+    contains(&w.image_fails(&["pull", &private, "--ca", &ca])?, &["failed to authorize"])?;
+    contains(&w.image_fails(&["pull", &private, "--ca", &ca, "--creds", "puller:wrong"])?, &["failed to authorize"])?;
     contains(&w.image(&["pull", &private, "--ca", &ca, "--creds", &format!("{}:{}", USER.0, USER.1)])?, &["pulled"])?;
     contains(&w.image(&["ls"])?, &[&plain, &tls, &private])?;
     contains(&w.image_fails(&["pull", "Not A Name"])?, &["Not A Name"])?;
@@ -229,7 +229,7 @@ fn refused(w: &World) -> Result<()> {
     w.pod("bad-secret", &image, json!({"imagePullSecrets": [{"name": "bad"}]}))?;
     w.pod("gone-secret", &image, json!({"imagePullSecrets": [{"name": "gone"}]}))?;
     for name in ["no-secret", "bad-secret", "gone-secret"] {
-        w.told(name, FAILED, &["Failed to pull image", "authorization failed", "Error: ErrImagePull"])?;
+        w.told(name, FAILED, &["Failed to pull image", "failed to authorize", "Error: ErrImagePull"])?;
     }
     contains(&w.describe("gone-secret")?, &["FailedToRetrieveImagePullSecret", "gone"])
 }
