@@ -33,7 +33,9 @@ pub fn content_format(headers: &HeaderMap) -> Result<Format, Status> {
     let given = headers.get(header::CONTENT_TYPE).and_then(|v| v.to_str().ok()).unwrap_or_default();
     let media = given.split(';').next().unwrap_or_default().trim();
     match media {
-        "" | "application/json" => Ok(Format::Json),
+        // Only nothing at all means JSON: ";" is no media type.
+        "" if given.is_empty() => Ok(Format::Json),
+        "application/json" => Ok(Format::Json),
         "application/yaml" => Ok(Format::Yaml),
         "application/vnd.kubernetes.protobuf" => Ok(Format::Protobuf),
         _ => Err(api::status::unsupported_media_type(&MEDIA_TYPES)),
