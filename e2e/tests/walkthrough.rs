@@ -462,11 +462,16 @@ fn secret_at_rest(env: &Env) -> Result<()> {
     let value = "correct-horse-battery-staple";
     kubectl.run(&["create", "secret", "generic", "at-rest", &format!("--from-literal=key={value}")])?;
     let encoded = kubectl.run(&["get", "secret", "at-rest", "-o", "jsonpath={.data.key}"])?;
+    // In use by a pod, in both ways, it is not written either.
+    let pod = r#"{"apiVersion":"v1","kind":"Pod","metadata":{"name":"knows"},"spec":{"terminationGracePeriodSeconds":0,"containers":[{"name":"c","image":"knarr.local/echo:v1",
+        "env":[{"name":"KEY","valueFrom":{"secretKeyRef":{"name":"at-rest","key":"key"}}}],"volumeMounts":[{"name":"v","mountPath":"/v"}]}],"volumes":[{"name":"v","secret":{"secretName":"at-rest"}}]}}"#;
+    kubectl.run_with(&["apply", "-f", "-"], pod)?;
+    kubectl.run(&["wait", "--for=condition=Ready", "pod/knows", "--timeout=60s"])?;
     for needle in [value, encoded.trim()] {
         let found = Command::new("grep").args(["-rlaF", needle]).arg(&env.data).output()?;
         ensure!(found.stdout.is_empty(), "{needle} is in {}", String::from_utf8_lossy(&found.stdout));
     }
-    Ok(())
+    kubectl.run(&["delete", "pod", "knows", "--grace-period=0", "--force"]).map(|_| ())
 }
 
 fn restart(env: &Env) -> Result<()> {

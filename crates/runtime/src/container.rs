@@ -125,8 +125,13 @@ impl Runtime {
         };
         let spec = spec::build(&input)?;
         make_cwd(&rootfs, &config, &spec::cwd(&config, &defaults))?;
-        files::write_json(&dir.join("config.json"), &spec).map_err(text)?;
-        files::write(&dir.join("config.pb"), &config.encode_to_vec()).map_err(text)?;
+        // Both hold the environment, and with it values of Secrets: they are not kept on disk.
+        let json = serde_json::to_vec(&spec).map_err(text)?;
+        for (name, bytes) in [("config.json", json), ("config.pb", config.encode_to_vec())] {
+            let volatile = sandbox.run.join(format!("{id}.{name}"));
+            files::write(&volatile, &bytes).map_err(text)?;
+            std::os::unix::fs::symlink(&volatile, dir.join(name)).map_err(text)?;
+        }
         let log_dir = &sandbox.config().log_directory;
         let log = (!config.log_path.is_empty() && !log_dir.is_empty()).then(|| Path::new(log_dir).join(&config.log_path));
         let fixed = Fixed {
@@ -156,6 +161,10 @@ impl Runtime {
     /// Undoes `make`. Idempotent.
     fn unmake(&self, id: &str) {
         let dir = self.config.containers().join(id);
+        for volatile in ["config.json", "config.pb"].iter().filter_map(|name| std::fs::read_link(dir.join(name)).ok()) {
+            // The sandbox's directory may be gone with it.
+            let _ = std::fs::remove_file(volatile);
+        }
         let undone = sys::mount::unmount(&dir.join("rootfs"))
             .map_err(text)
             .and_then(|()| files::remove_dir(&dir).map_err(text))

@@ -6,7 +6,7 @@
 //!
 //! ```text
 //! root/sandboxes/ID/   request.pb, state.json, hosts, hostname, resolv.conf
-//! root/containers/ID/  config.pb, state.json, config.json (the OCI bundle), rootfs, upper, work,
+//! root/containers/ID/  state.json, rootfs, upper, work, links to config.json and config.pb, and
 //!                      start.json and exit.json, which the shim writes
 //! run/ID/              the shim's launch.json, socket and log, libcontainer's state, shm, netns
 //! run/stream.sock      where exec, attach and port-forward are streamed
