@@ -279,7 +279,7 @@ pub fn run_steps(steps: Vec<Step>, vital: &[&str]) -> ! {
                 println!("test {name} ... ok ({:.1} s)", begin.elapsed().as_secs_f64());
             }
             Err(error) => {
-                println!("test {name} ... FAILED ({:.1} s)\n    {}", begin.elapsed().as_secs_f64(), format!("{error:?}").replace('\n', "\n    "));
+                println!("test {name} ... FAILED ({:.1} s)\n    {}", begin.elapsed().as_secs_f64(), format!("{error:#}").replace('\n', "\n    "));
                 failed.push(name);
                 if vital.contains(&name) {
                     break;

@@ -119,6 +119,7 @@ fn up(env: &Env) -> Result<()> {
     contains(&text, &["certificates", "API server", "node Ready", "cluster DNS", "ready in"])?;
     let config = std::fs::read_to_string(env.home.join(".kube/config"))?;
     contains(&config, &["name: knarr", "current-context: knarr"])?;
+    e2e::images::import_busybox(env)?;
     contains(&output(&mut env.knarr(&["status"]))?, &["one", "Ready", "[+]"])
 }
 

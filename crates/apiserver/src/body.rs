@@ -46,6 +46,7 @@ where
 /// Reads a request body of at most `limit` bytes.
 pub async fn read(mut body: Body, limit: usize) -> Result<Bytes, Status> {
     if body.size_hint().lower() > limit as u64 {
+        discard(body).await;
         return Err(api::status::too_large(limit));
     }
     let mut all = BytesMut::new();
@@ -54,6 +55,7 @@ pub async fn read(mut body: Body, limit: usize) -> Result<Bytes, Status> {
         let frame = frame.map_err(|e| api::status::bad_request(format!("the request body could not be read: {e}")))?;
         let Ok(data) = frame.into_data() else { continue };
         if all.len() + only.as_ref().map_or(0, Bytes::len) + data.len() > limit {
+            discard(body).await;
             return Err(api::status::too_large(limit));
         }
         match only.take() {
@@ -66,6 +68,21 @@ pub async fn read(mut body: Body, limit: usize) -> Result<Bytes, Status> {
         }
     }
     Ok(only.unwrap_or_else(|| all.freeze()))
+}
+
+/// How much of a body that is too large is read for nothing: a client that is cut off while it still
+/// sends may never see the answer.
+const DISCARDED: usize = 16 << 20;
+
+async fn discard(mut body: Body) {
+    let mut left = DISCARDED;
+    while let Some(Ok(frame)) = body.frame().await {
+        let length = frame.data_ref().map_or(0, Bytes::len);
+        if length > left {
+            return;
+        }
+        left -= length;
+    }
 }
 
 /// A response with this content type and these bytes.
