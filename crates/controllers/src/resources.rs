@@ -4,6 +4,8 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::APIResource;
 use kube::Client;
 use kube::core::{ApiResource, GroupVersionKind};
 
+use crate::pods;
+
 /// One resource that can be listed, in its group's preferred version.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Served {
@@ -19,22 +21,41 @@ impl Served {
     }
 }
 
-/// All resources of all groups, each once. A group that does not answer is an error: acting on half
-/// of the picture would delete what it must not.
-pub async fn served(client: &Client) -> kube::Result<Vec<Served>> {
-    let mut all = Vec::new();
+/// What is served, as far as it could be found out.
+#[derive(Debug, Default)]
+pub struct Discovered {
+    /// All resources of all groups, each once.
+    pub resources: Vec<Served>,
+    /// Group versions that did not answer, and what they said instead.
+    pub failures: Vec<(String, String)>,
+}
+
+/// Asks for all resources. A group that does not answer is a failure of its own: what it serves is
+/// not known then, and nobody may act as if it served nothing.
+pub async fn discover(client: &Client) -> kube::Result<Discovered> {
+    let mut all = Discovered::default();
     for resource in client.list_core_api_resources("v1").await?.resources {
-        all.extend(convert("", "v1", resource));
+        all.resources.extend(convert("", "v1", resource));
     }
     for group in client.list_api_groups().await?.groups {
         let preferred = group.preferred_version.map(|v| v.version);
         let mut versions: Vec<String> = group.versions.iter().map(|v| v.version.clone()).collect();
         versions.sort_by_key(|v| Some(v) != preferred.as_ref());
         for version in versions {
-            for resource in client.list_api_group_resources(&format!("{}/{version}", group.name)).await?.resources {
+            let name = format!("{}/{version}", group.name);
+            let served = match client.list_api_group_resources(&name).await {
+                Ok(served) => served.resources,
+                // It went away between the two questions.
+                Err(kube::Error::Api(status)) if status.code == 404 => continue,
+                Err(error) => {
+                    all.failures.push((name, pods::text(&error)));
+                    continue;
+                }
+            };
+            for resource in served {
                 let known = |s: &Served| s.resource.group == group.name && s.resource.plural == resource.name;
-                if !all.iter().any(known) {
-                    all.extend(convert(&group.name, &version, resource));
+                if !all.resources.iter().any(known) {
+                    all.resources.extend(convert(&group.name, &version, resource));
                 }
             }
         }

@@ -124,6 +124,12 @@ impl<K: Object> Informer<K> {
         objects.range(from..).take_while(|((n, _), _)| n == namespace).map(|(_, o)| o.clone()).collect()
     }
 
+    /// Whether a namespace has any object.
+    pub fn any_in_namespace(&self, namespace: &str) -> bool {
+        let from = (namespace.to_string(), String::new());
+        self.0.objects.read().range(from..).next().is_some_and(|((n, _), _)| n == namespace)
+    }
+
     /// How many objects there are.
     pub fn len(&self) -> usize {
         self.0.objects.read().len()

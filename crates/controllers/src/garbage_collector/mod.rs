@@ -1,36 +1,50 @@
 //! The garbage collector: deletes what has lost all its owners, and works off foreground and orphan
-//! deletions. [`graph`] is the picture and the decisions; this file feeds it by watching the metadata
-//! of every kind, and carries decisions out.
+//! deletions. [`graph`] is the picture, [`plan`] the decision, [`watch`] feeds the graph by watching
+//! the metadata of every kind; this file asks the API server what the graph cannot know, and carries
+//! decisions out.
 
 pub mod graph;
+pub mod plan;
+mod slim;
+#[cfg(test)]
+mod tests;
+mod watch;
 
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures::{StreamExt, TryStreamExt};
+use futures::StreamExt;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
-use kube::api::{Api, ApiResource, DeleteParams, DynamicObject, ListParams, Patch, PatchParams, Preconditions, PropagationPolicy, WatchEvent, WatchParams};
-use kube::core::PartialObjectMeta;
-use kube::{Client, ResourceExt};
+use kube::api::{DeleteParams, Patch, PatchParams, Preconditions, PropagationPolicy};
+use kube::{Client, core::Request};
 use parking_lot::Mutex;
-use reconcile::{Queue, Requeue, Tasks, run_workers};
-use serde_json::json;
+use reconcile::{EventType, Queue, Recorder, Reference, Requeue, run_workers};
+use serde_json::{Value, json};
 
 use crate::Context;
-use crate::resources::{self, Served};
-use graph::{Absent, Action, Graph, Identity, Item};
+use graph::{Coordinates, Graph, Identity, Kind, Misplaced, State, Uid};
+use plan::{Action, Standing, decide};
+use slim::{Meta, Slim};
 
-/// How often the list of kinds is looked at anew.
-const REFRESH: Duration = Duration::from_secs(30);
+/// Workers, as upstream's `--concurrent-gc-syncs`.
+const WORKERS: usize = 20;
+/// How long the first lists may take before work begins without them.
+const PATIENCE: Duration = Duration::from_secs(30);
+/// Dependents that are let go at once.
+const PARALLEL: usize = 16;
+
+/// Kinds that are served, by group and kind.
+type Kinds = HashMap<(String, String), Arc<Kind>>;
 
 #[derive(Clone)]
 struct Collector {
     client: Client,
     graph: Arc<Mutex<Graph>>,
-    kinds: Arc<Mutex<HashMap<(String, String), Served>>>,
-    queue: Queue<String>,
-    /// Kinds whose first list is still to come: until then owners may seem absent that are not.
+    kinds: Arc<Mutex<Kinds>>,
+    queue: Queue<Uid>,
+    recorder: Recorder,
+    /// Kinds whose first list is still to come.
     unsynced: Arc<tokio::sync::watch::Sender<usize>>,
 }
 
@@ -41,223 +55,216 @@ pub fn start(context: &Context) {
         graph: Arc::default(),
         kinds: Arc::default(),
         queue: Queue::new(),
+        recorder: Recorder::new(&context.tasks, context.client.clone(), "garbage-collector-controller", None),
         unsynced: Arc::new(tokio::sync::watch::Sender::new(1)),
     };
     let (c, tasks) = (collector.clone(), context.tasks.clone());
     context.tasks.spawn("garbage-collector kinds", async move { c.follow_kinds(&tasks).await });
+    let start = tokio::time::Instant::now();
     let c = collector.clone();
-    run_workers(&context.tasks, "garbage-collector", 8, collector.queue.clone(), move |uid: String| {
+    run_workers(&context.tasks, "garbage-collector", WORKERS, collector.queue.clone(), move |uid: Uid| {
         let c = c.clone();
         async move {
-            // The sender is held by the collector itself.
-            let _ = c.unsynced.subscribe().wait_for(|n| *n == 0).await;
+            // Owners that no list has shown yet are looked for at the API server, so nothing goes
+            // wrong without the lists; with them it is just far less work.
+            let mut unsynced = c.unsynced.subscribe();
+            let _ = tokio::time::timeout_at(start + PATIENCE, unsynced.wait_for(|n| *n == 0)).await;
             c.work(&uid).await
         }
     });
 }
 
 impl Collector {
-    async fn follow_kinds(&self, tasks: &Tasks) {
-        let mut first = true;
-        let mut running: HashMap<(String, String), Tasks> = HashMap::new();
+    async fn work(&self, uid: &Uid) -> kube::Result<Requeue> {
+        let (state, identity) = {
+            let graph = self.graph.lock();
+            let Some(identity) = graph.identity(uid).cloned() else { return Ok(Requeue::No) };
+            (graph.state(uid), identity)
+        };
+        match state {
+            State::Settled | State::Blocked => Ok(Requeue::No),
+            State::Unblocked => self.drop_finalizer(uid, &identity, "foregroundDeletion").await,
+            State::Orphaning(dependents) => {
+                let results: Vec<kube::Result<()>> = futures::stream::iter(dependents)
+                    .map(|(dependent, at)| async move { self.release(&dependent, &at, uid).await })
+                    .buffer_unordered(PARALLEL)
+                    .collect()
+                    .await;
+                results.into_iter().collect::<kube::Result<()>>()?;
+                self.drop_finalizer(uid, &identity, "orphan").await
+            }
+            State::Owned => self.judge(uid, &identity).await,
+        }
+    }
+
+    /// Looks at the object and its owners as they are now, and does what follows.
+    async fn judge(&self, uid: &Uid, identity: &Identity) -> kube::Result<Requeue> {
+        let Some(live) = self.live(uid, identity).await? else {
+            self.forget(uid);
+            return Ok(Requeue::No);
+        };
+        let mut standings = Vec::with_capacity(live.owner_references.len());
+        for reference in &live.owner_references {
+            let known = self.graph.lock().standing(reference, &identity.namespace);
+            standings.push(match known {
+                Some(standing) => standing,
+                None => self.ask(reference, identity).await?,
+            });
+        }
+        let dependents = self.graph.lock().dependents(uid);
+        match decide(&live, &standings, dependents) {
+            Action::Nothing => Ok(Requeue::No),
+            Action::Retry => {
+                self.queue.add_rate_limited(uid.clone());
+                // The delay grows until something else has been decided.
+                Ok(Requeue::After(Duration::from_secs(1000)))
+            }
+            Action::Keep(keep) => self.replace_owners(identity, &live, keep).await,
+            Action::Delete { policy, unblock } => {
+                let mut live = live;
+                if unblock {
+                    let owners = live.owner_references.iter().cloned();
+                    let free = owners.map(|r| OwnerReference { block_owner_deletion: Some(false), ..r }).collect();
+                    if let Requeue::After(soon) = self.replace_owners(identity, &live, free).await? {
+                        return Ok(Requeue::After(soon));
+                    }
+                    let Some(changed) = self.live(uid, identity).await? else { return Ok(Requeue::No) };
+                    live = changed;
+                }
+                self.delete(uid, identity, &live, policy).await
+            }
+        }
+    }
+
+    /// Whether an owner exists that the graph does not hold under these coordinates.
+    async fn ask(&self, reference: &OwnerReference, dependent: &Identity) -> kube::Result<Standing> {
+        let coordinates = Coordinates::of(reference);
+        let kind = self.kinds.lock().get(&(coordinates.group().to_string(), reference.kind.clone())).cloned();
+        let Some(kind) = kind else { return Ok(Standing::Unknown) };
+        if kind.namespaced && dependent.namespace.is_empty() {
+            return Ok(Standing::Nonsense);
+        }
+        let namespace = if kind.namespaced { dependent.namespace.clone() } else { "".into() };
+        let identity = Identity { kind, namespace: namespace.clone(), name: reference.name.as_str().into() };
+        Ok(match self.live(&reference.uid, &identity).await? {
+            Some(owner) if owner.deletion_timestamp.is_some() && owner.finalizers.iter().any(|f| f == "foregroundDeletion") => Standing::Waiting,
+            Some(_) => Standing::Unseen,
+            None => {
+                self.graph.lock().remember_absent(&reference.uid, &namespace, coordinates);
+                Standing::Absent
+            }
+        })
+    }
+
+    /// The object of this uid at this place.
+    async fn live(&self, uid: &str, identity: &Identity) -> kube::Result<Option<Meta>> {
+        let request = self.request(identity).get_metadata(&identity.name, &Default::default());
+        match self.client.request::<Slim>(request.map_err(kube::Error::BuildRequest)?).await {
+            Ok(object) if object.metadata.uid == uid => Ok(Some(object.metadata)),
+            Ok(_) => Ok(None),
+            Err(kube::Error::Api(status)) if status.code == 404 => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    async fn delete(&self, uid: &Uid, identity: &Identity, live: &Meta, policy: PropagationPolicy) -> kube::Result<Requeue> {
+        let mut version = Some(live.resource_version.clone());
         loop {
-            match resources::served(&self.client).await {
-                Ok(all) => {
-                    let wanted: HashMap<(String, String), Served> = all
-                        .into_iter()
-                        .filter(|s| s.can("list") && s.can("watch") && s.can("delete") && s.resource.plural != "events")
-                        .map(|s| ((s.resource.group.clone(), s.resource.kind.clone()), s))
-                        .collect();
-                    running.retain(|kind, task| {
-                        let keep = wanted.contains_key(kind);
-                        if !keep {
-                            task.cancel();
-                        }
-                        keep
-                    });
-                    for (kind, served) in &wanted {
-                        if !running.contains_key(kind) {
-                            let child = tasks.child();
-                            self.unsynced.send_modify(|n| *n += 1);
-                            let (c, resource) = (self.clone(), served.resource.clone());
-                            child.spawn(format!("garbage-collector {}", served.resource.plural), async move { c.follow(resource).await });
-                            running.insert(kind.clone(), child);
-                        }
-                    }
-                    *self.kinds.lock() = wanted;
-                    if first {
-                        first = false;
-                        self.unsynced.send_modify(|n| *n -= 1);
-                    }
-                    tokio::time::sleep(REFRESH).await;
+            let preconditions = Preconditions { uid: Some(uid.to_string()), resource_version: version.clone() };
+            let params = DeleteParams { propagation_policy: Some(policy.clone()), preconditions: Some(preconditions), ..DeleteParams::default() };
+            let request = self.request(identity).delete(&identity.name, &params).map_err(kube::Error::BuildRequest)?;
+            match self.client.request_text(request).await {
+                Ok(_) => return Ok(Requeue::No),
+                Err(kube::Error::Api(status)) if status.code == 404 => {
+                    self.forget(uid);
+                    return Ok(Requeue::No);
                 }
-                Err(error) => {
-                    tracing::debug!("the kinds cannot be listed: {error}");
-                    tokio::time::sleep(Duration::from_millis(if first { 50 } else { 5000 })).await;
-                }
+                // Others may change it faster than we can read it; only its owners matter to us.
+                Err(kube::Error::Api(status)) if status.code == 409 && version.is_some() => match self.live(uid, identity).await? {
+                    None => return Ok(Requeue::No),
+                    Some(now) if now.owner_references == live.owner_references => version = None,
+                    Some(_) => return Ok(Requeue::After(Duration::from_millis(5))),
+                },
+                Err(error) => return Err(error),
             }
         }
     }
 
-    /// Lists and watches the metadata of one kind for ever.
-    async fn follow(&self, resource: ApiResource) {
-        let api = Api::<DynamicObject>::all_with(self.client.clone(), &resource);
-        let mut listed = false;
+    /// Makes a dependent lose one owner.
+    async fn release(&self, uid: &Uid, identity: &Identity, owner: &Uid) -> kube::Result<()> {
         loop {
-            if let Err(error) = self.list_and_watch(&api, &resource, &mut listed).await {
-                tracing::debug!(kind = resource.kind, "listing again: {error}");
-                tokio::time::sleep(Duration::from_millis(500)).await;
+            let Some(live) = self.live(uid, identity).await? else { return Ok(()) };
+            let keep: Vec<OwnerReference> = live.owner_references.iter().filter(|r| *r.uid != **owner).cloned().collect();
+            if keep.len() == live.owner_references.len() {
+                return Ok(());
+            }
+            if self.replace_owners(identity, &live, keep).await? == Requeue::No {
+                return Ok(());
             }
         }
     }
 
-    async fn list_and_watch(&self, api: &Api<DynamicObject>, resource: &ApiResource, listed: &mut bool) -> kube::Result<()> {
-        let mut params = ListParams::default().limit(500);
-        let mut seen = Vec::new();
-        let mut version = loop {
-            let page = api.list_metadata(&params).await?;
-            for object in page.items {
-                seen.push(object.uid().unwrap_or_default());
-                self.put(resource, &object);
-            }
-            match page.metadata.continue_.filter(|c| !c.is_empty()) {
-                Some(token) => params = params.continue_token(&token),
-                None => break page.metadata.resource_version.unwrap_or_default(),
-            }
+    async fn replace_owners(&self, identity: &Identity, live: &Meta, owners: Vec<OwnerReference>) -> kube::Result<Requeue> {
+        let patch = json!({"metadata": {"uid": live.uid, "resourceVersion": live.resource_version, "ownerReferences": owners}});
+        self.patch(identity, patch).await
+    }
+
+    async fn drop_finalizer(&self, uid: &Uid, identity: &Identity, finalizer: &str) -> kube::Result<Requeue> {
+        let Some(live) = self.live(uid, identity).await? else {
+            self.forget(uid);
+            return Ok(Requeue::No);
         };
-        let gone = self.graph.lock().others(resource, &seen);
-        gone.into_iter().for_each(|uid| self.remove(&uid));
-        if !*listed {
-            *listed = true;
-            self.unsynced.send_modify(|n| *n -= 1);
+        let left: Vec<&String> = live.finalizers.iter().filter(|f| *f != finalizer).collect();
+        if left.len() == live.finalizers.len() {
+            return Ok(Requeue::No);
         }
-        loop {
-            let mut events = api.watch_metadata(&WatchParams::default().timeout(290), &version).await?.boxed();
-            while let Some(event) = events.try_next().await? {
-                match event {
-                    WatchEvent::Added(object) | WatchEvent::Modified(object) => {
-                        version = object.resource_version().unwrap_or(version);
-                        self.put(resource, &object);
-                    }
-                    WatchEvent::Deleted(object) => {
-                        version = object.resource_version().unwrap_or(version);
-                        self.remove(&object.uid().unwrap_or_default());
-                    }
-                    WatchEvent::Bookmark(bookmark) => version = bookmark.metadata.resource_version,
-                    WatchEvent::Error(status) => return Err(kube::Error::Api(status)),
-                }
-            }
+        self.patch(identity, json!({"metadata": {"resourceVersion": live.resource_version, "finalizers": left}})).await
+    }
+
+    /// Changes metadata. An object that is gone needs nothing; one that was changed is looked at again.
+    async fn patch(&self, identity: &Identity, patch: Value) -> kube::Result<Requeue> {
+        let request = self.request(identity).patch_metadata(&identity.name, &PatchParams::default(), &Patch::Merge(patch));
+        match self.client.request_text(request.map_err(kube::Error::BuildRequest)?).await {
+            Ok(_) => Ok(Requeue::No),
+            Err(kube::Error::Api(status)) if status.code == 404 => Ok(Requeue::No),
+            Err(kube::Error::Api(status)) if status.code == 409 => Ok(Requeue::After(Duration::from_millis(5))),
+            Err(error) => Err(error),
         }
     }
 
-    fn put(&self, resource: &ApiResource, object: &PartialObjectMeta<DynamicObject>) {
-        let item = Item {
-            identity: Identity {
-                resource: resource.clone(),
-                namespace: object.namespace().unwrap_or_default(),
-                name: object.name_any(),
-            },
-            owners: object.owner_references().to_vec(),
-            deleting: object.metadata.deletion_timestamp.is_some(),
-            foreground: object.finalizers().iter().any(|f| f == "foregroundDeletion"),
-            orphan: object.finalizers().iter().any(|f| f == "orphan"),
-        };
-        let work = self.graph.lock().put(object.uid().unwrap_or_default(), item);
-        work.into_iter().for_each(|uid| self.queue.add(uid));
+    /// An object that turned out not to exist.
+    fn forget(&self, uid: &str) {
+        let look = self.graph.lock().remove(uid);
+        look.into_iter().for_each(|uid| self.queue.add(uid));
     }
 
-    fn remove(&self, uid: &str) {
-        let work = self.graph.lock().remove(uid);
-        work.into_iter().for_each(|uid| self.queue.add(uid));
+    fn tell(&self, mistakes: Vec<Misplaced>) {
+        for m in mistakes {
+            let resource = &m.identity.kind.resource;
+            let reference = Reference {
+                api_version: resource.api_version.clone(),
+                kind: resource.kind.clone(),
+                namespace: m.identity.namespace.to_string(),
+                name: m.identity.name.to_string(),
+                uid: m.uid.to_string(),
+                ..Reference::default()
+            };
+            let owner = &m.owner;
+            let message = format!(
+                "ownerRef [{}/{}, namespace: {ns}, name: {}, uid: {}] does not exist in namespace {ns:?}",
+                owner.api_version, owner.kind, owner.name, m.owner_uid, ns = m.identity.namespace
+            );
+            self.recorder.event(&reference, EventType::Warning, "OwnerRefInvalidNamespace", message);
+        }
     }
 
-    async fn work(&self, uid: &str) -> kube::Result<Requeue> {
-        let unknown = self.graph.lock().unknown_owners(uid);
-        let mut absent = Vec::new();
-        let namespace = self.graph.lock().get(uid).map(|i| i.identity.namespace.clone());
-        let Some(namespace) = namespace else { return Ok(Requeue::No) };
-        for owner in unknown {
-            absent.push((owner.uid.clone(), self.look_up(&owner, &namespace).await?));
-        }
-        let action = self.graph.lock().decide(uid, &absent);
-        match action {
-            Action::Nothing => {}
-            Action::Delete { identity, foreground } => {
-                let policy = if foreground { PropagationPolicy::Foreground } else { PropagationPolicy::Background };
-                let params = DeleteParams {
-                    propagation_policy: Some(policy),
-                    preconditions: Some(Preconditions { uid: Some(uid.to_string()), resource_version: None }),
-                    ..DeleteParams::default()
-                };
-                forgive(self.api(&identity).delete(&identity.name, &params).await.map(|_| ()))?;
-            }
-            Action::DropOwners { identity, keep } => {
-                let patch = json!({"metadata": {"uid": uid, "ownerReferences": keep}});
-                forgive(self.api(&identity).patch_metadata(&identity.name, &PatchParams::default(), &Patch::Merge(patch)).await.map(|_| ()))?;
-            }
-            Action::Visit(dependents) => dependents.into_iter().for_each(|uid| self.queue.add(uid)),
-            Action::Orphan { dependents, identity } => {
-                for (dependent, child, keep) in dependents {
-                    let patch = json!({"metadata": {"uid": dependent, "ownerReferences": keep}});
-                    forgive(self.api(&child).patch_metadata(&child.name, &PatchParams::default(), &Patch::Merge(patch)).await.map(|_| ()))?;
-                }
-                self.drop_finalizer(uid, &identity, "orphan").await?;
-            }
-            Action::Finish(identity) => self.drop_finalizer(uid, &identity, "foregroundDeletion").await?,
-        }
-        Ok(Requeue::No)
-    }
-
-    /// Whether an owner that is not in the graph exists after all.
-    async fn look_up(&self, owner: &OwnerReference, namespace: &str) -> kube::Result<Absent> {
-        let group = owner.api_version.split_once('/').map_or("", |(g, _)| g).to_string();
-        let Some(served) = self.kinds.lock().get(&(group, owner.kind.clone())).cloned() else {
-            return Ok(Absent::Unknown);
-        };
-        if served.namespaced && namespace.is_empty() {
-            tracing::warn!(kind = owner.kind, name = owner.name, "a cluster-wide object names an owner within a namespace");
-            return Ok(Absent::Unknown);
-        }
-        let api = if served.namespaced {
-            Api::<DynamicObject>::namespaced_with(self.client.clone(), namespace, &served.resource)
-        } else {
-            Api::<DynamicObject>::all_with(self.client.clone(), &served.resource)
-        };
-        let found = api.get_metadata_opt(&owner.name).await?;
-        Ok(if found.is_some_and(|o| o.uid().as_ref() == Some(&owner.uid)) { Absent::No } else { Absent::Yes })
-    }
-
-    async fn drop_finalizer(&self, uid: &str, identity: &Identity, finalizer: &str) -> kube::Result<()> {
-        let api = self.api(identity);
-        let Some(object) = api.get_metadata_opt(&identity.name).await?.filter(|o| o.uid().as_deref() == Some(uid)) else { return Ok(()) };
-        let left: Vec<&String> = object.finalizers().iter().filter(|f| *f != finalizer).collect();
-        if left.len() == object.finalizers().len() {
-            return Ok(());
-        }
-        let patch = json!({"metadata": {"resourceVersion": object.resource_version(), "finalizers": left}});
-        forgive_gone(api.patch_metadata(&identity.name, &PatchParams::default(), &Patch::Merge(patch)).await.map(|_| ()))
-    }
-
-    fn api(&self, identity: &Identity) -> Api<DynamicObject> {
-        if identity.namespace.is_empty() {
-            Api::all_with(self.client.clone(), &identity.resource)
-        } else {
-            Api::namespaced_with(self.client.clone(), &identity.namespace, &identity.resource)
-        }
+    fn request(&self, identity: &Identity) -> Request {
+        request(&identity.kind, Some(&*identity.namespace).filter(|n| !n.is_empty()))
     }
 }
 
-/// An object that is gone, or that is another by now, needs nothing more.
-fn forgive(result: kube::Result<()>) -> kube::Result<()> {
-    match result {
-        Err(kube::Error::Api(status)) if matches!(status.code, 404 | 409) => Ok(()),
-        other => other,
-    }
-}
-
-fn forgive_gone(result: kube::Result<()>) -> kube::Result<()> {
-    match result {
-        Err(kube::Error::Api(status)) if status.code == 404 => Ok(()),
-        other => other,
-    }
+/// Requests for objects of a kind, of one namespace or of all.
+fn request(kind: &Kind, namespace: Option<&str>) -> Request {
+    use kube::Resource;
+    Request::new(kube::core::DynamicObject::url_path(&kind.resource, namespace))
 }
