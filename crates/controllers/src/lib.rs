@@ -20,6 +20,8 @@ pub mod replicaset;
 pub mod resources;
 pub mod root_ca;
 pub mod service_account;
+pub mod taint_eviction;
+pub mod ttl;
 
 use std::net::Ipv4Addr;
 
@@ -61,6 +63,8 @@ pub fn start(client_of: &dyn Fn(&str) -> Client, informers: &Informers, tasks: &
     root_ca::start(&context("root-ca-cert-publisher"), config.root_ca.clone());
     node_ipam::start(&context("node-controller"), config.cluster_cidr, config.node_mask);
     node_lifecycle::start(&context("node-controller"));
+    taint_eviction::start(&context("node-controller"));
+    ttl::start(&context("ttl-controller"));
     pod_gc::start(&context("pod-garbage-collector"));
     garbage_collector::start(&context("generic-garbage-collector"));
     csr::start(&context("certificate-controller"), config.signing_ca.clone());

@@ -1,0 +1,220 @@
+//! How fast nodes of a zone may be given up: when many fail at once it is rather the network or the
+//! control plane than the nodes, and driving their pods away would make it worse. Pure.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::Node;
+use kube::ResourceExt;
+
+/// Nodes a second, normally.
+const RATE: f64 = 0.1;
+/// Nodes a second in a large zone of which much has failed.
+const SECONDARY_RATE: f64 = 0.01;
+/// A zone with more nodes is large.
+const LARGE: usize = 50;
+/// Part of a zone that must have failed for it to be called disrupted.
+const UNHEALTHY: f64 = 0.55;
+
+/// The zone of a node.
+pub fn of(node: &Node) -> String {
+    let label = |now: &str, before: &str| node.labels().get(now).or_else(|| node.labels().get(before)).cloned().unwrap_or_default();
+    let region = label("topology.kubernetes.io/region", "failure-domain.beta.kubernetes.io/region");
+    let zone = label("topology.kubernetes.io/zone", "failure-domain.beta.kubernetes.io/zone");
+    if region.is_empty() && zone.is_empty() { String::new() } else { format!("{region}:\u{0}:{zone}") }
+}
+
+/// Whether a node counts when a zone is judged.
+pub fn counts(node: &Node) -> bool {
+    !node.labels().contains_key("node.kubernetes.io/exclude-disruption")
+}
+
+/// How a zone is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ZoneState {
+    Normal,
+    Partial,
+    Full,
+}
+
+/// Judges a zone by its numbers of ready and other nodes.
+pub fn judge(ready: usize, unready: usize) -> ZoneState {
+    if ready == 0 && unready > 0 {
+        ZoneState::Full
+    } else if unready > 2 && unready as f64 / (ready + unready) as f64 >= UNHEALTHY {
+        ZoneState::Partial
+    } else {
+        ZoneState::Normal
+    }
+}
+
+fn rate(state: ZoneState, size: usize) -> f64 {
+    match state {
+        ZoneState::Normal | ZoneState::Full => RATE,
+        ZoneState::Partial if size > LARGE => SECONDARY_RATE,
+        ZoneState::Partial => 0.0,
+    }
+}
+
+/// A token bucket of one.
+#[derive(Debug)]
+struct Limiter {
+    rate: f64,
+    tokens: f64,
+    at: Option<Timestamp>,
+}
+
+impl Limiter {
+    fn accept(&mut self, now: Timestamp) -> bool {
+        let passed = self.at.map_or(0.0, |at| now.duration_since(at).as_secs_f64().max(0.0));
+        self.at = Some(now);
+        self.tokens = (self.tokens + passed * self.rate).min(1.0);
+        let fine = self.rate > 0.0 && self.tokens >= 1.0;
+        if fine {
+            self.tokens -= 1.0;
+        }
+        fine
+    }
+}
+
+#[derive(Debug)]
+struct Zone {
+    limiter: Limiter,
+    waiting: VecDeque<String>,
+}
+
+impl Default for Zone {
+    fn default() -> Zone {
+        Zone { limiter: Limiter { rate: RATE, tokens: 1.0, at: None }, waiting: VecDeque::new() }
+    }
+}
+
+/// What follows for all nodes from how the zones are.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Turn {
+    Nothing,
+    /// No node of any zone is ready: it must be us. All are to be taken for reachable.
+    AllLost,
+    /// Some are ready again: all silence is counted from now.
+    SomeBack,
+}
+
+/// All zones, and the nodes that wait to be given up.
+#[derive(Debug, Default)]
+pub struct Zones {
+    zones: BTreeMap<String, Zone>,
+    lost: bool,
+}
+
+impl Zones {
+    /// A node is to be given up, in its turn.
+    pub fn give_up(&mut self, zone: &str, node: &str) {
+        let zone = self.zones.entry(zone.to_string()).or_default();
+        if !zone.waiting.iter().any(|n| n == node) {
+            zone.waiting.push_back(node.to_string());
+        }
+    }
+
+    /// A node is well, or gone.
+    pub fn keep(&mut self, node: &str) {
+        self.zones.values_mut().for_each(|z| z.waiting.retain(|n| n != node));
+    }
+
+    /// The nodes whose turn it is.
+    pub fn due(&mut self, now: Timestamp) -> Vec<String> {
+        let mut due = Vec::new();
+        for zone in self.zones.values_mut() {
+            while !zone.waiting.is_empty() && zone.limiter.accept(now) {
+                due.extend(zone.waiting.pop_front());
+            }
+        }
+        due
+    }
+
+    /// Judges the zones anew, by their numbers of ready and other nodes.
+    pub fn judge(&mut self, numbers: &BTreeMap<String, (usize, usize)>) -> Turn {
+        let known: BTreeSet<&String> = numbers.keys().collect();
+        self.zones.retain(|name, zone| known.contains(name) || !zone.waiting.is_empty());
+        if numbers.is_empty() {
+            return Turn::Nothing;
+        }
+        let lost = numbers.values().all(|(ready, unready)| judge(*ready, *unready) == ZoneState::Full);
+        for (name, (ready, unready)) in numbers {
+            let rate = if lost { 0.0 } else { rate(judge(*ready, *unready), ready + unready) };
+            self.zones.entry(name.clone()).or_default().limiter.rate = rate;
+        }
+        let turn = match (self.lost, lost) {
+            (false, true) => Turn::AllLost,
+            (true, false) => Turn::SomeBack,
+            _ => Turn::Nothing,
+        };
+        self.lost = lost;
+        turn
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(second: i64) -> Timestamp {
+        Timestamp::from_second(second).expect("a time")
+    }
+
+    fn numbers(zones: &[(&str, usize, usize)]) -> BTreeMap<String, (usize, usize)> {
+        zones.iter().map(|(name, ready, unready)| (name.to_string(), (*ready, *unready))).collect()
+    }
+
+    #[test]
+    fn zones_are_judged_as_upstream_does() {
+        assert_eq!(judge(0, 1), ZoneState::Full);
+        assert_eq!(judge(1, 1), ZoneState::Normal, "two of few are no disruption");
+        assert_eq!(judge(2, 2), ZoneState::Normal);
+        assert_eq!(judge(2, 3), ZoneState::Partial);
+        assert_eq!(judge(3, 3), ZoneState::Normal, "half is less than 55 %");
+        assert_eq!(judge(0, 0), ZoneState::Normal);
+    }
+
+    #[test]
+    fn nodes_are_given_up_one_in_ten_seconds() {
+        let mut zones = Zones::default();
+        zones.judge(&numbers(&[("z", 10, 3)]));
+        for node in ["a", "b", "c", "a"] {
+            zones.give_up("z", node);
+        }
+        assert_eq!(zones.due(at(0)), ["a"]);
+        assert!(zones.due(at(9)).is_empty());
+        assert_eq!(zones.due(at(10)), ["b"]);
+        zones.keep("c");
+        assert!(zones.due(at(100)).is_empty());
+        zones.give_up("z", "d");
+        zones.give_up("z", "e");
+        assert_eq!(zones.due(at(200)), ["d"], "the time of rest is not saved up");
+    }
+
+    #[test]
+    fn a_disrupted_zone_is_left_alone_or_slowly_given_up() {
+        let mut zones = Zones::default();
+        zones.judge(&numbers(&[("small", 2, 8), ("large", 20, 40)]));
+        for n in 0..3 {
+            zones.give_up("small", &format!("s{n}"));
+            zones.give_up("large", &format!("l{n}"));
+        }
+        assert_eq!(zones.due(at(0)), ["l0"]);
+        assert!(zones.due(at(50)).is_empty());
+        assert_eq!(zones.due(at(101)), ["l1"]);
+    }
+
+    #[test]
+    fn when_all_are_lost_it_is_us() {
+        let mut zones = Zones::default();
+        assert_eq!(zones.judge(&numbers(&[])), Turn::Nothing);
+        assert_eq!(zones.judge(&numbers(&[("a", 1, 0), ("b", 0, 3)])), Turn::Nothing);
+        zones.give_up("b", "n");
+        assert_eq!(zones.judge(&numbers(&[("a", 0, 1), ("b", 0, 3)])), Turn::AllLost);
+        assert!(zones.due(at(1000)).is_empty());
+        assert_eq!(zones.judge(&numbers(&[("a", 0, 1), ("b", 0, 3)])), Turn::Nothing);
+        assert_eq!(zones.judge(&numbers(&[("a", 1, 0), ("b", 0, 3)])), Turn::SomeBack);
+        assert_eq!(zones.due(at(2000)), ["n"], "one zone that is lost alone is given up at the normal rate");
+    }
+}
