@@ -7,6 +7,7 @@ pub mod csr;
 pub mod deployment;
 pub mod endpoints;
 pub mod endpointslice;
+pub mod endpointslice_mirroring;
 pub mod expectations;
 pub mod garbage_collector;
 pub mod job;
@@ -20,6 +21,7 @@ pub mod replicaset;
 pub mod resources;
 pub mod root_ca;
 pub mod service_account;
+pub mod service_pods;
 pub mod taint_eviction;
 pub mod ttl;
 
@@ -58,6 +60,7 @@ pub fn start(client_of: &dyn Fn(&str) -> Client, informers: &Informers, tasks: &
     job::start(&context("job-controller"));
     endpointslice::start(&context("endpointslice-controller"));
     endpoints::start(&context("endpoint-controller"));
+    endpointslice_mirroring::start(&context("endpointslicemirroring-controller"));
     namespace::start(&context("namespace-controller"));
     service_account::start(&context("service-account-controller"));
     root_ca::start(&context("root-ca-cert-publisher"), config.root_ca.clone());
