@@ -1,7 +1,7 @@
 //! What a controller has done that its informer has not shown yet. While anything is outstanding the
 //! informer's picture is too old to plan on.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -20,9 +20,18 @@ struct Pending {
     since: Option<Instant>,
 }
 
+/// Deleted pods that are remembered: one may come and go before its creation has been answered.
+const REMEMBERED: usize = 1024;
+
+#[derive(Default)]
+struct State {
+    pending: HashMap<String, Pending>,
+    gone: VecDeque<String>,
+}
+
 /// Outstanding creations and deletions of pods, by the owner's uid. Clones are the same.
 #[derive(Clone, Default)]
-pub struct Expectations(Arc<Mutex<HashMap<String, Pending>>>);
+pub struct Expectations(Arc<Mutex<State>>);
 
 impl Expectations {
     /// Follows `pods`, so that what is seen is no longer expected.
@@ -37,7 +46,14 @@ impl Expectations {
         let pod = change.latest();
         let Some(owner) = crate::ownership::controller_of(&pod.metadata) else { return };
         let uid = pod.uid().unwrap_or_default();
-        let mut pending = self.0.lock();
+        let mut state = self.0.lock();
+        if change.new.is_none() {
+            state.gone.push_back(uid.clone());
+            if state.gone.len() > REMEMBERED {
+                state.gone.pop_front();
+            }
+        }
+        let pending = &mut state.pending;
         if let Some(entry) = pending.get_mut(&owner.uid) {
             entry.created.remove(&uid);
             if change.new.is_none() || pod.metadata.deletion_timestamp.is_some() {
@@ -54,7 +70,7 @@ impl Expectations {
         let uid = pod.uid().unwrap_or_default();
         self.insert(owner, |p| p.created.insert(uid.clone()));
         let seen = pods.get(&pod.namespace().unwrap_or_default(), &pod.name_any());
-        if seen.is_some_and(|p| p.uid() == pod.uid()) {
+        if seen.is_some_and(|p| p.uid() == pod.uid()) || self.0.lock().gone.contains(&uid) {
             self.remove(owner, |p| p.created.remove(&uid));
         }
     }
@@ -71,7 +87,7 @@ impl Expectations {
 
     /// Whether everything that was done for `owner` has been seen.
     pub fn fulfilled(&self, owner: &str) -> bool {
-        let mut pending = self.0.lock();
+        let pending = &mut self.0.lock().pending;
         match pending.get(owner).and_then(|p| p.since) {
             None => true,
             Some(since) if since.elapsed() > TIMEOUT => {
@@ -82,20 +98,54 @@ impl Expectations {
         }
     }
 
+    /// How long something has been outstanding for `owner`; nothing when it is not, or was given up.
+    pub fn waiting(&self, owner: &str) -> Option<Duration> {
+        if self.fulfilled(owner) {
+            return None;
+        }
+        self.0.lock().pending.get(owner).and_then(|p| p.since).map(|since| since.elapsed())
+    }
+
     fn insert(&self, owner: &str, change: impl FnOnce(&mut Pending) -> bool) {
-        let mut pending = self.0.lock();
+        let pending = &mut self.0.lock().pending;
         let entry = pending.entry(owner.to_string()).or_default();
         entry.since = Some(Instant::now());
         change(entry);
     }
 
     fn remove(&self, owner: &str, change: impl FnOnce(&mut Pending) -> bool) {
-        let mut pending = self.0.lock();
+        let pending = &mut self.0.lock().pending;
         if let Some(entry) = pending.get_mut(owner) {
             change(entry);
             if entry.created.is_empty() && entry.deleted.is_empty() {
                 pending.remove(owner);
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn pod(uid: &str) -> Arc<Pod> {
+        let owner = json!({"apiVersion": "apps/v1", "kind": "ReplicaSet", "name": "r", "uid": "o", "controller": true});
+        Arc::new(serde_json::from_value(json!({"metadata": {"name": uid, "uid": uid, "ownerReferences": [owner]}})).expect("a pod"))
+    }
+
+    #[test]
+    fn what_is_seen_is_no_longer_expected() {
+        let expectations = Expectations::default();
+        expectations.insert("o", |p| p.created.insert("a".into()));
+        expectations.deleting("o", "b");
+        assert!(!expectations.fulfilled("o") && expectations.fulfilled("p"));
+        assert!(expectations.waiting("o").is_some());
+        expectations.observe(&Change { old: None, new: Some(pod("a")) });
+        expectations.observe(&Change { old: None, new: Some(pod("b")) });
+        assert!(!expectations.fulfilled("o"), "b is still there");
+        expectations.observe(&Change { old: Some(pod("b")), new: None });
+        assert!(expectations.fulfilled("o") && expectations.waiting("o").is_none());
+        assert_eq!(expectations.0.lock().gone, ["b"], "its creation may be answered later than its end is seen");
     }
 }

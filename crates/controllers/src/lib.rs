@@ -1,15 +1,18 @@
 //! The controllers, one module each: a pure plan (what is to be done, given what is) and a thin
 //! reconcile (read, plan, act). They meet the API server through the client alone and know no storage.
-//! Not here yet: daemon sets, stateful sets, cron jobs, autoscaling, volumes, disruption budgets.
+//! Not here yet: stateful sets, cron jobs, autoscaling, volumes, disruption budgets.
 #![forbid(unsafe_code)]
 
+pub mod amount;
 pub mod csr;
+pub mod daemonset;
 pub mod deployment;
 pub mod endpoints;
 pub mod endpointslice;
 pub mod endpointslice_mirroring;
 pub mod expectations;
 pub mod garbage_collector;
+pub mod history;
 pub mod job;
 pub mod namespace;
 pub mod node_ipam;
@@ -23,6 +26,7 @@ pub mod root_ca;
 pub mod service_account;
 pub mod service_pods;
 pub mod taint_eviction;
+pub mod template;
 pub mod ttl;
 
 use std::net::Ipv4Addr;
@@ -57,6 +61,7 @@ pub fn start(client_of: &dyn Fn(&str) -> Client, informers: &Informers, tasks: &
     let context = |account: &str| Context { client: client_of(account), informers: informers.clone(), tasks: tasks.clone() };
     replicaset::start(&context("replicaset-controller"));
     deployment::start(&context("deployment-controller"));
+    daemonset::start(&context("daemon-set-controller"));
     job::start(&context("job-controller"));
     endpointslice::start(&context("endpointslice-controller"));
     endpoints::start(&context("endpoint-controller"));

@@ -1,7 +1,14 @@
 //! Owner references: who controls an object, and what a controller may adopt or must release.
 
+use std::fmt::Debug;
+use std::sync::Arc;
+
+use k8s_openapi::NamespaceResourceScope;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
-use kube::{Resource, ResourceExt};
+use kube::api::{Api, Patch, PatchParams};
+use kube::{Client, Resource, ResourceExt};
+use reconcile::{Informer, Object, Queue};
+use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
 /// The reference by which `owner` controls what it creates.
@@ -54,6 +61,83 @@ pub fn adopt_patch(reference: &OwnerReference, uid: &str) -> Value {
 /// The strategic merge patch that releases an object.
 pub fn release_patch(owner_uid: &str, uid: &str) -> Value {
     json!({"metadata": {"ownerReferences": [{"$patch": "delete", "uid": owner_uid}], "uid": uid}})
+}
+
+/// A kind that lives in namespaces, as owners and what they own do.
+pub trait Namespaced: Resource<DynamicType = (), Scope = NamespaceResourceScope> + Clone + DeserializeOwned + Debug {}
+impl<K> Namespaced for K where K: Resource<DynamicType = (), Scope = NamespaceResourceScope> + Clone + DeserializeOwned + Debug {}
+
+/// Those of `candidates` that are `owner`'s, after taking what is free and fits, and letting go what
+/// fits no more. Before the first one is taken the owner is read once more past the informer, so that
+/// an owner which is already going takes nothing.
+pub async fn claim_all<K: Namespaced, O: Namespaced>(
+    client: &Client,
+    owner: &K,
+    candidates: Vec<Arc<O>>,
+    fits: impl Fn(&O) -> bool,
+) -> kube::Result<Vec<Arc<O>>> {
+    let uid = owner.uid().unwrap_or_default();
+    let namespace = owner.namespace().unwrap_or_default();
+    let deleting = owner.meta().deletion_timestamp.is_some();
+    let mut may_adopt = None;
+    let mut ours = Vec::new();
+    for object in candidates {
+        let fit = fits(&object);
+        let object_uid = object.uid().unwrap_or_default();
+        let patch = match claim(&uid, deleting, object.meta(), fit) {
+            Claim::Keep => {
+                ours.push(object);
+                continue;
+            }
+            Claim::Ignore => continue,
+            Claim::Adopt => {
+                if may_adopt.is_none() {
+                    let fresh = Api::<K>::namespaced(client.clone(), &namespace).get_opt(&owner.name_any()).await?;
+                    let lives = |k: K| k.uid().as_ref() == Some(&uid) && k.meta().deletion_timestamp.is_none();
+                    may_adopt = Some(fresh.is_some_and(lives));
+                }
+                if may_adopt == Some(false) {
+                    continue;
+                }
+                adopt_patch(&controller_reference(owner), &object_uid)
+            }
+            Claim::Release => release_patch(&uid, &object_uid),
+        };
+        let api = Api::<O>::namespaced(client.clone(), &namespace);
+        match api.patch(&object.name_any(), &PatchParams::default(), &Patch::Strategic(patch)).await {
+            Ok(patched) if fit => ours.push(Arc::new(patched)),
+            Ok(_) => {}
+            // It is gone, or is another one of that name by now; the informer will say so.
+            Err(kube::Error::Api(status)) if matches!(status.code, 404 | 409 | 422) => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(ours)
+}
+
+/// The key of an object in queues and informers: namespace and name.
+pub fn key<K: ResourceExt>(object: &K) -> (String, String) {
+    (object.namespace().unwrap_or_default(), object.name_any())
+}
+
+/// Wakes the owner of each object that changes; for an object that nobody controls, all owners that
+/// would take it.
+pub fn wake_owners<K, O>(objects: &Informer<O>, owners: &Informer<K>, queue: &Queue<(String, String)>, selects: impl Fn(&K, &O) -> bool + Send + Sync + 'static)
+where
+    K: Object,
+    O: Object,
+{
+    let (owners, queue) = (owners.clone(), queue.clone());
+    objects.on_change(move |change| {
+        for object in [&change.old, &change.new].into_iter().flatten() {
+            let namespace = object.meta().namespace.clone().unwrap_or_default();
+            match controller_of(object.meta()) {
+                Some(owner) if owner.kind == K::kind(&()) => queue.add((namespace, owner.name.clone())),
+                Some(_) => {}
+                None => owners.in_namespace(&namespace).iter().filter(|o| selects(o, object)).for_each(|o| queue.add(key(o.as_ref()))),
+            }
+        }
+    });
 }
 
 #[cfg(test)]

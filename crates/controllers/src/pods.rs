@@ -8,8 +8,9 @@ use k8s_openapi::api::core::v1::{Pod, PodTemplateSpec};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
 use kube::api::{Api, DeleteParams, PostParams};
 use kube::{Client, ResourceExt};
-use reconcile::{EventType, Informer, Recorder, Reference};
+use reconcile::{EventType, Informer, Recorder, Reference, Requeue};
 
+use crate::Context;
 use crate::expectations::Expectations;
 
 /// The pod's phase, or nothing when it has none yet.
@@ -69,11 +70,23 @@ pub struct PodControl {
 }
 
 /// Requests under way at once for one owner.
-const PARALLEL: usize = 32;
+const PARALLEL: usize = 500;
 
 impl PodControl {
+    /// The pods of one controller, whose events `component` records.
+    pub fn new(context: &Context, component: &str) -> PodControl {
+        let pods = context.informers.of::<Pod>();
+        PodControl {
+            client: context.client.clone(),
+            expectations: Expectations::following(&pods),
+            recorder: Recorder::new(&context.tasks, context.client.clone(), component, None),
+            pods,
+        }
+    }
+
     /// Creates the pods in batches that double while all goes well, so that a quota or a broken
-    /// template is met by few requests. Returns the first error.
+    /// template is met by few requests. Returns the first error. In a namespace that is going away
+    /// nothing can be made, and that is no error.
     pub async fn create(&self, owner: &Reference, pods: Vec<Pod>) -> kube::Result<usize> {
         let mut made = 0;
         let mut batch = 1;
@@ -86,7 +99,11 @@ impl PodControl {
             let results: Vec<kube::Result<()>> =
                 futures::stream::iter(now).map(|pod| self.create_one(owner, pod)).buffer_unordered(PARALLEL).collect().await;
             made += results.iter().filter(|r| r.is_ok()).count();
-            results.into_iter().collect::<kube::Result<Vec<()>>>()?;
+            match results.into_iter().collect::<kube::Result<Vec<()>>>() {
+                Ok(_) => {}
+                Err(error) if namespace_is_ending(&error) => return Ok(made),
+                Err(error) => return Err(error),
+            }
             batch *= 2;
         }
     }
@@ -101,9 +118,7 @@ impl PodControl {
                 Ok(())
             }
             Err(error) => {
-                // In a namespace that is going away nothing can be made, and nobody needs to hear of it.
-                let ending = matches!(&error, kube::Error::Api(s) if s.message.contains("because it is being terminated"));
-                if !ending {
+                if !namespace_is_ending(&error) {
                     self.recorder.event(owner, EventType::Warning, "FailedCreate", format!("Error creating: {}", text(&error)));
                 }
                 Err(error)
@@ -142,6 +157,19 @@ impl PodControl {
                 Err(error)
             }
         }
+    }
+}
+
+fn namespace_is_ending(error: &kube::Error) -> bool {
+    matches!(error, kube::Error::Api(s) if s.message.contains("because it is being terminated"))
+}
+
+/// A write that met a newer object is tried again at once: somebody was faster, and the informer will
+/// say so.
+pub fn again_on_conflict(outcome: kube::Result<Requeue>) -> kube::Result<Requeue> {
+    match outcome {
+        Err(kube::Error::Api(s)) if s.code == 409 && s.reason == "Conflict" => Ok(Requeue::After(Duration::from_millis(5))),
+        other => other,
     }
 }
 

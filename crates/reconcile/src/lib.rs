@@ -8,6 +8,7 @@
 mod events;
 mod informer;
 pub mod labels;
+pub mod node_affinity;
 mod queue;
 mod tasks;
 

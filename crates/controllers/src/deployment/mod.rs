@@ -1,15 +1,12 @@
 //! Deployments: a replica set a revision, scaled up and down by the strategy, and the status and
-//! conditions that `kubectl rollout` reads. The plan is in [`plan`], the template's name in [`hash`].
+//! conditions that `kubectl rollout` reads. The plan is in [`plan`].
 
-pub mod hash;
 pub mod plan;
 mod status;
 mod sync;
 
 pub use sync::start;
 
-/// The label by which the pods of one revision are told from those of others.
-pub const HASH_LABEL: &str = "pod-template-hash";
 /// The revision of a deployment and of its replica sets.
 pub const REVISION: &str = "deployment.kubernetes.io/revision";
 /// The revisions that a replica set stood for before it became current again.

@@ -4,6 +4,8 @@ use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use kube::ResourceExt;
 
+use crate::amount;
+
 /// How many pods may be missing and how many too many during a rollout.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Fence {
@@ -26,15 +28,7 @@ pub fn fence(deployment: &Deployment) -> Fence {
 }
 
 fn resolve(value: Option<&IntOrString>, total: i32, up: bool) -> i32 {
-    match value {
-        None => resolve(Some(&IntOrString::String("25%".into())), total, up),
-        Some(IntOrString::Int(n)) => *n,
-        Some(IntOrString::String(text)) => {
-            let percent: i64 = text.trim_end_matches('%').parse().unwrap_or(0);
-            let product = percent * i64::from(total);
-            (if up { (product + 99) / 100 } else { product / 100 }) as i32
-        }
-    }
+    amount::of(value.unwrap_or(&IntOrString::String("25%".into())), total, up)
 }
 
 /// Whether the strategy deletes all old pods before it makes new ones.

@@ -14,9 +14,10 @@ use reconcile::{EventType, Informer, Queue, Recorder, Reference, Requeue, labels
 use serde_json::json;
 
 use super::plan::{self, Scale, wanted};
-use super::{DESIRED, HASH_LABEL, MAX, REVISION, REVISION_HISTORY, hash, status};
+use super::{DESIRED, MAX, REVISION, REVISION_HISTORY, status};
 use crate::Context;
 use crate::ownership::{self, Claim};
+use crate::template::{self, HASH_LABEL};
 
 #[derive(Clone)]
 struct Controller {
@@ -88,7 +89,7 @@ impl Controller {
         let sets = self.claim(&deployment).await?;
         let template = deployment.spec.as_ref().map(|s| s.template.clone()).unwrap_or_default();
         let set_template = |s: &ReplicaSet| s.spec.as_ref().and_then(|s| s.template.clone()).unwrap_or_default();
-        let existing = sets.iter().find(|s| hash::same(&set_template(s), &template)).cloned();
+        let existing = sets.iter().find(|s| template::same(&set_template(s), &template)).cloned();
         let now = Timestamp::now();
         if deployment.metadata.deletion_timestamp.is_some() {
             return self.write_status(&deployment, existing.as_deref(), &sets, now).await;
@@ -218,7 +219,7 @@ impl Controller {
         }
 
         let collisions = deployment.status.as_ref().and_then(|s| s.collision_count);
-        let name = hash::template_hash(&spec.template, collisions);
+        let name = template::hash(&spec.template, collisions);
         let mut template = spec.template.clone();
         let mut labels = template.metadata.as_ref().and_then(|m| m.labels.clone()).unwrap_or_default();
         labels.insert(HASH_LABEL.into(), name.clone());
@@ -263,7 +264,7 @@ impl Controller {
             Err(kube::Error::Api(status)) if status.reason == "AlreadyExists" => {
                 let taken = api.get(&set.name_any()).await?;
                 let ours = ownership::controller_of(&taken.metadata).is_some_and(|o| Some(&o.uid) == deployment.metadata.uid.as_ref());
-                let same = taken.spec.as_ref().and_then(|s| s.template.as_ref()).is_some_and(|t| hash::same(t, &spec.template));
+                let same = taken.spec.as_ref().and_then(|s| s.template.as_ref()).is_some_and(|t| template::same(t, &spec.template));
                 if ours && same {
                     return Ok(Some(Arc::new(taken)));
                 }

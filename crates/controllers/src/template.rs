@@ -1,14 +1,15 @@
-//! The hash of a pod template that names its replica set, and template equality.
+//! Pod templates: the hash that names what is made of one, and equality.
 
 use k8s_openapi::api::core::v1::PodTemplateSpec;
 
-use super::HASH_LABEL;
+/// The label by which the pods of one replica set are told from those of others; no part of a template.
+pub const HASH_LABEL: &str = "pod-template-hash";
 
 /// Letters and digits that form no words.
 const ALPHABET: &[u8] = b"bcdfghjklmnpqrstvwxz2456789";
 
 /// Names a template: FNV-1a over its JSON and, after a collision, the collision count.
-pub fn template_hash(template: &PodTemplateSpec, collisions: Option<i32>) -> String {
+pub fn hash(template: &PodTemplateSpec, collisions: Option<i32>) -> String {
     let json = serde_json::to_vec(&bare(template)).expect("a template is always JSON");
     let mut hash: u32 = 0x811c_9dc5;
     let count = collisions.map(i32::to_le_bytes);
@@ -44,8 +45,8 @@ mod tests {
         let b: PodTemplateSpec =
             serde_json::from_str(r#"{"metadata":{"labels":{"app":"a","pod-template-hash":"x"}},"spec":{"containers":[{"name":"c"}]}}"#).expect("a template");
         assert!(same(&a, &b));
-        assert_eq!(template_hash(&a, None), template_hash(&b, None));
-        assert_ne!(template_hash(&a, None), template_hash(&a, Some(1)));
-        assert!(template_hash(&a, None).bytes().all(|c| ALPHABET.contains(&c)));
+        assert_eq!(hash(&a, None), hash(&b, None));
+        assert_ne!(hash(&a, None), hash(&a, Some(1)));
+        assert!(hash(&a, None).bytes().all(|c| ALPHABET.contains(&c)));
     }
 }
