@@ -1,6 +1,6 @@
 //! The controllers, one module each: a pure plan (what is to be done, given what is) and a thin
 //! reconcile (read, plan, act). They meet the API server through the client alone and know no storage.
-//! Not here yet: stateful sets, cron jobs, autoscaling, volumes, disruption budgets.
+//! Not here yet: cron jobs, autoscaling, volumes, disruption budgets.
 #![forbid(unsafe_code)]
 
 pub mod amount;
@@ -25,6 +25,7 @@ pub mod resources;
 pub mod root_ca;
 pub mod service_account;
 pub mod service_pods;
+pub mod statefulset;
 pub mod taint_eviction;
 pub mod template;
 pub mod ttl;
@@ -62,6 +63,7 @@ pub fn start(client_of: &dyn Fn(&str) -> Client, informers: &Informers, tasks: &
     replicaset::start(&context("replicaset-controller"));
     deployment::start(&context("deployment-controller"));
     daemonset::start(&context("daemon-set-controller"));
+    statefulset::start(&context("statefulset-controller"));
     job::start(&context("job-controller"));
     endpointslice::start(&context("endpointslice-controller"));
     endpoints::start(&context("endpoint-controller"));
