@@ -61,6 +61,7 @@ pub struct Config {
 pub fn start(client_of: &dyn Fn(&str) -> Client, informers: &Informers, tasks: &Tasks, config: &Config) {
     let context = |account: &str| Context { client: client_of(account), informers: informers.clone(), tasks: tasks.clone() };
     replicaset::start(&context("replicaset-controller"));
+    replicaset::start_replication_controllers(&context("replication-controller"));
     deployment::start(&context("deployment-controller"));
     daemonset::start(&context("daemon-set-controller"));
     statefulset::start(&context("statefulset-controller"));
