@@ -96,7 +96,7 @@ pub fn start(context: &Context, signing_ca: (String, String)) {
     });
     let client = context.client.clone();
     let (nodes, services) = (context.informers.of::<Node>(), context.informers.of::<Service>());
-    run_workers(&context.tasks, "certificatesigningrequest", 1, queue, move |name: String| {
+    run_workers(&context.tasks, "certificatesigningrequest", context.workers(1), queue, move |name: String| {
         let (client, requests, signing_ca) = (client.clone(), requests.clone(), signing_ca.clone());
         let (nodes, services) = (nodes.clone(), services.clone());
         async move {

@@ -148,7 +148,7 @@ pub fn start(context: &Context) {
             q.add((endpoints.namespace().unwrap_or_default(), endpoints.name_any()));
         }
     });
-    run_workers(&context.tasks, "endpoints", 5, queue, move |key: Key| {
+    run_workers(&context.tasks, "endpoints", context.workers(5), queue, move |key: Key| {
         let controller = controller.clone();
         async move {
             controller.services.synced().await;

@@ -152,7 +152,7 @@ pub fn start(context: &Context) {
     });
     follow_slices(&slices, MANAGER, &queue);
     let client = context.client.clone();
-    run_workers(&context.tasks, "endpointslice-mirroring", 5, queue, move |(namespace, name): Key| {
+    run_workers(&context.tasks, "endpointslice-mirroring", context.workers(5), queue, move |(namespace, name): Key| {
         let (client, services, endpoints, slices, recorder) = (client.clone(), services.clone(), endpoints.clone(), slices.clone(), recorder.clone());
         async move {
             services.synced().await;

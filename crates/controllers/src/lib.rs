@@ -29,11 +29,15 @@ pub mod statefulset;
 pub mod taint_eviction;
 pub mod template;
 pub mod ttl;
+mod table;
 
+use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 
 use kube::Client;
 use reconcile::{Informers, Tasks};
+
+pub use table::{CONTROLLERS, Controller, Selection};
 
 /// What every controller is given.
 #[derive(Clone)]
@@ -41,42 +45,48 @@ pub struct Context {
     pub client: Client,
     pub informers: Informers,
     pub tasks: Tasks,
+    /// How many objects it may work on at once, where the user has said so.
+    concurrency: Option<usize>,
 }
 
-/// What the controllers need to know of the cluster.
-#[derive(Clone)]
+impl Context {
+    /// How many workers to run: what the user has said, or else `default`.
+    pub fn workers(&self, default: usize) -> usize {
+        self.concurrency.unwrap_or(default)
+    }
+}
+
+/// What the controllers need to know of the cluster. A controller whose part is missing does not run.
+#[derive(Clone, Default)]
 pub struct Config {
+    /// Which controllers run.
+    pub controllers: Selection,
     /// PEM bundle published to every namespace as `kube-root-ca.crt`.
-    pub root_ca: String,
+    pub root_ca: Option<String>,
     /// Key pair that signs certificate requests: PEM certificate and PEM key of the cluster CA.
-    pub signing_ca: (String, String),
-    /// Network that node ranges are cut from: address and prefix length.
-    pub cluster_cidr: (Ipv4Addr, u8),
+    pub signing_ca: Option<(String, String)>,
+    /// Where nodes get their ranges of pod addresses from.
+    pub node_ranges: Option<NodeRanges>,
+    /// Workers by name of the controller, where they differ from its own number.
+    pub workers: BTreeMap<&'static str, usize>,
+}
+
+/// Where nodes get their ranges of pod addresses from.
+#[derive(Clone, Debug)]
+pub struct NodeRanges {
+    /// Network that they are cut from: address and prefix length.
+    pub cluster: (Ipv4Addr, u8),
     /// Prefix length of one node's range.
     pub node_mask: u8,
 }
 
-/// Starts every controller as tasks of `tasks`. Each acts as its own service account, for which
-/// `client_of` makes a client; all read through `informers`.
+/// Starts the selected controllers as tasks of `tasks`. Each acts as its own service account, for
+/// which `client_of` makes a client; all read through `informers`.
 pub fn start(client_of: &dyn Fn(&str) -> Client, informers: &Informers, tasks: &Tasks, config: &Config) {
-    let context = |account: &str| Context { client: client_of(account), informers: informers.clone(), tasks: tasks.clone() };
-    replicaset::start(&context("replicaset-controller"));
-    replicaset::start_replication_controllers(&context("replication-controller"));
-    deployment::start(&context("deployment-controller"));
-    daemonset::start(&context("daemon-set-controller"));
-    statefulset::start(&context("statefulset-controller"));
-    job::start(&context("job-controller"));
-    endpointslice::start(&context("endpointslice-controller"));
-    endpoints::start(&context("endpoint-controller"));
-    endpointslice_mirroring::start(&context("endpointslicemirroring-controller"));
-    namespace::start(&context("namespace-controller"));
-    service_account::start(&context("service-account-controller"));
-    root_ca::start(&context("root-ca-cert-publisher"), config.root_ca.clone());
-    node_ipam::start(&context("node-controller"), config.cluster_cidr, config.node_mask);
-    node_lifecycle::start(&context("node-controller"));
-    taint_eviction::start(&context("node-controller"));
-    ttl::start(&context("ttl-controller"));
-    pod_gc::start(&context("pod-garbage-collector"));
-    garbage_collector::start(&context("generic-garbage-collector"));
-    csr::start(&context("certificate-controller"), config.signing_ca.clone());
+    for controller in CONTROLLERS.iter().filter(|c| config.controllers.has(c)) {
+        let Some(start) = controller.start else { continue };
+        let client = if controller.account.is_empty() { informers.client().clone() } else { client_of(controller.account) };
+        let concurrency = config.workers.get(controller.name).copied();
+        start(&Context { client, informers: informers.clone(), tasks: tasks.clone(), concurrency }, config);
+    }
 }

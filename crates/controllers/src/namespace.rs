@@ -140,7 +140,7 @@ pub fn start(context: &Context) {
         }
     });
     let client = context.client.clone();
-    run_workers(&context.tasks, "namespace", WORKERS, queue, move |name: String| {
+    run_workers(&context.tasks, "namespace", context.workers(WORKERS), queue, move |name: String| {
         let (client, namespaces) = (client.clone(), namespaces.clone());
         async move {
             namespaces.synced().await;

@@ -23,7 +23,7 @@ pub fn start(context: &Context, bundle: String) {
     let q = queue.clone();
     maps.on_change(move |c| q.add(c.latest().namespace().unwrap_or_default()));
     let client = context.client.clone();
-    run_workers(&context.tasks, "root-ca-certificate-publisher", 2, queue, move |namespace: String| {
+    run_workers(&context.tasks, "root-ca-certificate-publisher", context.workers(2), queue, move |namespace: String| {
         let (client, namespaces, maps, bundle) = (client.clone(), namespaces.clone(), maps.clone(), bundle.clone());
         async move {
             namespaces.synced().await;

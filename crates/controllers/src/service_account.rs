@@ -22,7 +22,7 @@ pub fn start(context: &Context) {
         }
     });
     let client = context.client.clone();
-    run_workers(&context.tasks, "serviceaccount", 2, queue, move |namespace: String| {
+    run_workers(&context.tasks, "serviceaccount", context.workers(2), queue, move |namespace: String| {
         let (client, namespaces, accounts) = (client.clone(), namespaces.clone(), accounts.clone());
         async move {
             namespaces.synced().await;

@@ -99,7 +99,7 @@ pub fn start(context: &Context) {
             q.add((pod.namespace().unwrap_or_default(), pod.name_any()));
         }
     });
-    run_workers(&context.tasks, "taint-eviction", 8, queue, move |key: Key| {
+    run_workers(&context.tasks, "taint-eviction", context.workers(8), queue, move |key: Key| {
         let controller = controller.clone();
         async move {
             controller.nodes.synced().await;

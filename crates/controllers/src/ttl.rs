@@ -37,7 +37,7 @@ pub fn start(context: &Context) {
     nodes.on_change(move |change| q.add(change.latest().name_any()));
     let client = context.client.clone();
     let current = Arc::new(Mutex::new(0));
-    run_workers(&context.tasks, "ttl", 5, queue, move |name: String| {
+    run_workers(&context.tasks, "ttl", context.workers(5), queue, move |name: String| {
         let (client, nodes, current) = (client.clone(), nodes.clone(), current.clone());
         async move {
             nodes.synced().await;

@@ -126,10 +126,11 @@ async fn start(config: &Config, layout: &Layout, progress: &Progress, core: &Tas
     let clients = Clients(server.clone());
     let informers = Informers::new(clients.user("system:kube-controller-manager", &[]), control.clone());
     let controllers = controllers::Config {
-        root_ca: material.ca.cert_pem().into(),
-        signing_ca: (material.ca.cert_pem().into(), material.ca.key_pem().into()),
-        cluster_cidr: (config.cluster_cidr.address, config.cluster_cidr.prefix),
-        node_mask: 24,
+        controllers: controllers::Selection::new(&["*", "bootstrapsigner", "tokencleaner"]).expect("these are known"),
+        root_ca: Some(material.ca.cert_pem().into()),
+        signing_ca: Some((material.ca.cert_pem().into(), material.ca.key_pem().into())),
+        node_ranges: Some(controllers::NodeRanges { cluster: (config.cluster_cidr.address, config.cluster_cidr.prefix), node_mask: 24 }),
+        ..controllers::Config::default()
     };
     let accounts = clients.clone();
     controllers::start(&move |name| accounts.service_account(name), &informers, control, &controllers);

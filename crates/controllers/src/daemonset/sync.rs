@@ -57,7 +57,7 @@ pub fn start(context: &Context) {
         }
         sets.list().iter().for_each(|set| q.add(ownership::key(set.as_ref())));
     });
-    run_workers(&context.tasks, "daemonset", 2, queue, move |key: (String, String)| {
+    run_workers(&context.tasks, "daemonset", context.workers(2), queue, move |key: (String, String)| {
         let controller = controller.clone();
         async move {
             controller.sets.synced().await;

@@ -68,7 +68,7 @@ pub fn start(context: &Context) {
             q.add((namespace, owner.name.clone()));
         }
     });
-    run_workers(&context.tasks, "deployment", 5, queue, move |key: (String, String)| {
+    run_workers(&context.tasks, "deployment", context.workers(5), queue, move |key: (String, String)| {
         let controller = controller.clone();
         async move {
             controller.deployments.synced().await;

@@ -100,7 +100,7 @@ pub fn start(context: &Context) {
             hit.for_each(|service| q.add((namespace.clone(), service.name_any())));
         }
     });
-    run_workers(&context.tasks, "endpointslice", 5, queue, move |key: Key| {
+    run_workers(&context.tasks, "endpointslice", context.workers(5), queue, move |key: Key| {
         let controller = controller.clone();
         async move {
             controller.services.synced().await;

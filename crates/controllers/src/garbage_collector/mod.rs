@@ -62,7 +62,7 @@ pub fn start(context: &Context) {
     context.tasks.spawn("garbage-collector kinds", async move { c.follow_kinds(&tasks).await });
     let start = tokio::time::Instant::now();
     let c = collector.clone();
-    run_workers(&context.tasks, "garbage-collector", WORKERS, collector.queue.clone(), move |uid: Uid| {
+    run_workers(&context.tasks, "garbage-collector", context.workers(WORKERS), collector.queue.clone(), move |uid: Uid| {
         let c = c.clone();
         async move {
             // Owners that no list has shown yet are looked for at the API server, so nothing goes

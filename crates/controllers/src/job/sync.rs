@@ -40,7 +40,7 @@ pub fn start(context: &Context) {
             q.add((pod.namespace().unwrap_or_default(), owner.name.clone()));
         }
     });
-    run_workers(&context.tasks, "job", 5, queue, move |key: (String, String)| {
+    run_workers(&context.tasks, "job", context.workers(5), queue, move |key: (String, String)| {
         let (control, jobs) = (control.clone(), jobs.clone());
         async move {
             jobs.synced().await;

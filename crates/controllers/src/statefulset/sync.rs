@@ -65,7 +65,7 @@ pub fn start(context: &Context) {
         };
         candidates.iter().filter(of).for_each(|set| q.add(ownership::key(set.as_ref())));
     });
-    run_workers(&context.tasks, "statefulset", 5, queue, move |key: (String, String)| {
+    run_workers(&context.tasks, "statefulset", context.workers(5), queue, move |key: (String, String)| {
         let controller = controller.clone();
         async move {
             controller.sets.synced().await;
