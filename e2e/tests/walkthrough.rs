@@ -390,7 +390,24 @@ fn auth(k: &Shell, _: &Env) -> Result<()> {
     let who = format!("--as=system:serviceaccount:{}:reader", k.namespace);
     contains(&k.run(&["get", "pods", &who])?, &["echo-"])?;
     contains(&k.kubectl.fails(&["-n", k.namespace, "delete", "pod", "files", &who])?, &["Forbidden", "cannot delete resource"])?;
-    contains(&k.kubectl.fails(&["-n", k.namespace, "auth", "can-i", "get", "secrets", &who])?, &["no"])
+    contains(&k.kubectl.fails(&["-n", k.namespace, "auth", "can-i", "get", "secrets", &who])?, &["no"])?;
+    lasting_token(k)
+}
+
+/// A Secret that asks for a token gets one of the account that it names, and goes with the account.
+fn lasting_token(k: &Shell) -> Result<()> {
+    let secret = "apiVersion: v1\nkind: Secret\ntype: kubernetes.io/service-account-token\nmetadata:\n  name: lasting\n  annotations:\n    kubernetes.io/service-account.name: reader\n";
+    k.kubectl.run_with(&["-n", k.namespace, "create", "-f", "-"], secret)?;
+    let token = eventually("a token in the Secret", 10, || {
+        let token = k.run(&["get", "secret", "lasting", "-o", "go-template={{.data.token | base64decode}}"])?;
+        ensure!(token.starts_with("ey"), "no token: {token}");
+        Ok(token)
+    })?;
+    let server = k.run(&["config", "view", "-o", "jsonpath={.clusters[0].cluster.server}"])?;
+    let (header, url) = (format!("Authorization: Bearer {token}"), format!("{server}/api/v1/namespaces/{}", k.namespace));
+    contains(&curl(&["-k", "-H", &header, &format!("{url}/pods")])?, &["PodList", "echo-"])?;
+    k.run(&["delete", "serviceaccount", "reader"])?;
+    eventually("the Secret to go with its account", 10, || contains(&k.kubectl.fails(&["-n", k.namespace, "get", "secret", "lasting"])?, &["not found"]))
 }
 
 fn helm(env: &Env) -> Result<()> {

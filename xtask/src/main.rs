@@ -71,6 +71,10 @@ fn run(command: &mut Command) -> Result<()> {
 fn cargo() -> Command {
     let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     command.current_dir(root());
+    // What cargo tells us about xtask is not for what we build: ring's build script would run again, and all above it.
+    for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_str().is_some_and(|n| n.starts_with("CARGO_PKG_") || n.starts_with("CARGO_MANIFEST_"))) {
+        command.env_remove(name);
+    }
     command
 }
 

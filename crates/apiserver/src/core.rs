@@ -177,25 +177,18 @@ impl Core {
         };
         let ttl_seconds = model::is_event(resource).then_some(self.event_ttl);
         let op = Op::Put { key: key.clone().into_bytes(), value: Bytes::from(value), ttl_seconds };
-        let txn = Txn { compare: vec![Compare { key: key.into_bytes(), mod_revision: expect as i64 }], then: vec![op] };
-        let response = self.store.txn(txn).await.map_err(store_error)?;
-        if !response.succeeded {
-            return self.conflict(resource, response);
-        }
-        let revision = response.revision as u64;
-        self.cache.wait(revision, PATIENCE).await;
-        let mut object = object.clone();
-        object::set_meta(&mut object, "resourceVersion", &revision.to_string());
-        Ok(Written::Done(Stored { object, revision }))
+        self.commit(resource, object, key, expect, op).await
     }
 
     /// Deletes the key if it is still at `expect`; `Done` has the last state under the deletion's revision.
     pub async fn remove(&self, resource: &'static Resource, object: &Value, expect: u64) -> Result<Written, Status> {
         let key = storage_key(resource, object::meta(object, "namespace"), object::name(object));
-        let txn = Txn {
-            compare: vec![Compare { key: key.clone().into_bytes(), mod_revision: expect as i64 }],
-            then: vec![Op::Delete { key: key.into_bytes() }],
-        };
+        let op = Op::Delete { key: key.clone().into_bytes() };
+        self.commit(resource, object, key, expect, op).await
+    }
+
+    async fn commit(&self, resource: &'static Resource, object: &Value, key: String, expect: u64, op: Op) -> Result<Written, Status> {
+        let txn = Txn { compare: vec![Compare { key: key.into_bytes(), mod_revision: expect as i64 }], then: vec![op] };
         let response = self.store.txn(txn).await.map_err(store_error)?;
         if !response.succeeded {
             return self.conflict(resource, response);
@@ -247,7 +240,7 @@ impl Reader for Core {
         let snapshot = cached.snapshot();
         snapshot
             .map
-            .range::<_, str>(crate::select::from(&prefix))
+            .from(&prefix)
             .take_while(|(k, _)| k.starts_with(&prefix))
             .map(|(_, entry)| entry.tree())
             .collect()

@@ -94,8 +94,3 @@ fn index(resource: &Resource, object: &Value) -> Index {
     }
     Index { labels, fields }
 }
-
-/// All keys from this one on.
-pub fn from(key: &str) -> (std::ops::Bound<&str>, std::ops::Bound<&str>) {
-    (std::ops::Bound::Included(key), std::ops::Bound::Unbounded)
-}

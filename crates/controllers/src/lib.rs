@@ -24,6 +24,7 @@ pub mod replicaset;
 pub mod resources;
 pub mod root_ca;
 pub mod service_account;
+pub mod service_account_token;
 pub mod service_pods;
 pub mod statefulset;
 pub mod taint_eviction;
@@ -33,6 +34,7 @@ mod table;
 
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
+use std::sync::Arc;
 
 use kube::Client;
 use reconcile::{Informers, Tasks};
@@ -65,6 +67,8 @@ pub struct Config {
     pub root_ca: Option<String>,
     /// Key pair that signs certificate requests: PEM certificate and PEM key of the cluster CA.
     pub signing_ca: Option<(String, String)>,
+    /// Signs the tokens in Secrets.
+    pub token_signer: Option<Arc<pki::jwt::Signer>>,
     /// Where nodes get their ranges of pod addresses from.
     pub node_ranges: Option<NodeRanges>,
     /// Workers by name of the controller, where they differ from its own number.

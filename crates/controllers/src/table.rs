@@ -3,7 +3,7 @@
 
 use crate::{
     Config, Context, csr, daemonset, deployment, endpoints, endpointslice, endpointslice_mirroring, garbage_collector, job,
-    namespace, node_ipam, node_lifecycle, pod_gc, replicaset, root_ca, service_account, statefulset, taint_eviction, ttl,
+    namespace, node_ipam, node_lifecycle, pod_gc, replicaset, root_ca, service_account, service_account_token, statefulset, taint_eviction, ttl,
 };
 
 /// Starts a controller as tasks of its context.
@@ -35,7 +35,11 @@ const fn off(name: &'static str, alias: &'static str, account: &'static str, sta
 /// All of them, in the order in which they start: those that make credentials first.
 #[rustfmt::skip]
 pub const CONTROLLERS: &[Controller] = &[
-    on("serviceaccount-token-controller", "serviceaccount-token", "", None),
+    on("serviceaccount-token-controller", "serviceaccount-token", "", Some(|c, config| {
+        if let Some(signer) = &config.token_signer {
+            service_account_token::start(c, config.root_ca.clone().unwrap_or_default(), signer.clone());
+        }
+    })),
 
     on("endpoints-controller", "endpoint", "endpoint-controller", Some(|c, _| endpoints::start(c))),
 

@@ -17,6 +17,7 @@ const LEAST_DISK: u64 = 64 << 20;
 pub fn check(config: &Config, layout: &Layout, ports: &[(&str, u16)]) -> Result<()> {
     root()?;
     kernel()?;
+    network()?;
     data_dir(&layout.data)?;
     room(&layout.data)?;
     for (flag, port) in ports {
@@ -47,6 +48,30 @@ fn kernel() -> Result<()> {
     let groups = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
     ensure!(!groups.is_empty(), "the kernel has no control groups: run a kernel with CONFIG_CGROUPS and mount them at /sys/fs/cgroup");
     Ok(())
+}
+
+/// The kinds of links and rules that pods and services need, tried in a network namespace that nobody else sees.
+fn network() -> Result<()> {
+    let lacking = netlink::netns::create()
+        .and_then(|netns| netlink::netns::run(netns, lacking))
+        .context("cannot make a network namespace to try the kernel's networking in")??;
+    ensure!(
+        lacking.is_empty(),
+        "the kernel lacks what pods and services need: {}; load the modules (modprobe {}), or run a kernel that has them",
+        lacking.iter().map(|l| format!("{} (CONFIG_{}: {})", l.0, l.1, l.2)).collect::<Vec<_>>().join(", "),
+        lacking.iter().map(|l| l.0).collect::<Vec<_>>().join(" ")
+    );
+    Ok(())
+}
+
+/// Modules that are missing, each with its kernel option and what the kernel said.
+fn lacking() -> Result<Vec<(&'static str, &'static str, String)>> {
+    let mut all = Vec::new();
+    let links = netlink::Handle::open().context("the kernel gives no netlink socket for links")?;
+    all.extend(overlay::missing(&links).into_iter().map(|m| (m.module, m.option, format!("{:#}", anyhow::Error::new(m.error)))));
+    let rules = nft::Kernel::open().context("the kernel gives no netlink socket for nf_tables (CONFIG_NETFILTER_NETLINK): run `modprobe nfnetlink`")?;
+    all.extend(proxy::missing(&rules).into_iter().map(|m| (m.module, m.option, format!("{:#}", anyhow::Error::new(m.error)))));
+    Ok(all)
 }
 
 /// Whether a module can be loaded: the kernel loads file systems by itself when they are mounted.

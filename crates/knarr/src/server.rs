@@ -107,6 +107,11 @@ async fn serve(config: &Config, layout: &Layout, progress: &Progress) -> Result<
     outcome
 }
 
+/// Signs service account tokens.
+fn signer(material: &Material) -> Result<Arc<pki::jwt::Signer>> {
+    Ok(Arc::new(pki::jwt::Signer::from_pem(&material.service_account_key).context("the service account key")?))
+}
+
 async fn start(config: &Config, layout: &Layout, progress: &Progress, core: &Tasks, control: &Tasks) -> Result<State> {
     let node_ip = preflight::node_ip(config);
     let exe = up::install(layout)?;
@@ -130,6 +135,7 @@ async fn start(config: &Config, layout: &Layout, progress: &Progress, core: &Tas
         root_ca: Some(material.ca.cert_pem().into()),
         signing_ca: Some((material.ca.cert_pem().into(), material.ca.key_pem().into())),
         node_ranges: Some(controllers::NodeRanges { cluster: (config.cluster_cidr.address, config.cluster_cidr.prefix), node_mask: 24 }),
+        token_signer: Some(signer(&material)?),
         ..controllers::Config::default()
     };
     let accounts = clients.clone();
@@ -180,7 +186,7 @@ async fn api_server(config: &Config, layout: &Layout, material: &Material, node_
         ..apiserver::Config::default()
     };
     let mut builder = Builder::new(settings, store)?;
-    let signer = Arc::new(pki::jwt::Signer::from_pem(&material.service_account_key).context("the service account key")?);
+    let signer = signer(material)?;
     // They run in this process and are well as long as it is not told to end.
     let stop = core.token();
     let healthy: apiserver::builder::Check = Arc::new(move || if stop.is_cancelled() { Err("shutting down".into()) } else { Ok(()) });

@@ -14,6 +14,8 @@ pub struct Fake {
 struct State {
     last_index: u32,
     links: Vec<Link>,
+    /// Both ends of the veth pairs that are whole in here.
+    pairs: Vec<(u32, u32)>,
     addresses: Vec<(u32, Prefix)>,
     routes: Vec<Route>,
     neighbours: Vec<Neighbour>,
@@ -43,6 +45,7 @@ impl State {
     }
 
     fn forget(&mut self, index: u32) {
+        self.pairs.retain(|(a, b)| *a != index && *b != index);
         self.links.retain(|l| l.index != index);
         self.addresses.retain(|(i, _)| *i != index);
         self.routes.retain(|r| r.index != index);
@@ -76,6 +79,10 @@ impl Netlink for Fake {
         if state.links.iter().any(|l| names.contains(&l.name)) {
             return Err(refuse(format!("create link {}", link.name), libc::EEXIST));
         }
+        if names.len() == 2 {
+            let first = state.last_index + 1;
+            state.pairs.push((first, first + 1));
+        }
         for name in names {
             state.last_index += 1;
             let index = state.last_index;
@@ -88,7 +95,10 @@ impl Netlink for Fake {
     fn delete_link(&self, name: &str) -> Result<bool> {
         let mut state = self.state();
         let Some(index) = state.links.iter().find(|l| l.name == name).map(|l| l.index) else { return Ok(false) };
-        state.forget(index);
+        let other = state.pairs.iter().find_map(|&(a, b)| if a == index { Some(b) } else { (b == index).then_some(a) });
+        for end in std::iter::once(index).chain(other) {
+            state.forget(end);
+        }
         Ok(true)
     }
 

@@ -68,6 +68,7 @@ fn contract(net: &dyn Netlink) {
     for name in ["t0", "t1", "t2"] {
         assert!(net.delete_link(name).unwrap());
     }
+    assert!(net.link("t3").unwrap().is_none(), "the other end goes too");
     let error = net.change_link(4711, &LinkChange { up: Some(true), ..Default::default() }).unwrap_err();
     assert!(error.is_absent(), "{error}");
 }

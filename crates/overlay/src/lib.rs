@@ -15,6 +15,7 @@ mod ipam;
 mod network;
 mod plan;
 mod record;
+mod support;
 mod veth;
 
 use std::io;
@@ -26,6 +27,7 @@ pub use netlink::Prefix;
 pub use network::Overlay;
 pub use plan::{Desired, NodeView, Remote, mac_of, plan};
 pub use record::Record;
+pub use support::{Missing, missing};
 
 /// What the overlay of one node needs to know.
 #[derive(Clone, Debug)]

@@ -12,11 +12,13 @@ mod pods;
 mod run;
 pub mod rules;
 mod stale;
+mod support;
 
 pub use model::{Model, ServicePort};
 pub use pods::{PodNetwork, PodRules};
 pub use run::{Error, purge, run};
 pub use stale::stale;
+pub use support::{Missing, missing};
 
 use std::net::IpAddr;
 

@@ -99,8 +99,7 @@ pub fn install_parts(parts: &mut Parts, reader: Arc<dyn Reader>, config: Config)
     for plugin in crate::admission::plugins() {
         parts.admission(plugin);
     }
-    let secrets = Secrets { signer: config.signer.clone(), cluster_ca_pem: config.cluster_ca_pem.clone() };
-    install_strategies(parts, Arc::new(Allocator::new(cidr, config.node_ports.clone())), rbac, secrets);
+    install_strategies(parts, Arc::new(Allocator::new(cidr, config.node_ports.clone())), rbac);
     install_creaters(parts, &config, &audiences);
     install_locators(parts);
     let components = config.components.clone();
@@ -137,7 +136,7 @@ fn install_authn(parts: &mut Parts, reader: &Arc<dyn Reader>, config: &Config, a
     Ok(())
 }
 
-fn install_strategies(parts: &mut Parts, allocator: Arc<Allocator>, rbac: Arc<Rbac>, secrets: Secrets) {
+fn install_strategies(parts: &mut Parts, allocator: Arc<Allocator>, rbac: Arc<Rbac>) {
     parts.strategy("", "pods", "", Arc::new(Pods));
     parts.strategy("", "pods", "status", Arc::new(PodStatus));
     parts.strategy("", "pods", "ephemeralcontainers", Arc::new(EphemeralContainers));
@@ -147,7 +146,7 @@ fn install_strategies(parts: &mut Parts, allocator: Arc<Allocator>, rbac: Arc<Rb
     parts.strategy("", "namespaces", "", Arc::new(Namespaces));
     parts.strategy("", "namespaces", "status", Arc::new(NamespaceStatus));
     parts.strategy("", "namespaces", "finalize", Arc::new(NamespaceFinalize));
-    parts.strategy("", "secrets", "", Arc::new(secrets));
+    parts.strategy("", "secrets", "", Arc::new(Secrets));
     parts.strategy("", "resourcequotas", "", Arc::new(ResourceQuotas));
     parts.strategy("apps", "deployments", "", Arc::new(Deployments));
     parts.strategy("apps", "daemonsets", "", Arc::new(DaemonSets));

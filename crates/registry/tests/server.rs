@@ -228,12 +228,17 @@ async fn quota_follows_pods() {
 async fn token_of_a_secret() {
     let cluster = Cluster::start().await;
     cluster.namespace("a").await;
-    let secret = json!({"apiVersion": "v1", "kind": "Secret", "type": "kubernetes.io/service-account-token",
+    let account = cluster.get(&admin(), "/api/v1/namespaces/a/serviceaccounts/default").await;
+    let token = cluster.signer.sign(&json!({
+        "iss": "kubernetes/serviceaccount", "sub": "system:serviceaccount:a:default",
+        "kubernetes.io/serviceaccount/namespace": "a", "kubernetes.io/serviceaccount/secret.name": "s",
+        "kubernetes.io/serviceaccount/service-account.name": "default", "kubernetes.io/serviceaccount/service-account.uid": account["metadata"]["uid"],
+    })).unwrap();
+    assert_eq!(cluster.bearer(&token, "GET", "/api", None).await.0, 401, "no Secret holds it yet");
+    let secret = json!({"apiVersion": "v1", "kind": "Secret", "type": "kubernetes.io/service-account-token", "stringData": {"token": token},
         "metadata": {"name": "s", "annotations": {"kubernetes.io/service-account.name": "default"}}});
     let (code, made) = cluster.post(&admin(), "/api/v1/namespaces/a/secrets", &secret).await;
     assert_eq!(code, 201, "{made}");
-    use base64::{Engine, engine::general_purpose::STANDARD};
-    let token = String::from_utf8(STANDARD.decode(made["data"]["token"].as_str().unwrap()).unwrap()).unwrap();
     assert_eq!(cluster.bearer(&token, "GET", "/api", None).await.0, 200);
     assert_eq!(cluster.call(&admin(), "DELETE", "/api/v1/namespaces/a/secrets/s", None).await.0, 200);
     assert_eq!(cluster.bearer(&token, "GET", "/api", None).await.0, 401);

@@ -6,6 +6,7 @@
 //! - The feed publishes a revision only after all resources have it: at `revision()` R every event up to R is in place.
 mod entry;
 mod feed;
+mod map;
 mod watch;
 
 use std::collections::{HashMap, VecDeque};
@@ -14,12 +15,12 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use imbl::OrdMap;
 use parking_lot::Mutex;
 use tokio::sync::watch as channel;
 
 pub use entry::{Entry, Index};
 pub use feed::{Feed, FeedError};
+pub use map::Map;
 pub use watch::{Change, ChangeKind, TooOld, Watcher, frame};
 
 /// How much history a resource keeps, whichever is reached first.
@@ -31,7 +32,7 @@ const MAX_EVENT_BYTES: usize = 4 << 20;
 pub struct Snapshot {
     /// Revision of the last change in here.
     pub revision: u64,
-    pub map: OrdMap<Arc<str>, Arc<Entry>>,
+    pub map: Map<Arc<Entry>>,
 }
 
 /// One resource's part of the cache.

@@ -126,7 +126,7 @@ fn page(snapshot: &Snapshot, revision: u64, selection: &Selection, limit: usize,
         return Page { items, revision, continue_token: String::new(), remaining: None };
     }
     let from = start.unwrap_or(&selection.prefix);
-    let mut in_scope = snapshot.map.range::<_, str>(crate::select::from(from)).take_while(|(k, _)| k.starts_with(&selection.prefix));
+    let mut in_scope = snapshot.map.from(from).take_while(|(k, _)| k.starts_with(&selection.prefix));
     let mut continue_token = String::new();
     let mut remaining = None;
     while let Some((key, entry)) = in_scope.next() {

@@ -165,7 +165,7 @@ impl Watch {
             Some((snapshot, revision)) => {
                 let entries = snapshot
                     .map
-                    .range::<_, str>(crate::select::from(&self.selection.prefix))
+                    .from(&self.selection.prefix)
                     .take_while(|(k, _)| k.starts_with(&self.selection.prefix))
                     .filter(|(k, e)| self.selection.covers(k) && self.selection.matches(e))
                     .map(|(_, e)| e.clone())

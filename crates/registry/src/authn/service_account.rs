@@ -20,7 +20,7 @@ use crate::util::{NODES, PODS, SECRETS, SERVICE_ACCOUNTS, texts, text};
 const LEEWAY_SECONDS: i64 = 60;
 const REMEMBERED: usize = 16_384;
 /// Issuer of tokens that Secrets hold.
-pub(crate) const LEGACY_ISSUER: &str = "kubernetes/serviceaccount";
+const LEGACY_ISSUER: &str = "kubernetes/serviceaccount";
 
 /// Accepts tokens that the cluster's service account keys signed.
 pub(crate) struct ServiceAccountTokens {

@@ -17,6 +17,8 @@ pub struct Cluster {
     pub server: Arc<Server>,
     pub ca: Arc<pki::Ca>,
     store: Arc<dyn Store>,
+    /// Signs service account tokens.
+    pub signer: Arc<pki::jwt::Signer>,
     _stop: DropGuard,
 }
 
@@ -37,10 +39,11 @@ impl Cluster {
     /// A server over a store that may already hold a cluster.
     pub async fn over(store: Arc<dyn Store>, ca: Arc<pki::Ca>) -> Self {
         let mut builder = apiserver::Builder::new(Default::default(), store.clone()).unwrap();
+        let signer = Arc::new(pki::jwt::Signer::from_pem(&pki::jwt::new_key_pem().unwrap()).unwrap());
         let config = registry::Config {
             client_ca_pem: ca.cert_pem().into(),
             cluster_ca_pem: ca.cert_pem().into(),
-            signer: Arc::new(pki::jwt::Signer::from_pem(&pki::jwt::new_key_pem().unwrap()).unwrap()),
+            signer: signer.clone(),
             old_keys: Default::default(),
             issuer: "https://kubernetes.default.svc.cluster.local".into(),
             audiences: Vec::new(),
@@ -60,7 +63,7 @@ impl Cluster {
         let started = std::time::Instant::now();
         server.ready().await;
         eprintln!("ready after {:?}", started.elapsed());
-        Self { server, ca, store, _stop: cancel.drop_guard() }
+        Self { server, ca, signer, store, _stop: cancel.drop_guard() }
     }
 
     pub fn store(&self) -> Arc<dyn Store> {
