@@ -7,7 +7,7 @@ use k8s_openapi::NamespaceResourceScope;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
 use kube::api::{Api, Patch, PatchParams};
 use kube::{Client, Resource, ResourceExt};
-use reconcile::{Informer, Object, Queue};
+use reconcile::{Change, Informer, Object, Queue};
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
@@ -128,16 +128,22 @@ where
     O: Object,
 {
     let (owners, queue) = (owners.clone(), queue.clone());
-    objects.on_change(move |change| {
-        for object in [&change.old, &change.new].into_iter().flatten() {
-            let namespace = object.meta().namespace.clone().unwrap_or_default();
-            match controller_of(object.meta()) {
-                Some(owner) if owner.kind == K::kind(&()) => queue.add((namespace, owner.name.clone())),
-                Some(_) => {}
-                None => owners.in_namespace(&namespace).iter().filter(|o| selects(o, object)).for_each(|o| queue.add(key(o.as_ref()))),
-            }
+    objects.on_change(move |change| owners_of(change, &owners, &selects).into_iter().for_each(|key| queue.add(key)));
+}
+
+/// The owners of an object that changes, before and after; for one that nobody controls, all owners
+/// that would take it.
+pub fn owners_of<K: Object, O: Object>(change: &Change<O>, owners: &Informer<K>, selects: &impl Fn(&K, &O) -> bool) -> Vec<(String, String)> {
+    let mut keys = Vec::new();
+    for object in [&change.old, &change.new].into_iter().flatten() {
+        let namespace = object.meta().namespace.clone().unwrap_or_default();
+        match controller_of(object.meta()) {
+            Some(owner) if owner.kind == K::kind(&()) => keys.push((namespace, owner.name.clone())),
+            Some(_) => {}
+            None => keys.extend(owners.in_namespace(&namespace).iter().filter(|o| selects(o, object)).map(|o| key(o.as_ref()))),
         }
-    });
+    }
+    keys
 }
 
 #[cfg(test)]

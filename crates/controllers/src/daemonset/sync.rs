@@ -45,7 +45,14 @@ pub fn start(context: &Context) {
     ownership::wake_owners(&controller.control.pods, &controller.sets, &queue, selects);
     let selects =
         |set: &DaemonSet, r: &ControllerRevision| set.spec.as_ref().is_some_and(|s| labels::matches(&s.selector, r.labels()));
-    ownership::wake_owners(&controller.revisions, &controller.sets, &queue, selects);
+    let (q, sets) = (queue.clone(), controller.sets.clone());
+    controller.revisions.on_change(move |change| {
+        // One that is owned from its beginning is our own doing, or is left alone as upstream leaves it.
+        let owned = change.new.as_ref().is_some_and(|r| ownership::controller_of(&r.metadata).is_some());
+        if change.old.is_some() || !owned {
+            ownership::owners_of(change, &sets, &selects).into_iter().for_each(|key| q.add(key));
+        }
+    });
     let (q, sets) = (queue.clone(), controller.sets.clone());
     controller.nodes.on_change(move |change| {
         let taints = |n: &Node| n.spec.as_ref().and_then(|s| s.taints.clone()).unwrap_or_default();
