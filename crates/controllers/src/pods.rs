@@ -160,7 +160,8 @@ impl PodControl {
     }
 }
 
-fn namespace_is_ending(error: &kube::Error) -> bool {
+/// Whether a creation failed because the namespace is going away.
+pub fn namespace_is_ending(error: &kube::Error) -> bool {
     matches!(error, kube::Error::Api(s) if s.message.contains("because it is being terminated"))
 }
 

@@ -1,5 +1,8 @@
 //! How far each replica set is scaled in one step of a rollout. Pure arithmetic.
 
+use std::sync::Arc;
+
+use jiff::Timestamp;
 use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use kube::ResourceExt;
@@ -16,15 +19,29 @@ pub struct Fence {
 /// Resolves the strategy's percentages: surge is rounded up, unavailability down, and both being
 /// zero would allow no step at all, so one pod may then be missing.
 pub fn fence(deployment: &Deployment) -> Fence {
-    let spec = deployment.spec.as_ref();
-    let replicas = spec.and_then(|s| s.replicas).unwrap_or(1);
-    let rolling = spec.and_then(|s| s.strategy.as_ref()).and_then(|s| s.rolling_update.as_ref());
+    let replicas = replicas(deployment);
+    let rolling = deployment.spec.as_ref().and_then(|s| s.strategy.as_ref()).and_then(|s| s.rolling_update.as_ref());
     let surge = resolve(rolling.and_then(|r| r.max_surge.as_ref()), replicas, true);
     let mut unavailable = resolve(rolling.and_then(|r| r.max_unavailable.as_ref()), replicas, false);
     if surge == 0 && unavailable == 0 {
         unavailable = 1;
     }
     Fence { surge, unavailable: unavailable.min(replicas) }
+}
+
+/// The most replicas that may be there at once; no more than are wanted unless pods are rolled.
+pub fn most(deployment: &Deployment) -> i32 {
+    replicas(deployment) + if recreates(deployment) { 0 } else { fence(deployment).surge }
+}
+
+/// The least that must be available.
+pub fn least(deployment: &Deployment) -> i32 {
+    replicas(deployment) - if recreates(deployment) { 0 } else { fence(deployment).unavailable }
+}
+
+/// The replicas that a deployment is to have.
+pub fn replicas(deployment: &Deployment) -> i32 {
+    deployment.spec.as_ref().and_then(|s| s.replicas).unwrap_or(1)
 }
 
 fn resolve(value: Option<&IntOrString>, total: i32, up: bool) -> i32 {
@@ -53,88 +70,143 @@ pub struct Scale {
     pub to: i32,
 }
 
-/// The step of a rolling update: either the new set grows or old ones shrink. Old sets come oldest
-/// first.
-pub fn rolling(deployment: &Deployment, new: &ReplicaSet, old: &[ReplicaSet]) -> Vec<Scale> {
-    let replicas = deployment.spec.as_ref().and_then(|s| s.replicas).unwrap_or(1);
-    let fence = fence(deployment);
-    let total: i32 = wanted(new) + old.iter().map(wanted).sum::<i32>();
+/// The size at which a new set starts.
+pub fn first_size(deployment: &Deployment, old: &[Arc<ReplicaSet>]) -> i32 {
+    let replicas = replicas(deployment);
+    if recreates(deployment) {
+        return replicas;
+    }
+    (most(deployment) - old.iter().map(|s| wanted(s)).sum::<i32>()).clamp(0, replicas)
+}
+
+/// The step of a rolling update: either the new set grows or old ones shrink.
+pub fn rolling(deployment: &Deployment, new: &ReplicaSet, old: &[Arc<ReplicaSet>]) -> Vec<Scale> {
+    let replicas = replicas(deployment);
+    let old_total: i32 = old.iter().map(|s| wanted(s)).sum();
+    let total = wanted(new) + old_total;
 
     // Grow the new set as far as the surge allows.
     if wanted(new) > replicas {
         return vec![Scale { set: new.name_any(), to: replicas }];
     }
     if wanted(new) < replicas {
-        let room = (replicas + fence.surge - total).max(0);
+        let room = (most(deployment) - total).max(0);
         let to = wanted(new) + room.min(replicas - wanted(new));
         if to != wanted(new) {
             return vec![Scale { set: new.name_any(), to }];
         }
     }
 
-    // Shrink old sets: first pods that are not healthy anyway, then as many as may be missing.
-    let old_total: i32 = old.iter().map(wanted).sum();
-    if old_total == 0 {
+    // Shrink old sets, oldest first: pods that are not healthy anyway, then as many as may be missing.
+    // While too few of the new set are available nothing more may go.
+    let mut cleanup = total - least(deployment) - (wanted(new) - available(new));
+    if old_total == 0 || cleanup <= 0 {
         return Vec::new();
     }
-    let least = replicas - fence.unavailable;
-    let new_unavailable = wanted(new) - available(new);
-    let mut cleanup = (total - least - new_unavailable).max(0);
-    let mut sizes: Vec<i32> = old.iter().map(wanted).collect();
+    let mut old: Vec<&Arc<ReplicaSet>> = old.iter().collect();
+    old.sort_by_cached_key(|s| age(s));
+    let mut sizes: Vec<i32> = old.iter().map(|s| wanted(s)).collect();
     for (set, size) in old.iter().zip(&mut sizes) {
-        let unhealthy = (*size - available(set)).max(0).min(cleanup);
+        let unhealthy = (*size - available(set)).clamp(0, cleanup);
         *size -= unhealthy;
         cleanup -= unhealthy;
     }
-    let healthy: i32 = available(new) + old.iter().map(available).sum::<i32>();
-    let mut spare = (healthy - least).max(0);
+    let healthy: i32 = available(new) + old.iter().map(|s| available(s)).sum::<i32>();
+    let mut spare = (healthy - least(deployment)).max(0);
     for size in &mut sizes {
         let less = (*size).min(spare);
         *size -= less;
         spare -= less;
     }
-    old.iter()
-        .zip(sizes)
-        .filter(|(set, size)| wanted(set) != *size)
-        .map(|(set, to)| Scale { set: set.name_any(), to })
-        .collect()
+    let changed = old.iter().zip(sizes).filter(|(set, size)| wanted(set) != *size);
+    changed.map(|(set, to)| Scale { set: set.name_any(), to }).collect()
 }
 
-/// Spreads a change of the deployment's size over its sets, in proportion to their own sizes, while
-/// a rollout is under way or paused. Sets come newest first; what rounding leaves goes to the largest.
-pub fn proportional(deployment: &Deployment, sets: &[ReplicaSet]) -> Vec<Scale> {
-    let replicas = deployment.spec.as_ref().and_then(|s| s.replicas).unwrap_or(1);
-    let active: Vec<&ReplicaSet> = sets.iter().filter(|s| wanted(s) > 0).collect();
+/// Orders sets from the oldest to the newest.
+pub fn age(set: &ReplicaSet) -> (Option<Timestamp>, String) {
+    (set.metadata.creation_timestamp.as_ref().map(|t| t.0), set.name_any())
+}
+
+fn noted(set: &ReplicaSet, annotation: &str) -> Option<i32> {
+    set.annotations().get(annotation).and_then(|v| v.parse().ok()).filter(|n| *n >= 0)
+}
+
+/// Whether the deployment's size was changed since its sets were last scaled.
+pub fn is_resized(deployment: &Deployment, sets: &[Arc<ReplicaSet>]) -> bool {
+    sets.iter().filter(|s| wanted(s) > 0).any(|s| noted(s, super::DESIRED).is_some_and(|d| d != replicas(deployment)))
+}
+
+/// A change of the deployment's size, apart from any rollout. One set takes it all; when the new one is
+/// as large as it should be, the others go; in the midst of a rollout it is spread over all in
+/// proportion to their sizes, and what rounding leaves goes to the largest. Each set that is named gets
+/// the new sizes noted even if its own stays.
+pub fn resize(deployment: &Deployment, new: Option<&Arc<ReplicaSet>>, old: &[Arc<ReplicaSet>]) -> Vec<Scale> {
+    let replicas = replicas(deployment);
+    let to = |set: &ReplicaSet, to: i32| Scale { set: set.name_any(), to };
+    let mut active: Vec<&Arc<ReplicaSet>> = old.iter().chain(new).filter(|s| wanted(s) > 0).collect();
     if active.len() <= 1 {
-        let Some(set) = active.first().copied().or(sets.first()) else { return Vec::new() };
-        let changed = wanted(set) != replicas;
-        return changed.then(|| Scale { set: set.name_any(), to: replicas }).into_iter().collect();
+        let latest = old.iter().max_by_key(|s| age(s));
+        let only = active.first().copied().or(new).or(latest);
+        return only.filter(|s| wanted(s) != replicas).map(|s| to(s, replicas)).into_iter().collect();
     }
-    let total: i32 = active.iter().map(|s| wanted(s)).sum();
-    let allowed = if replicas > 0 && !recreates(deployment) { replicas + fence(deployment).surge } else { replicas };
-    let to_add = allowed - total;
-    let mut order = active;
-    order.sort_by_key(|s| std::cmp::Reverse(wanted(s)));
+    let saturated = |s: &&Arc<ReplicaSet>| {
+        wanted(s) == replicas && noted(s, super::DESIRED) == Some(replicas) && available(s) == replicas
+    };
+    if new.filter(saturated).is_some() {
+        return old.iter().filter(|s| wanted(s) > 0).map(|s| to(s, 0)).collect();
+    }
+    if recreates(deployment) {
+        return Vec::new();
+    }
+    let allowed = if replicas > 0 { most(deployment) } else { 0 };
+    let to_add = allowed - active.iter().map(|s| wanted(s)).sum::<i32>();
+    // Larger sets come first; of equal ones the newer grows and the older shrinks.
+    active.sort_by_cached_key(|s| age(s));
+    if to_add > 0 {
+        active.reverse();
+    }
+    active.sort_by_key(|s| std::cmp::Reverse(wanted(s)));
     let mut added = 0;
     let mut result: Vec<Scale> = Vec::new();
-    for set in &order {
-        let before: i32 = set.annotations().get(super::MAX).and_then(|m| m.parse().ok()).unwrap_or(total);
-        let share = if before > 0 {
-            (f64::from(wanted(set)) * f64::from(allowed) / f64::from(before)).round() as i32 - wanted(set)
-        } else {
-            0
-        };
+    for set in &active {
         let left = to_add - added;
-        let share = if to_add > 0 { share.clamp(0, left) } else { share.clamp(left, 0) };
+        let share = share(deployment, set);
+        let share = if to_add > 0 { share.min(left) } else { share.max(left) };
+        let share = if left == 0 { 0 } else { share };
         added += share;
-        result.push(Scale { set: set.name_any(), to: wanted(set) + share });
+        result.push(to(set, wanted(set) + share));
     }
-    if let Some(first) = result.first_mut() {
-        first.to = (first.to + to_add - added).max(0);
+    if let Some(largest) = result.first_mut() {
+        largest.to = (largest.to + to_add - added).max(0);
     }
-    let changed = |s: &Scale| order.iter().any(|set| set.name_any() == s.set && wanted(set) != s.to);
-    result.retain(changed);
     result
+}
+
+/// How much a set would change if it kept its part of the whole.
+fn share(deployment: &Deployment, set: &ReplicaSet) -> i32 {
+    if replicas(deployment) == 0 {
+        return -wanted(set);
+    }
+    let counted = || deployment.status.as_ref().and_then(|s| s.replicas).unwrap_or(0);
+    let before = noted(set, super::MAX).filter(|m| *m > 0).unwrap_or_else(counted);
+    if before == 0 {
+        return 0;
+    }
+    (f64::from(wanted(set)) * f64::from(most(deployment)) / f64::from(before)).round() as i32 - wanted(set)
+}
+
+/// Old sets beyond the history limit that have no pods, oldest revision first.
+pub fn expired(deployment: &Deployment, old: &[Arc<ReplicaSet>]) -> Vec<String> {
+    let limit = deployment.spec.as_ref().and_then(|s| s.revision_history_limit).filter(|l| *l != i32::MAX);
+    let Some(limit) = limit.and_then(|l| usize::try_from(l).ok()) else { return Vec::new() };
+    let mut old: Vec<&Arc<ReplicaSet>> = old.iter().filter(|s| s.metadata.deletion_timestamp.is_none()).collect();
+    old.sort_by_cached_key(|s| (super::revision(s.annotations()), age(s)));
+    let beyond = old.len().saturating_sub(limit);
+    let empty = |s: &&&Arc<ReplicaSet>| {
+        let status = s.status.clone().unwrap_or_default();
+        wanted(s) == 0 && status.replicas == 0 && s.metadata.generation.unwrap_or(0) <= status.observed_generation.unwrap_or(0)
+    };
+    old[..beyond].iter().filter(empty).map(|s| s.name_any()).collect()
 }
 
 #[cfg(test)]
@@ -149,10 +221,24 @@ mod tests {
         .expect("a deployment")
     }
 
-    fn set(name: &str, wanted: i32, available: i32) -> ReplicaSet {
-        serde_json::from_value(json!({"metadata": {"name": name}, "spec": {"replicas": wanted, "selector": {}},
-            "status": {"replicas": wanted, "availableReplicas": available}}))
-        .expect("a set")
+    fn set(name: &str, wanted: i32, available: i32) -> Arc<ReplicaSet> {
+        // Names tell the order: `old` is newer than `older`, and `new` newer than both.
+        let day = ["older", "old", "new"].iter().position(|n| *n == name).unwrap_or(0) + 1;
+        sized(name, wanted, available, json!({"creationTimestamp": format!("2026-01-0{day}T00:00:00Z")}))
+    }
+
+    fn sized(name: &str, wanted: i32, available: i32, meta: serde_json::Value) -> Arc<ReplicaSet> {
+        let mut set = json!({"metadata": meta, "spec": {"replicas": wanted, "selector": {}},
+            "status": {"replicas": wanted, "availableReplicas": available}});
+        set["metadata"]["name"] = name.into();
+        Arc::new(serde_json::from_value(set).expect("a set"))
+    }
+
+    fn noting(name: &str, wanted: i32, available: i32, desired: i32, max: i32) -> Arc<ReplicaSet> {
+        let mut set = set(name, wanted, available).as_ref().clone();
+        set.annotations_mut().insert(super::super::DESIRED.into(), desired.to_string());
+        set.annotations_mut().insert(super::super::MAX.into(), max.to_string());
+        Arc::new(set)
     }
 
     fn scales(scales: Vec<Scale>) -> Vec<(String, i32)> {
@@ -195,9 +281,60 @@ mod tests {
     }
 
     #[test]
+    fn nothing_goes_while_the_new_set_is_not_available() {
+        let d = deployment(4, "25%", "0%");
+        assert_eq!(scales(rolling(&d, &set("new", 1, 0), &[set("old", 4, 4)])), []);
+        assert_eq!(scales(rolling(&d, &set("new", 1, 1), &[set("old", 4, 4)])), [("old".to_string(), 3)]);
+    }
+
+    #[test]
+    fn where_a_new_set_starts() {
+        let d = deployment(10, "25%", "25%");
+        assert_eq!((first_size(&d, &[]), first_size(&d, &[set("old", 10, 10)]), first_size(&d, &[set("old", 20, 20)])), (10, 3, 0));
+        let mut recreate = d;
+        recreate.spec.as_mut().expect("a spec").strategy.as_mut().expect("a strategy").type_ = Some("Recreate".into());
+        assert_eq!(first_size(&recreate, &[set("old", 10, 10)]), 10);
+        assert_eq!((most(&recreate), least(&recreate)), (10, 10));
+    }
+
+    #[test]
+    fn one_set_takes_a_new_size_whole() {
+        let d = deployment(7, "25%", "25%");
+        assert_eq!(scales(resize(&d, Some(&set("new", 3, 3)), &[set("old", 0, 0)])), [("new".to_string(), 7)]);
+        assert_eq!(scales(resize(&d, None, &[set("older", 0, 0), set("old", 0, 0)])), [("old".to_string(), 7)], "the newest");
+        assert_eq!(scales(resize(&d, Some(&set("new", 7, 7)), &[])), []);
+        assert_eq!(scales(resize(&d, None, &[])), []);
+    }
+
+    #[test]
+    fn old_sets_go_when_the_new_one_is_complete() {
+        let d = deployment(3, "25%", "25%");
+        assert_eq!(scales(resize(&d, Some(&noting("new", 3, 3, 3, 4)), &[set("old", 2, 2)])), [("old".to_string(), 0)]);
+    }
+
+    #[test]
     fn a_new_size_is_spread_in_proportion() {
-        let d = deployment(20, "0", "1");
-        let got = scales(proportional(&d, &[set("new", 4, 4), set("old", 6, 6)]));
-        assert_eq!(got, [("old".to_string(), 12), ("new".to_string(), 8)]);
+        // Of 10 (13 with the surge) the sets have 5 and 8; 30 make 38.
+        let d = deployment(30, "25%", "25%");
+        let (new, old) = (noting("new", 5, 5, 10, 13), noting("old", 8, 8, 10, 13));
+        assert_eq!(scales(resize(&d, Some(&new), &[old])), [("old".to_string(), 23), ("new".to_string(), 15)]);
+        // Equal ones: the newer takes what rounding leaves when growing, the older loses it when shrinking.
+        let pair = |d: Deployment| resize(&d, Some(&noting("new", 5, 5, 10, 10)), &[noting("old", 5, 5, 10, 10)]);
+        assert_eq!(scales(pair(deployment(11, "0%", "10%"))), [("new".to_string(), 6), ("old".to_string(), 5)]);
+        assert_eq!(scales(pair(deployment(9, "0%", "10%"))), [("old".to_string(), 4), ("new".to_string(), 5)]);
+        assert_eq!(scales(pair(deployment(0, "0%", "10%"))), [("old".to_string(), 0), ("new".to_string(), 0)]);
+        assert!(is_resized(&deployment(11, "0%", "10%"), &[noting("new", 5, 5, 10, 10)]));
+        assert!(!is_resized(&deployment(10, "0%", "10%"), &[noting("new", 5, 5, 10, 10), noting("old", 0, 0, 3, 3)]));
+    }
+
+    #[test]
+    fn history_beyond_the_limit_goes_when_it_is_empty() {
+        let mut d = deployment(1, "25%", "0%");
+        d.spec.as_mut().expect("a spec").revision_history_limit = Some(1);
+        let of = |name: &str, revision: i32, size: i32| sized(name, size, size, json!({"annotations": {super::super::REVISION: revision.to_string()}}));
+        assert_eq!(expired(&d, &[of("c", 3, 0), of("a", 1, 0), of("b", 2, 0)]), ["a", "b"]);
+        assert_eq!(expired(&d, &[of("c", 3, 0), of("a", 1, 2), of("b", 2, 0)]), ["b"], "one with pods stays");
+        d.spec.as_mut().expect("a spec").revision_history_limit = Some(3);
+        assert!(expired(&d, &[of("c", 3, 0), of("a", 1, 0), of("b", 2, 0)]).is_empty());
     }
 }

@@ -1,31 +1,57 @@
 //! Reads a deployment and its replica sets, and does the next step.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
-use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet, ReplicaSetSpec};
+use k8s_openapi::api::apps::v1::{Deployment, DeploymentStatus, ReplicaSet};
 use k8s_openapi::api::core::v1::Pod;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 use kube::api::{Api, DeleteParams, Patch, PatchParams, PostParams};
 use kube::{Client, ResourceExt};
 use reconcile::{EventType, Informer, Queue, Recorder, Reference, Requeue, labels, run_workers};
 use serde_json::json;
 
 use super::plan::{self, Scale, wanted};
-use super::{DESIRED, MAX, REVISION, REVISION_HISTORY, status};
-use crate::Context;
-use crate::ownership::{self, Claim};
-use crate::template::{self, HASH_LABEL};
+use super::{DESIRED, MAX, revision, status};
+use crate::{Context, ownership, pods, template};
+
+/// How long a pass that waits for its own write to be seen waits at most.
+const PATIENCE: Duration = Duration::from_secs(1);
 
 #[derive(Clone)]
-struct Controller {
-    client: Client,
-    deployments: Informer<Deployment>,
-    sets: Informer<ReplicaSet>,
-    pods: Informer<Pod>,
-    recorder: Recorder,
+pub(super) struct Controller {
+    pub client: Client,
+    pub deployments: Informer<Deployment>,
+    pub sets: Informer<ReplicaSet>,
+    pub pods: Informer<Pod>,
+    pub recorder: Recorder,
+}
+
+/// A deployment's sets: that of its template, when there is one, and all others.
+pub(super) struct Sets {
+    pub new: Option<Arc<ReplicaSet>>,
+    pub old: Vec<Arc<ReplicaSet>>,
+}
+
+impl Sets {
+    /// The oldest set of the template is the new one.
+    fn split(deployment: &Deployment, mut all: Vec<Arc<ReplicaSet>>) -> Sets {
+        let wanted = deployment.spec.as_ref().map(|s| s.template.clone()).unwrap_or_default();
+        all.sort_by_cached_key(|s| plan::age(s));
+        let same = |s: &Arc<ReplicaSet>| s.spec.as_ref().and_then(|s| s.template.as_ref()).is_some_and(|t| template::same(t, &wanted));
+        let new = all.iter().position(same).map(|at| all.remove(at));
+        Sets { new, old: all }
+    }
+
+    fn all(&self) -> Vec<Arc<ReplicaSet>> {
+        self.old.iter().chain(&self.new).cloned().collect()
+    }
+
+    /// The newest revision among the old ones.
+    pub fn old_revision(&self) -> i64 {
+        self.old.iter().map(|s| revision(s.annotations())).max().unwrap_or(0)
+    }
 }
 
 /// Starts the controller.
@@ -39,22 +65,8 @@ pub fn start(context: &Context) {
     };
     let queue = Queue::<(String, String)>::new();
     let q = queue.clone();
-    controller.deployments.on_change(move |c| q.add((c.latest().namespace().unwrap_or_default(), c.latest().name_any())));
-    let (q, all) = (queue.clone(), controller.deployments.clone());
-    controller.sets.on_change(move |change| {
-        for set in [&change.old, &change.new].into_iter().flatten() {
-            let namespace = set.namespace().unwrap_or_default();
-            match ownership::controller_of(&set.metadata) {
-                Some(owner) if owner.kind == "Deployment" => q.add((namespace, owner.name.clone())),
-                Some(_) => {}
-                None => all
-                    .in_namespace(&namespace)
-                    .iter()
-                    .filter(|d| d.spec.as_ref().is_some_and(|s| labels::matches(&s.selector, set.labels())))
-                    .for_each(|d| q.add((namespace.clone(), d.name_any()))),
-            }
-        }
-    });
+    controller.deployments.on_change(move |c| q.add(ownership::key(c.latest().as_ref())));
+    ownership::wake_owners(&controller.sets, &controller.deployments, &queue, |d: &Deployment, s: &ReplicaSet| selects(d, s));
     // A Recreate deployment waits for its last old pod to be gone.
     let (q, sets) = (queue.clone(), controller.sets.clone());
     controller.pods.on_change(move |change| {
@@ -74,244 +86,100 @@ pub fn start(context: &Context) {
             controller.deployments.synced().await;
             controller.sets.synced().await;
             controller.pods.synced().await;
-            match controller.sync(&key.0, &key.1).await {
-                // Somebody was faster; the informer will say so.
-                Err(kube::Error::Api(s)) if s.code == 409 && s.reason == "Conflict" => Ok(Requeue::After(Duration::from_millis(5))),
-                other => other,
-            }
+            pods::again_on_conflict(controller.sync(&key.0, &key.1).await)
         }
     });
+}
+
+fn selects(deployment: &Deployment, set: &ReplicaSet) -> bool {
+    deployment.spec.as_ref().is_some_and(|s| labels::matches(&s.selector, set.labels()))
 }
 
 impl Controller {
     async fn sync(&self, namespace: &str, name: &str) -> kube::Result<Requeue> {
         let Some(deployment) = self.deployments.get(namespace, name) else { return Ok(Requeue::No) };
-        let sets = self.claim(&deployment).await?;
-        let template = deployment.spec.as_ref().map(|s| s.template.clone()).unwrap_or_default();
-        let set_template = |s: &ReplicaSet| s.spec.as_ref().and_then(|s| s.template.clone()).unwrap_or_default();
-        let existing = sets.iter().find(|s| template::same(&set_template(s), &template)).cloned();
         let now = Timestamp::now();
-        if deployment.metadata.deletion_timestamp.is_some() {
-            return self.write_status(&deployment, existing.as_deref(), &sets, now).await;
+        if deployment.spec.as_ref().is_some_and(|s| s.selector == LabelSelector::default()) {
+            let message = "This deployment is selecting all pods. A non-empty selector is required.";
+            self.recorder.event(&Reference::of(deployment.as_ref()), EventType::Warning, "SelectingAll", message);
+            return Ok(Requeue::No);
+        }
+        let all = self.sets.in_namespace(namespace);
+        let all = ownership::claim_all(&self.client, deployment.as_ref(), all, |s| selects(&deployment, s)).await?;
+        let mut sets = Sets::split(&deployment, all);
+
+        let going = deployment.metadata.deletion_timestamp.is_some();
+        if !going && let Some(paused) = status::pause(&deployment, now) {
+            self.put_status(&deployment, paused).await?;
+            return Ok(Requeue::After(PATIENCE));
+        }
+        if !self.adjust_new(&deployment, &mut sets, now).await? {
+            return Ok(Requeue::After(PATIENCE));
         }
         let paused = deployment.spec.as_ref().is_some_and(|s| s.paused == Some(true));
-        let replicas = deployment.spec.as_ref().and_then(|s| s.replicas).unwrap_or(1);
-        let resized = sets
-            .iter()
-            .filter(|s| wanted(s) > 0)
-            .any(|s| s.annotations().get(DESIRED).is_some_and(|d| *d != replicas.to_string()));
-        if paused || resized {
-            let mut newest_first: Vec<ReplicaSet> = sets.iter().map(|s| s.as_ref().clone()).collect();
-            newest_first.sort_by_key(|s| std::cmp::Reverse(s.metadata.creation_timestamp.as_ref().map(|t| t.0)));
-            if let Some(at) = existing.as_ref().and_then(|e| newest_first.iter().position(|s| s.uid() == e.uid())) {
-                newest_first[..=at].rotate_right(1);
+        if going || paused || plan::is_resized(&deployment, &sets.all()) {
+            if !going {
+                let scales = plan::resize(&deployment, sets.new.as_ref(), &sets.old);
+                self.scale(&deployment, &mut sets, &scales).await?;
             }
-            let scales = plan::proportional(&deployment, &newest_first);
-            self.scale(&deployment, &sets, &scales, true).await?;
-            return self.write_status(&deployment, existing.as_deref(), &sets, now).await;
+            if paused && !going {
+                self.clean_up(&deployment, &sets).await?;
+            }
+            return self.tell(&deployment, &sets, false, now).await;
         }
         if plan::recreates(&deployment) {
-            let old: Vec<Scale> = sets
-                .iter()
-                .filter(|s| existing.as_ref().is_none_or(|e| e.uid() != s.uid()) && wanted(s) > 0)
-                .map(|s| Scale { set: s.name_any(), to: 0 })
-                .collect();
-            let owners: Vec<String> = sets
-                .iter()
-                .filter(|s| existing.as_ref().is_none_or(|e| e.uid() != s.uid()))
-                .filter_map(|s| s.uid())
-                .collect();
-            let running = self.pods.in_namespace(namespace).iter().any(|p| {
-                !matches!(crate::pods::phase(p), "Succeeded" | "Failed")
-                    && ownership::controller_of(&p.metadata).is_some_and(|o| owners.contains(&o.uid))
-            });
-            if !old.is_empty() || running {
-                self.scale(&deployment, &sets, &old, false).await?;
-                return self.write_status(&deployment, existing.as_deref(), &sets, now).await;
+            let scales: Vec<Scale> = sets.old.iter().filter(|s| wanted(s) > 0).map(|s| Scale { set: s.name_any(), to: 0 }).collect();
+            self.scale(&deployment, &mut sets, &scales).await?;
+            if !scales.is_empty() || self.old_pods_run(&sets) {
+                return self.tell(&deployment, &sets, true, now).await;
             }
-            let Some(new) = self.newest(&deployment, existing, &sets).await? else {
-                return Ok(Requeue::After(Duration::from_millis(5)));
-            };
-            if wanted(&new) != replicas {
-                let scale = [Scale { set: new.name_any(), to: replicas }];
-                self.scale(&deployment, &with(&sets, &new), &scale, false).await?;
-            }
-            return self.finish(&deployment, &new, &sets, now).await;
         }
-        let Some(new) = self.newest(&deployment, existing, &sets).await? else {
-            return Ok(Requeue::After(Duration::from_millis(5)));
+        let Some(new) = sets.new.clone() else {
+            self.create_new(&deployment, &sets, now).await?;
+            return Ok(Requeue::After(PATIENCE));
         };
-        let mut old: Vec<ReplicaSet> = sets.iter().filter(|s| s.uid() != new.uid()).map(|s| s.as_ref().clone()).collect();
-        old.sort_by_key(|s| s.metadata.creation_timestamp.as_ref().map(|t| t.0));
-        let scales = plan::rolling(&deployment, &new, &old);
-        self.scale(&deployment, &with(&sets, &new), &scales, false).await?;
-        self.finish(&deployment, &new, &sets, now).await
-    }
-
-    async fn finish(&self, deployment: &Deployment, new: &Arc<ReplicaSet>, sets: &[Arc<ReplicaSet>], now: Timestamp) -> kube::Result<Requeue> {
-        let sets = with(sets, new);
-        let numbers = status::numbers(deployment, Some(new), &sets);
-        if status::complete(deployment, &numbers) {
-            self.clean_up(deployment, new, &sets).await?;
-        }
-        self.write_status(deployment, Some(new), &sets, now).await
-    }
-
-    /// The replica sets that are the deployment's, after adopting and releasing.
-    async fn claim(&self, deployment: &Deployment) -> kube::Result<Vec<Arc<ReplicaSet>>> {
-        let namespace = deployment.namespace().unwrap_or_default();
-        let uid = deployment.uid().unwrap_or_default();
-        let Some(spec) = &deployment.spec else { return Ok(Vec::new()) };
-        let api = Api::<ReplicaSet>::namespaced(self.client.clone(), &namespace);
-        let mut sets = Vec::new();
-        for set in self.sets.in_namespace(&namespace) {
-            let matches = labels::matches(&spec.selector, set.labels());
-            let set_uid = set.uid().unwrap_or_default();
-            let patch = match ownership::claim(&uid, deployment.metadata.deletion_timestamp.is_some(), &set.metadata, matches) {
-                Claim::Keep => {
-                    sets.push(set);
-                    continue;
-                }
-                Claim::Ignore => continue,
-                Claim::Adopt => ownership::adopt_patch(&ownership::controller_reference(deployment), &set_uid),
-                Claim::Release => ownership::release_patch(&uid, &set_uid),
-            };
-            let patched = api.patch(&set.name_any(), &PatchParams::default(), &Patch::Strategic(patch)).await?;
-            if matches {
-                sets.push(Arc::new(patched));
-            }
-        }
-        Ok(sets)
-    }
-
-    /// The replica set of the current template, with the right revision; created when missing.
-    /// Nothing when its name was taken by another template and a new name must be made.
-    async fn newest(&self, deployment: &Deployment, existing: Option<Arc<ReplicaSet>>, sets: &[Arc<ReplicaSet>]) -> kube::Result<Option<Arc<ReplicaSet>>> {
-        let namespace = deployment.namespace().unwrap_or_default();
-        let api = Api::<ReplicaSet>::namespaced(self.client.clone(), &namespace);
-        let spec = deployment.spec.clone().unwrap_or_default();
-        let newest_old = sets
-            .iter()
-            .filter(|s| existing.as_ref().is_none_or(|e| e.uid() != s.uid()))
-            .map(|s| revision(s.annotations()))
-            .max()
-            .unwrap_or(0);
-        if let Some(set) = existing {
-            let mut annotations = carried(deployment.annotations());
-            let current = revision(set.annotations());
-            if current <= newest_old {
-                annotations.insert(REVISION.into(), (newest_old + 1).to_string());
-                if current > 0 {
-                    let history = set.annotations().get(REVISION_HISTORY).map_or(String::new(), |h| format!("{h},"));
-                    annotations.insert(REVISION_HISTORY.into(), format!("{history}{current}"));
-                }
-            }
-            let changed = annotations.iter().any(|(k, v)| set.annotations().get(k) != Some(v));
-            let min_ready = set.spec.as_ref().and_then(|s| s.min_ready_seconds).unwrap_or(0) != spec.min_ready_seconds.unwrap_or(0);
-            let set = if changed || min_ready {
-                let patch = json!({"metadata": {"annotations": annotations}, "spec": {"minReadySeconds": spec.min_ready_seconds.unwrap_or(0)}});
-                Arc::new(api.patch(&set.name_any(), &PatchParams::default(), &Patch::Merge(patch)).await?)
-            } else {
-                set
-            };
-            self.set_revision(deployment, revision(set.annotations())).await?;
-            return Ok(Some(set));
-        }
-
-        let collisions = deployment.status.as_ref().and_then(|s| s.collision_count);
-        let name = template::hash(&spec.template, collisions);
-        let mut template = spec.template.clone();
-        let mut labels = template.metadata.as_ref().and_then(|m| m.labels.clone()).unwrap_or_default();
-        labels.insert(HASH_LABEL.into(), name.clone());
-        template.metadata.get_or_insert_default().labels = Some(labels.clone());
-        let mut selector = spec.selector.clone();
-        selector.match_labels.get_or_insert_default().insert(HASH_LABEL.into(), name.clone());
-        let replicas = spec.replicas.unwrap_or(1);
-        let mut annotations = carried(deployment.annotations());
-        annotations.insert(REVISION.into(), (newest_old + 1).to_string());
-        let fence = plan::fence(deployment);
-        let surge = if plan::recreates(deployment) { 0 } else { fence.surge };
-        annotations.insert(DESIRED.into(), replicas.to_string());
-        annotations.insert(MAX.into(), (replicas + surge).to_string());
-        let total: i32 = sets.iter().map(|s| wanted(s)).sum();
-        let first = if plan::recreates(deployment) { replicas } else { (replicas + surge - total).clamp(0, replicas) };
-        let set = ReplicaSet {
-            metadata: ObjectMeta {
-                name: Some(format!("{}-{name}", deployment.name_any())),
-                namespace: Some(namespace.clone()),
-                labels: Some(labels),
-                annotations: Some(annotations),
-                owner_references: Some(vec![ownership::controller_reference(deployment)]),
-                ..ObjectMeta::default()
-            },
-            spec: Some(ReplicaSetSpec {
-                replicas: Some(first),
-                min_ready_seconds: spec.min_ready_seconds,
-                selector,
-                template: Some(template),
-            }),
-            status: None,
+        let scales = match plan::recreates(&deployment) {
+            true if wanted(&new) != plan::replicas(&deployment) => vec![Scale { set: new.name_any(), to: plan::replicas(&deployment) }],
+            true => Vec::new(),
+            false => plan::rolling(&deployment, &new, &sets.old),
         };
-        match api.create(&PostParams::default(), &set).await {
-            Ok(set) => {
-                let message = format!("Scaled up replica set {} from 0 to {first}", set.name_any());
-                if first > 0 {
-                    self.recorder.event(&Reference::of(deployment), EventType::Normal, "ScalingReplicaSet", message);
-                }
-                self.set_revision(deployment, newest_old + 1).await?;
-                Ok(Some(Arc::new(set)))
-            }
-            Err(kube::Error::Api(status)) if status.reason == "AlreadyExists" => {
-                let taken = api.get(&set.name_any()).await?;
-                let ours = ownership::controller_of(&taken.metadata).is_some_and(|o| Some(&o.uid) == deployment.metadata.uid.as_ref());
-                let same = taken.spec.as_ref().and_then(|s| s.template.as_ref()).is_some_and(|t| template::same(t, &spec.template));
-                if ours && same {
-                    return Ok(Some(Arc::new(taken)));
-                }
-                let mut counted = deployment.clone();
-                counted.status.get_or_insert_default().collision_count = Some(collisions.unwrap_or(0) + 1);
-                Api::<Deployment>::namespaced(self.client.clone(), &namespace)
-                    .replace_status(&deployment.name_any(), &PostParams::default(), &counted)
-                    .await?;
-                Ok(None)
-            }
-            Err(error) => {
-                let message = format!("Failed to create new replica set {:?}: {}", set.name_any(), crate::pods::text(&error));
-                self.recorder.event(&Reference::of(deployment), EventType::Warning, "ReplicaSetCreateError", message);
-                Err(error)
-            }
+        self.scale(&deployment, &mut sets, &scales).await?;
+        if scales.is_empty() && deployment.status.as_ref().is_some_and(|s| status::complete(&deployment, s)) {
+            self.clean_up(&deployment, &sets).await?;
         }
+        self.tell(&deployment, &sets, true, now).await
     }
 
-    async fn set_revision(&self, deployment: &Deployment, to: i64) -> kube::Result<()> {
-        if revision(deployment.annotations()) == to {
-            return Ok(());
-        }
-        let mut new = deployment.clone();
-        new.annotations_mut().insert(REVISION.into(), to.to_string());
-        let api = Api::<Deployment>::namespaced(self.client.clone(), &deployment.namespace().unwrap_or_default());
-        api.replace(&deployment.name_any(), &PostParams::default(), &new).await.map(|_| ())
+    /// Whether a pod of an old set has not ended yet.
+    fn old_pods_run(&self, sets: &Sets) -> bool {
+        let namespace = sets.old.first().and_then(|s| s.namespace()).unwrap_or_default();
+        let of_old = |p: &Arc<Pod>| {
+            let owner = ownership::controller_of(&p.metadata).map(|o| &o.uid);
+            sets.old.iter().any(|s| s.metadata.uid.as_ref() == owner && owner.is_some())
+        };
+        sets.old.iter().any(|s| s.status.as_ref().is_some_and(|s| s.replicas > 0))
+            || self.pods.in_namespace(&namespace).iter().any(|p| of_old(p) && !matches!(pods::phase(p), "Succeeded" | "Failed"))
     }
 
-    async fn scale(&self, deployment: &Deployment, sets: &[Arc<ReplicaSet>], scales: &[Scale], annotate_all: bool) -> kube::Result<()> {
-        let namespace = deployment.namespace().unwrap_or_default();
-        let api = Api::<ReplicaSet>::namespaced(self.client.clone(), &namespace);
-        let replicas = deployment.spec.as_ref().and_then(|s| s.replicas).unwrap_or(1);
-        let surge = if plan::recreates(deployment) { 0 } else { plan::fence(deployment).surge };
-        let annotations = json!({DESIRED: replicas.to_string(), MAX: (replicas + surge).to_string()});
-        for set in sets {
-            let to = scales.iter().find(|s| s.set == set.name_any()).map(|s| s.to);
-            let stale = set.annotations().get(DESIRED) != Some(&replicas.to_string());
+    /// Scales sets, notes on each the sizes that were wanted, and puts the outcome into `sets`.
+    async fn scale(&self, deployment: &Deployment, sets: &mut Sets, scales: &[Scale]) -> kube::Result<()> {
+        let api = Api::<ReplicaSet>::namespaced(self.client.clone(), &deployment.namespace().unwrap_or_default());
+        let (desired, max) = (plan::replicas(deployment).to_string(), plan::most(deployment).to_string());
+        for set in sets.old.iter_mut().chain(&mut sets.new) {
+            let Some(scale) = scales.iter().find(|s| s.set == set.name_any()) else { continue };
             let from = wanted(set);
-            if to.is_none() && !(annotate_all && stale && from > 0) {
+            let noted = |key: &str, value: &String| set.annotations().get(key) == Some(value);
+            if from == scale.to && noted(DESIRED, &desired) && noted(MAX, &max) {
                 continue;
             }
-            let to = to.unwrap_or(from);
-            let patch = json!({"metadata": {"annotations": annotations, "resourceVersion": set.resource_version()}, "spec": {"replicas": to}});
-            api.patch(&set.name_any(), &PatchParams::default(), &Patch::Merge(patch)).await?;
-            if to != from {
-                let direction = if to > from { "up" } else { "down" };
-                let message = format!("Scaled {direction} replica set {} from {from} to {to}", set.name_any());
+            let patch = json!({
+                "metadata": {"annotations": {DESIRED: desired, MAX: max}, "resourceVersion": set.resource_version()},
+                "spec": {"replicas": scale.to}
+            });
+            *set = Arc::new(api.patch(&set.name_any(), &PatchParams::default(), &Patch::Merge(patch)).await?);
+            if scale.to != from {
+                let direction = if scale.to > from { "up" } else { "down" };
+                let message = format!("Scaled {direction} replica set {} from {from} to {}", set.name_any(), scale.to);
                 self.recorder.event(&Reference::of(deployment), EventType::Normal, "ScalingReplicaSet", message);
             }
         }
@@ -319,17 +187,10 @@ impl Controller {
     }
 
     /// Deletes the oldest revisions beyond the history limit.
-    async fn clean_up(&self, deployment: &Deployment, new: &ReplicaSet, sets: &[Arc<ReplicaSet>]) -> kube::Result<()> {
-        let limit = deployment.spec.as_ref().and_then(|s| s.revision_history_limit).unwrap_or(10).max(0) as usize;
-        let mut old: Vec<&Arc<ReplicaSet>> = sets
-            .iter()
-            .filter(|s| s.uid() != new.uid() && s.metadata.deletion_timestamp.is_none())
-            .filter(|s| wanted(s) == 0 && s.status.as_ref().is_none_or(|s| s.replicas == 0))
-            .collect();
-        old.sort_by_key(|s| revision(s.annotations()));
+    async fn clean_up(&self, deployment: &Deployment, sets: &Sets) -> kube::Result<()> {
         let api = Api::<ReplicaSet>::namespaced(self.client.clone(), &deployment.namespace().unwrap_or_default());
-        for set in old.iter().take(old.len().saturating_sub(limit)) {
-            match api.delete(&set.name_any(), &DeleteParams::default()).await {
+        for name in plan::expired(deployment, &sets.old) {
+            match api.delete(&name, &DeleteParams::default()).await {
                 Ok(_) => {}
                 Err(kube::Error::Api(status)) if status.code == 404 => {}
                 Err(error) => return Err(error),
@@ -338,48 +199,34 @@ impl Controller {
         Ok(())
     }
 
-    async fn write_status(&self, deployment: &Deployment, new: Option<&ReplicaSet>, sets: &[Arc<ReplicaSet>], now: Timestamp) -> kube::Result<Requeue> {
-        let mut wanted = status::numbers(deployment, new, sets);
-        status::availability(deployment, &mut wanted, now);
-        let again = status::progress(deployment, new, &mut wanted, now);
-        let mut old = deployment.status.clone().unwrap_or_default();
-        old.terminating_replicas = None;
-        for count in [
-            &mut old.replicas,
-            &mut old.updated_replicas,
-            &mut old.ready_replicas,
-            &mut old.available_replicas,
-            &mut old.unavailable_replicas,
-        ] {
-            count.get_or_insert(0);
+    /// Writes the status; that of a rollout also tells how it goes on.
+    async fn tell(&self, deployment: &Deployment, sets: &Sets, rollout: bool, now: Timestamp) -> kube::Result<Requeue> {
+        let all = sets.all();
+        let mut wanted = status::numbers(deployment, sets.new.as_deref(), &all, now);
+        let mut again = None;
+        if rollout {
+            status::progress(deployment, sets.new.as_deref(), &all, &mut wanted, now);
+            again = status::next_check(deployment, &wanted, now);
         }
-        if old != wanted {
-            let mut updated = deployment.clone();
-            updated.status = Some(wanted);
-            let api = Api::<Deployment>::namespaced(self.client.clone(), &deployment.namespace().unwrap_or_default());
-            match api.replace_status(&deployment.name_any(), &PostParams::default(), &updated).await {
-                Ok(_) => {}
-                Err(kube::Error::Api(status)) if status.code == 404 => return Ok(Requeue::No),
-                Err(error) => return Err(error),
-            }
+        if status::filled(deployment.status.clone().unwrap_or_default()) != wanted {
+            self.put_status(deployment, wanted).await?;
         }
         Ok(again.map_or(Requeue::No, Requeue::After))
     }
-}
 
-fn with(sets: &[Arc<ReplicaSet>], new: &Arc<ReplicaSet>) -> Vec<Arc<ReplicaSet>> {
-    let mut all: Vec<Arc<ReplicaSet>> = sets.iter().filter(|s| s.uid() != new.uid()).cloned().collect();
-    all.push(new.clone());
-    all
-}
+    /// Writes a deployment's status.
+    pub async fn put_status(&self, deployment: &Deployment, status: DeploymentStatus) -> kube::Result<()> {
+        let new = Deployment { status: Some(status), ..deployment.clone() };
+        self.put(&new).await
+    }
 
-fn revision(annotations: &BTreeMap<String, String>) -> i64 {
-    annotations.get(REVISION).and_then(|r| r.parse().ok()).unwrap_or(0)
-}
-
-/// The deployment's annotations that its sets carry too, `kubernetes.io/change-cause` among them.
-fn carried(annotations: &BTreeMap<String, String>) -> BTreeMap<String, String> {
-    const OWN: [&str; 6] =
-        ["kubectl.kubernetes.io/last-applied-configuration", REVISION, REVISION_HISTORY, DESIRED, MAX, "deprecated.deployment.rollback.to"];
-    annotations.iter().filter(|(k, _)| !OWN.contains(&k.as_str())).map(|(k, v)| (k.clone(), v.clone())).collect()
+    /// Writes a deployment's status and annotations.
+    pub async fn put(&self, deployment: &Deployment) -> kube::Result<()> {
+        let api = Api::<Deployment>::namespaced(self.client.clone(), &deployment.namespace().unwrap_or_default());
+        match api.replace_status(&deployment.name_any(), &PostParams::default(), deployment).await {
+            Ok(_) => Ok(()),
+            Err(kube::Error::Api(status)) if status.code == 404 => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
 }
