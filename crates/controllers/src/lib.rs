@@ -1,6 +1,6 @@
 //! The controllers, one module each: a pure plan (what is to be done, given what is) and a thin
 //! reconcile (read, plan, act). They meet the API server through the client alone and know no storage.
-//! Not here yet: cron jobs, autoscaling, volumes, disruption budgets.
+//! Not here yet: autoscaling, volumes.
 #![forbid(unsafe_code)]
 
 pub mod amount;
@@ -31,6 +31,7 @@ pub mod taint_eviction;
 pub mod template;
 pub mod ttl;
 mod table;
+pub mod written;
 
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;

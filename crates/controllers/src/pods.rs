@@ -88,21 +88,27 @@ impl PodControl {
     /// template is met by few requests. Returns the first error. In a namespace that is going away
     /// nothing can be made, and that is no error.
     pub async fn create(&self, owner: &Reference, pods: Vec<Pod>) -> kube::Result<usize> {
+        match self.create_counted(owner, pods).await {
+            (_, Some(error)) => Err(error),
+            (made, None) => Ok(made),
+        }
+    }
+
+    /// The same, for those who want to know how many were made before the first error.
+    pub async fn create_counted(&self, owner: &Reference, pods: Vec<Pod>) -> (usize, Option<kube::Error>) {
         let mut made = 0;
         let mut batch = 1;
         let mut rest = pods.into_iter();
         loop {
             let now: Vec<Pod> = rest.by_ref().take(batch).collect();
             if now.is_empty() {
-                return Ok(made);
+                return (made, None);
             }
             let results: Vec<kube::Result<()>> =
                 futures::stream::iter(now).map(|pod| self.create_one(owner, pod)).buffer_unordered(PARALLEL).collect().await;
             made += results.iter().filter(|r| r.is_ok()).count();
-            match results.into_iter().collect::<kube::Result<Vec<()>>>() {
-                Ok(_) => {}
-                Err(error) if namespace_is_ending(&error) => return Ok(made),
-                Err(error) => return Err(error),
+            if let Some(error) = results.into_iter().find_map(Result::err) {
+                return (made, Some(error).filter(|e| !namespace_is_ending(e)));
             }
             batch *= 2;
         }
