@@ -4,6 +4,7 @@
 #![forbid(unsafe_code)]
 
 pub mod amount;
+pub mod cronjob;
 pub mod csr;
 pub mod daemonset;
 pub mod deployment;
@@ -31,6 +32,7 @@ pub mod taint_eviction;
 pub mod template;
 pub mod ttl;
 mod table;
+pub mod ttl_after_finished;
 pub mod written;
 
 use std::collections::BTreeMap;

@@ -47,7 +47,7 @@ pub fn create(resource: &Resource, obj: &Value) -> Vec<FieldError> {
         ("apps", "StatefulSet") => workloads::stateful_set(&spec, true),
         ("batch", "Job") => workloads::job(&at),
         ("batch", "CronJob") => {
-            workloads::cron_job(&spec);
+            workloads::cron_job(&spec, None);
             if at.down(&["metadata", "name"]).text().len() > 52 {
                 at.down(&["metadata", "name"]).invalid("must be no more than 52 characters");
             }
@@ -90,7 +90,7 @@ pub fn update(resource: &Resource, new: &Value, old: &Value) -> Vec<FieldError> 
         }
         ("apps", "ControllerRevision") => objects::controller_revision_update(&at, &before),
         ("batch", "Job") => workloads::job_update(&at, &before),
-        ("batch", "CronJob") => workloads::cron_job(&spec),
+        ("batch", "CronJob") => workloads::cron_job(&spec, Some(&old_spec)),
         ("", "ConfigMap" | "Secret") => {
             if kind == "Secret" {
                 at.at("type").immutable(&before.at("type"));

@@ -418,34 +418,31 @@ pub fn job_update(new: &At<'_>, old: &At<'_>) {
     }
 }
 
-/// A cron job's spec.
-pub fn cron_job(spec: &At<'_>) {
+/// A cron job's spec; of an old one, what it has already is taken as it is.
+pub fn cron_job(spec: &At<'_>, old: Option<&At<'_>>) {
     let schedule = spec.at("schedule");
+    let zone = spec.at("timeZone");
     match schedule.filled() {
         None => schedule.required(""),
         Some(s) => {
-            if let Err(e) = cron_schedule(s) {
+            if let Err(e) = crate::cron::parse(s) {
                 schedule.invalid(e);
             }
-            if s.contains("TZ") && spec.at("timeZone").set() {
-                schedule.invalid("cannot use both timeZone field and TZ or CRON_TZ in schedule");
-            } else if s.contains("TZ") {
+            let allowed = old.is_some_and(|o| o.at("schedule").text().contains("TZ"));
+            if s.contains("TZ") && !allowed {
                 schedule.invalid("cannot use TZ or CRON_TZ in schedule, use timeZone field instead");
+            } else if s.contains("TZ") && zone.set() {
+                schedule.invalid("cannot use both timeZone field and TZ or CRON_TZ in schedule");
             }
         }
     }
     spec.at("startingDeadlineSeconds").nonnegative();
+    if zone.set() && old.is_none_or(|o| !same(o.at("timeZone").v, zone.v)) {
+        time_zone(&zone);
+    }
     spec.at("concurrencyPolicy").one_of(&["Allow", "Forbid", "Replace"]);
     for k in ["successfulJobsHistoryLimit", "failedJobsHistoryLimit"] {
         spec.at(k).nonnegative();
-    }
-    let zone = spec.at("timeZone");
-    if zone.set() {
-        if zone.filled().is_none() {
-            zone.invalid("timeZone must be nil or non-empty string");
-        } else if zone.text().eq_ignore_ascii_case("local") {
-            zone.invalid("timeZone must be an explicit time zone as defined in https://www.iana.org/time-zones");
-        }
     }
     let template = spec.at("jobTemplate");
     meta::labels(&template.down(&["metadata", "labels"]).named(template.path.child("labels")));
@@ -460,57 +457,27 @@ pub fn cron_job(spec: &At<'_>) {
     }
 }
 
-/// Whether a schedule has the five fields of cron, each a list of values, ranges and steps.
-fn cron_schedule(s: &str) -> Result<(), String> {
-    if s.starts_with('@') {
-        let known = ["@yearly", "@annually", "@monthly", "@weekly", "@daily", "@midnight", "@hourly"];
-        return if known.contains(&s) || s.starts_with("@every ") { Ok(()) } else { Err(format!("unrecognized descriptor: {s}")) };
+fn time_zone(zone: &At<'_>) {
+    let Some(name) = zone.filled() else {
+        zone.invalid("timeZone must be nil or non-empty string");
+        return;
+    };
+    let plain = |part: &str| {
+        let known = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-' | b'_' | b'+');
+        !matches!(part, "." | "..") && !part.starts_with('-') && (1..=14).contains(&part.len()) && part.bytes().all(known)
+    };
+    if !name.split('/').all(plain) {
+        zone.invalid(format!("unknown time zone {name}"));
+        return;
     }
-    let s = s.split_whitespace().filter(|f| !f.starts_with("TZ=") && !f.starts_with("CRON_TZ=")).collect::<Vec<_>>();
-    if s.len() != 5 {
-        return Err(format!("expected exactly 5 fields, found {}: [{}]", s.len(), s.join(" ")));
+    if name.eq_ignore_ascii_case("local") {
+        zone.invalid("timeZone must be an explicit time zone as defined in https://www.iana.org/time-zones");
     }
-    let bounds = [(0, 59), (0, 23), (1, 31), (1, 12), (0, 6)];
-    let month = ["jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec"];
-    let day = ["sun", "mon", "tue", "wed", "thu", "fri", "sat"];
-    for (i, (field, (lo, hi))) in s.iter().zip(bounds).enumerate() {
-        let number = |t: &str| -> Result<i64, String> {
-            let named = match i {
-                3 => month.iter().position(|m| t.eq_ignore_ascii_case(m)).map(|p| p as i64 + 1),
-                4 => day.iter().position(|m| t.eq_ignore_ascii_case(m)).map(|p| p as i64),
-                _ => None,
-            };
-            match named {
-                Some(n) => Ok(n),
-                None => t
-                    .parse()
-                    .map_err(|_| format!("failed to parse int from {t}: strconv.Atoi: parsing {}: invalid syntax", crate::field::go_quote(t))),
-            }
-        };
-        for part in field.split(',') {
-            let (range, step) = part.split_once('/').map_or((part, None), |(r, s)| (r, Some(s)));
-            if let Some(step) = step
-                && number(step)? == 0
-            {
-                return Err(format!("step of range should be a positive number: {part}"));
-            }
-            if range == "*" || range == "?" {
-                continue;
-            }
-            let (from, to) = range.split_once('-').unwrap_or((range, range));
-            let (from, to) = (number(from)?, number(to)?);
-            if from < lo {
-                return Err(format!("beginning of range ({from}) below minimum ({lo}): {part}"));
-            }
-            if to > hi {
-                return Err(format!("end of range ({to}) above maximum ({hi}): {part}"));
-            }
-            if from > to {
-                return Err(format!("beginning of range ({from}) beyond end of range ({to}): {part}"));
-            }
-        }
+    if name != "Local"
+        && let Err(e) = crate::cron::zone(name)
+    {
+        zone.invalid(e);
     }
-    Ok(())
 }
 
 /// Counts in a controller's status: not negative, and parts not more than the whole.
