@@ -2,8 +2,9 @@
 //! service account that each acts as, and what starts it. To add a controller, give its row a start.
 
 use crate::{
-    Config, Context, csr, daemonset, deployment, endpoints, endpointslice, endpointslice_mirroring, garbage_collector, job,
+    Config, Context, cronjob, csr, daemonset, deployment, disruption, endpoints, endpointslice, endpointslice_mirroring, garbage_collector, job,
     namespace, node_ipam, node_lifecycle, pod_gc, replicaset, root_ca, service_account, service_account_token, statefulset, taint_eviction, ttl,
+    ttl_after_finished,
 };
 
 /// Starts a controller as tasks of its context.
@@ -69,11 +70,11 @@ pub const CONTROLLERS: &[Controller] = &[
 
     on("horizontal-pod-autoscaler-controller", "horizontalpodautoscaling", "horizontal-pod-autoscaler", None),
 
-    on("disruption-controller", "disruption", "disruption-controller", None),
+    on("disruption-controller", "disruption", "disruption-controller", Some(|c, _| disruption::start(c))),
 
     on("statefulset-controller", "statefulset", "statefulset-controller", Some(|c, _| statefulset::start(c))),
 
-    on("cronjob-controller", "cronjob", "cronjob-controller", None),
+    on("cronjob-controller", "cronjob", "cronjob-controller", Some(|c, _| cronjob::start(c))),
 
     // Approver and cleaner are in here too.
     on("certificatesigningrequest-signing-controller", "csrsigning", "certificate-controller", Some(|c, config| {
@@ -124,7 +125,7 @@ pub const CONTROLLERS: &[Controller] = &[
 
     on("volumeattributesclass-protection-controller", "", "volumeattributesclass-protection-controller", None),
 
-    on("ttl-after-finished-controller", "ttl-after-finished", "ttl-after-finished-controller", None),
+    on("ttl-after-finished-controller", "ttl-after-finished", "ttl-after-finished-controller", Some(|c, _| ttl_after_finished::start(c))),
 
     on("root-ca-certificate-publisher-controller", "root-ca-cert-publisher", "root-ca-cert-publisher", Some(|c, config| {
         if let Some(bundle) = &config.root_ca {

@@ -42,7 +42,7 @@ pub fn start(context: &Context) {
         }
     });
     let client = context.client.clone();
-    run_workers(&context.tasks, "ttl-after-finished", 5, queue, move |key: (String, String)| {
+    run_workers(&context.tasks, "ttl-after-finished", context.workers(5), queue, move |key: (String, String)| {
         let (client, jobs) = (client.clone(), jobs.clone());
         async move {
             let api = Api::<Job>::namespaced(client, &key.0);

@@ -63,7 +63,7 @@ pub fn start(context: &Context) {
             }
         }
     });
-    run_workers(&context.tasks, "cronjob", 5, queue, move |key: (String, String)| {
+    run_workers(&context.tasks, "cronjob", context.workers(5), queue, move |key: (String, String)| {
         let controller = controller.clone();
         async move {
             controller.crons.synced().await;

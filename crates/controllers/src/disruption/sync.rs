@@ -65,7 +65,7 @@ pub fn start(context: &Context) {
         }
     });
     super::stale::start(context, &controller.pods);
-    run_workers(&context.tasks, "disruption", 1, queue, move |key: (String, String)| {
+    run_workers(&context.tasks, "disruption", context.workers(1), queue, move |key: (String, String)| {
         let controller = controller.clone();
         async move {
             controller.budgets.synced().await;
