@@ -1,6 +1,6 @@
 //! The controllers, one module each: a pure plan (what is to be done, given what is) and a thin
 //! reconcile (read, plan, act). They meet the API server through the client alone and know no storage.
-//! Not here yet: autoscaling, volumes.
+//! Not here yet: autoscaling.
 #![forbid(unsafe_code)]
 
 pub mod amount;
@@ -35,6 +35,7 @@ pub mod ttl;
 mod table;
 pub mod ttl_after_finished;
 pub mod written;
+pub mod volume;
 
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;

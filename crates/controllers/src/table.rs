@@ -4,7 +4,7 @@
 use crate::{
     Config, Context, cronjob, csr, daemonset, deployment, disruption, endpoints, endpointslice, endpointslice_mirroring, garbage_collector, job,
     namespace, node_ipam, node_lifecycle, pod_gc, replicaset, root_ca, service_account, service_account_token, statefulset, taint_eviction, ttl,
-    ttl_after_finished,
+    ttl_after_finished, volume,
 };
 
 /// Starts a controller as tasks of its context.
@@ -111,19 +111,19 @@ pub const CONTROLLERS: &[Controller] = &[
 
     on("cloud-node-lifecycle-controller", "cloud-node-lifecycle", "node-controller", None),
 
-    on("persistentvolume-binder-controller", "persistentvolume-binder", "persistent-volume-binder", None),
+    on("persistentvolume-binder-controller", "persistentvolume-binder", "persistent-volume-binder", Some(|c, _| volume::binder::start(c))),
 
     on("persistentvolume-attach-detach-controller", "attachdetach", "attachdetach-controller", None),
 
-    on("persistentvolume-expander-controller", "persistentvolume-expander", "expand-controller", None),
+    on("persistentvolume-expander-controller", "persistentvolume-expander", "expand-controller", Some(|c, _| volume::expand::start(c))),
 
     on("clusterrole-aggregation-controller", "clusterrole-aggregation", "clusterrole-aggregation-controller", None),
 
-    on("persistentvolumeclaim-protection-controller", "pvc-protection", "pvc-protection-controller", None),
+    on("persistentvolumeclaim-protection-controller", "pvc-protection", "pvc-protection-controller", Some(|c, _| volume::protection::start_claims(c))),
 
-    on("persistentvolume-protection-controller", "pv-protection", "pv-protection-controller", None),
+    on("persistentvolume-protection-controller", "pv-protection", "pv-protection-controller", Some(|c, _| volume::protection::start_volumes(c))),
 
-    on("volumeattributesclass-protection-controller", "", "volumeattributesclass-protection-controller", None),
+    on("volumeattributesclass-protection-controller", "", "volumeattributesclass-protection-controller", Some(|c, _| volume::protection::start_classes(c))),
 
     on("ttl-after-finished-controller", "ttl-after-finished", "ttl-after-finished-controller", Some(|c, _| ttl_after_finished::start(c))),
 
@@ -135,7 +135,7 @@ pub const CONTROLLERS: &[Controller] = &[
 
     on("kube-apiserver-serving-clustertrustbundle-publisher-controller", "", "kube-apiserver-serving-clustertrustbundle-publisher", None),
 
-    on("ephemeral-volume-controller", "ephemeral-volume", "ephemeral-volume-controller", None),
+    on("ephemeral-volume-controller", "ephemeral-volume", "ephemeral-volume-controller", Some(|c, _| volume::ephemeral::start(c))),
 
     on("storageversion-garbage-collector-controller", "storage-version-gc", "storage-version-garbage-collector", None),
 

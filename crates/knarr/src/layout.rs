@@ -39,6 +39,10 @@ impl Layout {
     pub fn kubelet(&self) -> PathBuf {
         self.data.join("kubelet")
     }
+    /// Volumes of the local-path provisioner.
+    pub fn storage(&self) -> PathBuf {
+        self.data.join("storage")
+    }
     pub fn overlay(&self) -> PathBuf {
         self.data.join("network")
     }

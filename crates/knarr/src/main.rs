@@ -16,6 +16,7 @@ mod preflight;
 mod progress;
 mod server;
 mod status;
+mod storage;
 mod up;
 mod why;
 

@@ -95,6 +95,7 @@ pub async fn start(config: &Config, layout: &Layout, prepared: Prepared, identit
         taints: Vec::new(),
         max_pods: 110,
         version: crate::server::KUBERNETES.into(),
+        local_storage: Some(layout.storage()),
     };
     kubelet::run(settings, identity.kubelet, own, runtime.clone(), runtime.clone(), tasks.clone()).await.context("the kubelet cannot start")?;
     let stop = tasks.token();

@@ -21,7 +21,7 @@ use crate::files::{self, State};
 use crate::layout::Layout;
 use crate::material::{self, Material};
 use crate::progress::Progress;
-use crate::{images, network, node, preflight, up};
+use crate::{images, network, node, preflight, storage, up};
 
 /// The version of Kubernetes that is served.
 pub const KUBERNETES: &str = "v1.36.0";
@@ -143,6 +143,8 @@ async fn start(config: &Config, layout: &Layout, progress: &Progress, core: &Tas
     scheduler::start(clients.user("system:kube-scheduler", &[]), &informers, control);
     let admin = clients.user("system:admin", &["system:masters"]);
     network::publish(&admin, config).await?;
+    storage::publish(&admin).await?;
+    controllers::volume::start_local_path(clients.service_account("local-path-provisioner"), &informers, control);
     dns::publish::run(IpAddr::V4(config.dns()), &Informers::new(admin, control.clone()), control);
     progress.done("controllers, scheduler");
 

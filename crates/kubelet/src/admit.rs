@@ -52,7 +52,8 @@ pub fn admit(pod: &Pod, labels: &BTreeMap<String, String>, node_name: &str, allo
     Ok(())
 }
 
-fn term_matches(term: &NodeSelectorTerm, labels: &BTreeMap<String, String>, node_name: &str) -> bool {
+/// Whether a term selects a node.
+pub fn term_matches(term: &NodeSelectorTerm, labels: &BTreeMap<String, String>, node_name: &str) -> bool {
     let expressions = term.match_expressions.as_deref().unwrap_or_default();
     let fields = term.match_fields.as_deref().unwrap_or_default();
     if expressions.is_empty() && fields.is_empty() {

@@ -230,6 +230,11 @@ pub struct Parts<'a> {
     pub capacity: i64,
 }
 
+/// Whether the volume is of a claim that the pod uses for reading only.
+fn read_only_claim(pod: &Pod, volume: &str) -> bool {
+    pod::volumes(pod).iter().filter(|v| v.name == volume).filter_map(|v| v.persistent_volume_claim.as_ref()).any(|c| c.read_only == Some(true))
+}
+
 /// A container. An error is the message of a `CreateContainerConfigError`.
 pub fn container(pod: &Pod, container: &Container, parts: Parts<'_>) -> Result<ContainerConfig, String> {
     let lookup = |name: &str| parts.environment.iter().find(|(n, _)| n == name).map(|(_, v)| v.clone());
@@ -242,7 +247,7 @@ pub fn container(pod: &Pod, container: &Container, parts: Parts<'_>) -> Result<C
         mounts.push(Mount {
             container_path: if mount.mount_path.starts_with('/') { mount.mount_path.clone() } else { format!("/{}", mount.mount_path) },
             host_path: host_path.display().to_string(),
-            readonly: mount.read_only == Some(true),
+            readonly: mount.read_only == Some(true) || read_only_claim(pod, &mount.name),
             propagation: match mount.mount_propagation.as_deref() {
                 Some("HostToContainer") => MountPropagation::HostToContainer,
                 Some("Bidirectional") => MountPropagation::Bidirectional,

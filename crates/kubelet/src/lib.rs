@@ -11,10 +11,12 @@ mod atomic;
 mod backoff;
 mod cgroups;
 mod check;
+mod claims;
 mod config;
 mod env;
 mod images;
 mod kill;
+mod local_storage;
 mod logs;
 mod manager;
 mod messages;
@@ -83,6 +85,8 @@ pub struct Config {
     pub max_pods: u32,
     /// As `v1.36.0`.
     pub version: String,
+    /// Holds the volumes of the local-path provisioner; none: this node takes none.
+    pub local_storage: Option<PathBuf>,
 }
 
 /// Why a kubelet could not start.
@@ -122,7 +126,13 @@ pub async fn run(
     let machine = node::Machine::read(&config, &*runtime).await;
     let recorder = Recorder::new(&tasks, client.clone(), "kubelet", Some(config.node_name.clone()));
     let objects = Arc::new(objects::ApiObjects::new(client.clone()));
-    let volumes = volumes::Volumes::new(config.root_dir.clone(), config.run_dir.clone(), objects.clone());
+    let own_node = informers.selected::<Node>(&format!("metadata.name={}", config.node_name));
+    let labels = {
+        let (own_node, name) = (own_node.clone(), config.node_name.clone());
+        move || own_node.get("", &name).map(|n| n.labels().clone()).unwrap_or_default()
+    };
+    let site = volumes::Site { node: config.node_name.clone(), labels: Box::new(labels), storage: config.local_storage.clone() };
+    let volumes = volumes::Volumes::new(config.root_dir.clone(), config.run_dir.clone(), objects.clone()).at(site);
     volumes.prepare()?;
     let cgroups = match &config.cgroup_root {
         Some(root) => Some(cgroups::PodCgroups::new(sys::cgroup::Cgroups::detect()?, root)?),
@@ -135,7 +145,9 @@ pub async fn run(
         Arc::new(move |uid: &str| pods.refresh(uid))
     };
     let (_, allocatable) = machine.resources(config.max_pods);
-    let own_node = informers.selected::<Node>(&format!("metadata.name={}", config.node_name));
+    if let Some(root) = &config.local_storage {
+        local_storage::start(&tasks, client.clone(), own_node.clone(), config.node_name.clone(), root.clone());
+    }
     let admit = {
         let (pods, config, allocatable) = (pods.clone(), config.clone(), allocatable.clone());
         Box::new(move |pod: &Pod| {

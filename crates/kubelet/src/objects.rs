@@ -11,7 +11,7 @@ use futures::{StreamExt, TryStreamExt};
 use jiff::Timestamp;
 use k8s_openapi::NamespaceResourceScope;
 use k8s_openapi::api::authentication::v1::{BoundObjectReference, TokenRequest, TokenRequestSpec};
-use k8s_openapi::api::core::v1::{ConfigMap, Pod, Secret, ServiceAccount};
+use k8s_openapi::api::core::v1::{ConfigMap, PersistentVolume, PersistentVolumeClaim, Pod, Secret, ServiceAccount};
 use kube::api::{Api, ListParams, PostParams, WatchEvent, WatchParams};
 use kube::{Client, Resource, ResourceExt};
 use parking_lot::Mutex;
@@ -32,6 +32,10 @@ pub trait Objects: Send + Sync {
     async fn config_map(&self, namespace: &str, name: &str) -> Result<Option<ConfigMap>, String>;
     /// `None` when there is none.
     async fn secret(&self, namespace: &str, name: &str) -> Result<Option<Secret>, String>;
+    /// `None` when there is none.
+    async fn claim(&self, namespace: &str, name: &str) -> Result<Option<PersistentVolumeClaim>, String>;
+    /// `None` when there is none.
+    async fn volume(&self, name: &str) -> Result<Option<PersistentVolume>, String>;
     /// A token bound to the pod. `audience` empty: the API server's own.
     async fn token(&self, pod: &Pod, audience: &str, seconds: i64) -> Result<String, String>;
 }
@@ -74,6 +78,14 @@ impl Objects for ApiObjects {
 
     async fn secret(&self, namespace: &str, name: &str) -> Result<Option<Secret>, String> {
         Api::<Secret>::namespaced(self.client.clone(), namespace).get_opt(name).await.map_err(|e| text(&e))
+    }
+
+    async fn claim(&self, namespace: &str, name: &str) -> Result<Option<PersistentVolumeClaim>, String> {
+        Api::<PersistentVolumeClaim>::namespaced(self.client.clone(), namespace).get_opt(name).await.map_err(|e| text(&e))
+    }
+
+    async fn volume(&self, name: &str) -> Result<Option<PersistentVolume>, String> {
+        Api::<PersistentVolume>::all(self.client.clone()).get_opt(name).await.map_err(|e| text(&e))
     }
 
     async fn token(&self, pod: &Pod, audience: &str, seconds: i64) -> Result<String, String> {

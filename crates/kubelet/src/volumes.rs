@@ -11,11 +11,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1::{
-    ConfigMap, Container, DownwardAPIVolumeFile, HostPathVolumeSource, KeyToPath, Pod, Secret, Volume, VolumeProjection,
+    ConfigMap, Container, DownwardAPIVolumeFile, HostPathVolumeSource, KeyToPath, PersistentVolume, Pod, Secret, Volume, VolumeProjection,
 };
 use kube::ResourceExt;
 
 use crate::atomic::{self, File, Payload};
+use crate::claims;
+use crate::local_storage;
 use crate::objects::{Kind, Objects};
 use crate::pod::{self, NodeFacts, go_quote};
 use crate::resources;
@@ -27,6 +29,22 @@ pub struct Volumes {
     /// Holds `secrets/<uid>`, the tmpfs.
     run: PathBuf,
     objects: Arc<dyn Objects>,
+    site: Site,
+}
+
+/// What volumes behind claims have to know of the node.
+pub struct Site {
+    pub node: String,
+    /// The node's labels as they are now.
+    pub labels: Box<dyn Fn() -> BTreeMap<String, String> + Send + Sync>,
+    /// Holds the volumes of the local-path provisioner.
+    pub storage: Option<PathBuf>,
+}
+
+impl Default for Site {
+    fn default() -> Site {
+        Site { node: String::new(), labels: Box::new(BTreeMap::new), storage: None }
+    }
 }
 
 /// A volume that cannot be made: its name, and the text of the event.
@@ -47,7 +65,12 @@ pub struct Mounted {
 impl Volumes {
     /// `root` is the kubelet's data directory, `run` its run directory.
     pub fn new(root: PathBuf, run: PathBuf, objects: Arc<dyn Objects>) -> Volumes {
-        Volumes { root, run, objects }
+        Volumes { root, run, objects, site: Site::default() }
+    }
+
+    /// The same on a node.
+    pub fn at(self, site: Site) -> Volumes {
+        Volumes { site, ..self }
     }
 
     /// Mounts the tmpfs for secrets, unless it is there from before.
@@ -95,13 +118,59 @@ impl Volumes {
     /// Makes all volumes of a pod, and brings those that are there up to date.
     pub async fn mount(&self, pod: &Pod, node: &NodeFacts, allocatable: &resources::List) -> Result<Mounted, Failure> {
         let mut mounted = Mounted::default();
+        let (mut behind, mut missing) = (BTreeMap::new(), Vec::new());
         for volume in pod::volumes(pod) {
+            match claims::find(&*self.objects, pod, volume).await {
+                Ok(found) => behind.extend(found.map(|v| (volume.name.clone(), v))),
+                Err(why) => missing.push((volume.name.clone(), why)),
+            }
+        }
+        if !missing.is_empty() {
+            return Err(Failure { message: claims::waiting(&missing) });
+        }
+        for volume in pod::volumes(pod) {
+            if let Some(found) = behind.get(&volume.name) {
+                let read_only = volume.persistent_volume_claim.as_ref().is_some_and(|s| s.read_only == Some(true));
+                let path = self.mount_persistent(pod, found, read_only).await.map_err(|(step, why)| Failure {
+                    message: format!("{step} for volume {} : {why}", go_quote(&found.name_any())),
+                })?;
+                mounted.paths.insert(volume.name.clone(), path);
+                continue;
+            }
             let path = self.mount_one(pod, volume, node, allocatable, &mut mounted.refresh).await.map_err(|error| Failure {
                 message: format!("MountVolume.SetUp failed for volume {} : {error}", go_quote(&volume.name)),
             })?;
             mounted.paths.insert(volume.name.clone(), path);
         }
         Ok(mounted)
+    }
+
+    /// An error is the step that failed, and why.
+    async fn mount_persistent(&self, pod: &Pod, volume: &PersistentVolume, read_only: bool) -> Result<PathBuf, (&'static str, String)> {
+        const SET_UP: &str = "MountVolume.SetUp failed";
+        if !claims::is_near(volume, &(self.site.labels)(), &self.site.node) {
+            return Err(("MountVolume.NodeAffinity check failed", "no matching NodeSelectorTerms".into()));
+        }
+        let spec = volume.spec.clone().unwrap_or_default();
+        let path = spec.host_path.as_ref().map(|h| &h.path).or(spec.local.as_ref().map(|l| &l.path)).map(PathBuf::from);
+        let ours = path.as_ref().zip(self.site.storage.as_ref()).filter(|(path, root)| local_storage::is_below(root, path));
+        if let Some((path, root)) = ours {
+            local_storage::make(root, path).map_err(|e| (SET_UP, e.to_string()))?;
+        }
+        if let Some(source) = &spec.host_path {
+            host_path(source).map_err(|e| (SET_UP, e))?;
+            return Ok(PathBuf::from(&source.path));
+        }
+        let Some(source) = &spec.local else { return Err((SET_UP, "no volume plugin matched".into())) };
+        let path = claims::local(&source.path).map_err(|e| ("MountVolume.NewMounter initialization failed", e))?;
+        let security = pod::spec(pod).security_context.as_ref();
+        if let Some(group) = security.and_then(|s| s.fs_group).and_then(|g| u32::try_from(g).ok()) {
+            let lazily = security.is_some_and(|s| s.fs_group_change_policy.as_deref() == Some("OnRootMismatch"));
+            let root = path.clone();
+            let given = tokio::task::spawn_blocking(move || claims::give_to_group(&root, group, read_only, lazily)).await;
+            given.map_err(std::io::Error::other).and_then(|r| r).map_err(|e| (SET_UP, format!("applyFSGroup failed for vol {}: {e}", volume.name_any())))?;
+        }
+        Ok(path)
     }
 
     async fn mount_one(&self, pod: &Pod, volume: &Volume, node: &NodeFacts, allocatable: &resources::List, refresh: &mut Option<Duration>) -> Result<PathBuf, String> {
@@ -366,6 +435,7 @@ pub mod tests {
     use std::collections::HashMap;
 
     use async_trait::async_trait;
+    use k8s_openapi::api::core::v1::PersistentVolumeClaim;
     use parking_lot::Mutex;
 
     use super::*;
@@ -376,6 +446,8 @@ pub mod tests {
     pub struct FakeObjects {
         pub config_maps: Mutex<HashMap<String, ConfigMap>>,
         pub secrets: Mutex<HashMap<String, Secret>>,
+        pub claims: Mutex<HashMap<String, PersistentVolumeClaim>>,
+        pub volumes: Mutex<HashMap<String, PersistentVolume>>,
     }
 
     #[async_trait]
@@ -385,6 +457,12 @@ pub mod tests {
         }
         async fn secret(&self, _: &str, name: &str) -> Result<Option<Secret>, String> {
             Ok(self.secrets.lock().get(name).cloned())
+        }
+        async fn claim(&self, _: &str, name: &str) -> Result<Option<PersistentVolumeClaim>, String> {
+            Ok(self.claims.lock().get(name).cloned())
+        }
+        async fn volume(&self, name: &str) -> Result<Option<PersistentVolume>, String> {
+            Ok(self.volumes.lock().get(name).cloned())
         }
         async fn token(&self, _: &Pod, audience: &str, seconds: i64) -> Result<String, String> {
             Ok(format!("token {audience} {seconds}"))
@@ -427,6 +505,41 @@ pub mod tests {
         assert_eq!(volumes.pods_on_disk(), ["u"]);
         volumes.remove("u").unwrap();
         assert!(volumes.pods_on_disk().is_empty());
+    }
+
+    #[tokio::test]
+    async fn a_claims_volume_is_mounted_where_it_is() {
+        let dir = tempfile::tempdir().unwrap();
+        let objects = Arc::new(FakeObjects::default());
+        let storage = dir.path().join("storage");
+        let labels = || BTreeMap::from([("kubernetes.io/hostname".to_string(), "a".to_string())]);
+        let site = Site { node: "a".into(), labels: Box::new(labels), storage: Some(storage.clone()) };
+        let volumes = Volumes::new(dir.path().into(), dir.path().join("run"), objects.clone()).at(site);
+        let pod = pod(serde_json::json!({"containers": [{"name": "c"}], "volumes": [{"name": "d", "persistentVolumeClaim": {"claimName": "data"}}]}));
+        let facts = NodeFacts::default();
+        let mount = async || volumes.mount(&pod, &facts, &resources::List::new()).await.map(|m| m.paths["d"].clone()).map_err(|f| f.message);
+        assert!(mount().await.unwrap_err().starts_with("Unable to attach or mount volumes: unmounted volumes=[d], "));
+        let claim = serde_json::json!({"metadata": {"uid": "u1"}, "spec": {"volumeName": "v"}, "status": {"phase": "Bound"}});
+        objects.claims.lock().insert("data".into(), serde_json::from_value(claim).unwrap());
+        let put = |source: serde_json::Value, host: &str| {
+            let mut spec = serde_json::json!({"claimRef": {"uid": "u1"}, "nodeAffinity": {"required": {"nodeSelectorTerms": [
+                {"matchExpressions": [{"key": "kubernetes.io/hostname", "operator": "In", "values": [host]}]}]}}});
+            spec.as_object_mut().unwrap().extend(source.as_object().unwrap().clone());
+            let volume = serde_json::json!({"metadata": {"name": "v"}, "spec": spec});
+            objects.volumes.lock().insert("v".into(), serde_json::from_value(volume).unwrap());
+        };
+        let ours = storage.join("pvc-u1_n_data");
+        let host_path = || serde_json::json!({"hostPath": {"path": ours, "type": "DirectoryOrCreate"}});
+        put(host_path(), "b");
+        assert_eq!(mount().await.unwrap_err(), "MountVolume.NodeAffinity check failed for volume \"v\" : no matching NodeSelectorTerms");
+        assert!(!ours.exists(), "nothing is made for another node");
+        put(host_path(), "a");
+        assert_eq!(mount().await.unwrap(), ours);
+        assert_eq!(fs::metadata(&ours).unwrap().permissions().mode() & 0o777, 0o777);
+        put(serde_json::json!({"local": {"path": "/no/such/path"}}), "a");
+        assert_eq!(mount().await.unwrap_err(), "MountVolume.NewMounter initialization failed for volume \"v\" : path \"/no/such/path\" does not exist");
+        put(serde_json::json!({"csi": {"driver": "d", "volumeHandle": "h"}}), "a");
+        assert_eq!(mount().await.unwrap_err(), "MountVolume.SetUp failed for volume \"v\" : no volume plugin matched");
     }
 
     #[test]

@@ -10,6 +10,7 @@ mod informer;
 pub mod labels;
 pub mod node_affinity;
 mod queue;
+pub mod storage;
 mod tasks;
 
 pub use events::{EventType, Recorder, Reference};

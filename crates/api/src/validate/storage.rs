@@ -136,12 +136,24 @@ pub fn volume_spec(spec: &At<'_>) {
     if !found {
         spec.required("must specify a volume type");
     }
-    if spec.at("hostPath").set() && spec.down(&["hostPath", "path"]).filled().is_none() {
-        spec.down(&["hostPath", "path"]).required("");
+    for kind in ["hostPath", "nfs"].into_iter().filter(|k| spec.at(k).set()) {
+        super::volumes::source(spec, kind);
+    }
+    if reclaim.text() == "Recycle" && spec.down(&["hostPath", "path"]).filled().is_some_and(is_root) {
+        reclaim.forbidden("may not be 'recycle' for a hostPath mount of '/'");
+    }
+    if spec.at("csi").set() {
+        super::volumes::source(spec, "csi");
+        let handle = spec.down(&["csi", "volumeHandle"]);
+        if handle.filled().is_none() {
+            handle.required("");
+        }
     }
     if spec.at("local").set() {
-        if spec.down(&["local", "path"]).filled().is_none() {
-            spec.down(&["local", "path"]).required("");
+        let path = spec.down(&["local", "path"]);
+        match path.filled() {
+            None => path.required(""),
+            Some(_) => super::volumes::no_backsteps(&path),
         }
         if !spec.at("nodeAffinity").set() {
             spec.at("nodeAffinity").required("Local volume requires node affinity");
@@ -149,6 +161,11 @@ pub fn volume_spec(spec: &At<'_>) {
     }
     spec.at("storageClassName").check_if_filled(names::dns1123_subdomain);
     spec.at("volumeMode").one_of_if_set(VOLUME_MODES);
+}
+
+/// Whether a path is `/`, however it is written.
+fn is_root(path: &str) -> bool {
+    path.starts_with('/') && path.split('/').all(|p| matches!(p, "" | "."))
 }
 
 /// A change of a volume.
@@ -159,6 +176,11 @@ pub fn volume_update(new: &At<'_>, old: &At<'_>) {
         at.forbidden("spec.persistentvolumesource is immutable after creation\n");
     }
     spec.at("volumeMode").named("volumeMode".into()).immutable(&before.at("volumeMode"));
+    // Once it is said where a volume is, it stays there.
+    if before.at("nodeAffinity").set() && !same(spec.at("nodeAffinity").v, before.at("nodeAffinity").v) {
+        let at = spec.at("nodeAffinity").named("nodeAffinity".into());
+        at.invalid("field is immutable, except for updating from beta label to GA");
+    }
 }
 
 /// A storage class.

@@ -279,3 +279,27 @@ fn others() {
         ["spec.ingress[0].from[0]: Required value: must specify a peer"]
     );
 }
+
+#[test]
+fn persistent_volumes() {
+    let volume = |source: Value, policy: &str| {
+        let mut spec = json!({"accessModes": ["ReadWriteOnce"], "capacity": {"storage": "1Gi"}, "persistentVolumeReclaimPolicy": policy, "volumeMode": "Filesystem"});
+        spec.as_object_mut().unwrap().extend(source.as_object().unwrap().clone());
+        json!({"metadata": {"name": "v"}, "spec": spec})
+    };
+    let says = |source: Value, policy: &str| on_create("", "PersistentVolume", &volume(source, policy));
+    assert!(says(json!({"hostPath": {"path": "/data", "type": "Directory"}}), "Recycle").is_empty());
+    assert_eq!(says(json!({"hostPath": {"path": "/a/../b"}}), "Retain"), ["spec.hostPath.path: Invalid value: \"/a/../b\": must not contain '..'"]);
+    assert_eq!(says(json!({"hostPath": {"path": "/"}}), "Recycle"), ["spec.persistentVolumeReclaimPolicy: Forbidden: may not be 'recycle' for a hostPath mount of '/'"]);
+    assert_eq!(says(json!({"nfs": {"server": "s", "path": "p"}}), "Retain"), ["spec.nfs.path: Invalid value: \"p\": must be an absolute path"]);
+    assert_eq!(says(json!({"csi": {"driver": "d.io"}}), "Retain"), ["spec.csi.volumeHandle: Required value"]);
+    assert_eq!(says(json!({"local": {"path": "/p"}}), "Retain"), ["spec.nodeAffinity: Required value: Local volume requires node affinity"]);
+    let near = |host: &str| {
+        let affinity = json!({"required": {"nodeSelectorTerms": [{"matchExpressions": [{"key": "kubernetes.io/hostname", "operator": "In", "values": [host]}]}]}});
+        volume(json!({"local": {"path": "/p"}, "nodeAffinity": affinity}), "Retain")
+    };
+    let pv = resource("", "PersistentVolume");
+    assert!(update(pv, &near("a"), &near("a")).is_empty());
+    let moved: Vec<String> = super::tests::says(update(pv, &near("b"), &near("a")));
+    assert!(moved.len() == 1 && moved[0].ends_with("field is immutable, except for updating from beta label to GA"), "{moved:?}");
+}

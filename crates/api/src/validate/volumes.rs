@@ -130,7 +130,8 @@ fn projected(at: &At<'_>) {
     }
 }
 
-fn source(volume: &At<'_>, kind: &str) {
+/// One source, of a volume or a spec that holds it.
+pub fn source(volume: &At<'_>, kind: &str) {
     let at = volume.at(kind);
     match kind {
         "emptyDir" if at.at("sizeLimit").quantity().is_some_and(|q| q.sign() < 0) => {

@@ -9,6 +9,7 @@ mod pod_security;
 mod priority;
 mod resource_quota;
 mod service_account;
+mod storage;
 
 use std::sync::Arc;
 
@@ -31,10 +32,12 @@ pub(crate) fn plugins() -> Vec<Arc<dyn Admission>> {
         Arc::new(pod_security::PodSecurity),
         Arc::new(priority::Priority),
         Arc::new(defaults::DefaultTolerationSeconds),
+        Arc::new(defaults::DefaultStorageClass),
+        Arc::new(storage::StorageObjectInUseProtection),
+        Arc::new(storage::PersistentVolumeClaimResize),
         Arc::new(defaults::RuntimeClass),
         Arc::new(certificates::CertificateApproval),
         Arc::new(certificates::CertificateSubjectRestriction),
-        Arc::new(defaults::DefaultStorageClass),
         Arc::new(defaults::DefaultIngressClass),
         Arc::new(resource_quota::ResourceQuota),
     ]
