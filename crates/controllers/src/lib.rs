@@ -4,10 +4,13 @@
 #![forbid(unsafe_code)]
 
 pub mod amount;
+pub mod bootstrap_tokens;
+pub mod clusterrole_aggregation;
 pub mod cronjob;
 pub mod csr;
 pub mod daemonset;
 pub mod deployment;
+pub mod device_taint_eviction;
 pub mod disruption;
 pub mod endpoints;
 pub mod endpointslice;
@@ -16,6 +19,7 @@ pub mod expectations;
 pub mod garbage_collector;
 pub mod history;
 pub mod job;
+pub mod legacy_token_cleaner;
 pub mod namespace;
 pub mod node_ipam;
 pub mod node_lifecycle;
@@ -23,10 +27,12 @@ pub mod ownership;
 pub mod pod_gc;
 pub mod pods;
 pub mod replicaset;
+pub mod resource_claim;
 pub mod resources;
 pub mod root_ca;
 pub mod service_account;
 pub mod service_account_token;
+pub mod service_cidr;
 pub mod service_pods;
 pub mod statefulset;
 pub mod taint_eviction;

@@ -6,9 +6,10 @@ use futures::StreamExt;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Pod, PodTemplateSpec};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
-use kube::api::{Api, DeleteParams, PostParams};
+use kube::api::{Api, DeleteParams, Patch, PatchParams, PostParams, Preconditions};
 use kube::{Client, ResourceExt};
 use reconcile::{EventType, Informer, Recorder, Reference, Requeue};
+use serde_json::json;
 
 use crate::Context;
 use crate::expectations::Expectations;
@@ -147,7 +148,7 @@ impl PodControl {
         self.expectations.deleting(&owner.uid, &uid);
         let api = Api::<Pod>::namespaced(self.client.clone(), &owner.namespace);
         let params = DeleteParams::default()
-            .preconditions(kube::api::Preconditions { uid: Some(uid.clone()), resource_version: None });
+            .preconditions(Preconditions { uid: Some(uid.clone()), resource_version: None });
         match api.delete(&pod.name_any(), &params).await {
             Ok(_) => {
                 self.recorder.event(owner, EventType::Normal, "SuccessfulDelete", format!("Deleted pod: {}", pod.name_any()));
@@ -176,6 +177,24 @@ pub fn namespace_is_ending(error: &kube::Error) -> bool {
 pub fn again_on_conflict(outcome: kube::Result<Requeue>) -> kube::Result<Requeue> {
     match outcome {
         Err(kube::Error::Api(s)) if s.code == 409 && s.reason == "Conflict" => Ok(Requeue::After(Duration::from_millis(5))),
+        other => other,
+    }
+}
+
+/// Marks a pod as a target of disruption, with a reason and a message, and deletes it. A pod that is
+/// gone, or another of its name, is no error.
+pub async fn evict(client: &Client, namespace: &str, name: &str, uid: String, why: (&str, &str), now: Timestamp) -> kube::Result<()> {
+    let api = Api::<Pod>::namespaced(client.clone(), namespace);
+    let at = now.strftime("%Y-%m-%dT%H:%M:%SZ").to_string();
+    let condition = json!({"type": "DisruptionTarget", "status": "True", "reason": why.0, "message": why.1, "lastTransitionTime": at});
+    let patch = json!({"metadata": {"uid": uid}, "status": {"conditions": [condition]}});
+    let params = DeleteParams::default().preconditions(Preconditions { uid: Some(uid), resource_version: None });
+    let outcome = match api.patch_status(name, &PatchParams::default(), &Patch::Strategic(patch)).await {
+        Ok(_) => api.delete(name, &params).await.map(|_| ()),
+        Err(error) => Err(error),
+    };
+    match outcome {
+        Err(kube::Error::Api(status)) if matches!(status.code, 404 | 409) => Ok(()),
         other => other,
     }
 }

@@ -2,9 +2,10 @@
 //! service account that each acts as, and what starts it. To add a controller, give its row a start.
 
 use crate::{
-    Config, Context, cronjob, csr, daemonset, deployment, disruption, endpoints, endpointslice, endpointslice_mirroring, garbage_collector, job,
-    namespace, node_ipam, node_lifecycle, pod_gc, replicaset, root_ca, service_account, service_account_token, statefulset, taint_eviction, ttl,
-    ttl_after_finished, volume,
+    Config, Context, bootstrap_tokens, clusterrole_aggregation, cronjob, csr, daemonset, deployment, device_taint_eviction,
+    disruption, endpoints, endpointslice, endpointslice_mirroring, garbage_collector, job, legacy_token_cleaner, namespace,
+    node_ipam, node_lifecycle, pod_gc, replicaset, resource_claim, root_ca, service_account, service_account_token,
+    service_cidr, statefulset, taint_eviction, ttl, ttl_after_finished, volume,
 };
 
 /// Starts a controller as tasks of its context.
@@ -31,6 +32,11 @@ const fn on(name: &'static str, alias: &'static str, account: &'static str, star
 
 const fn off(name: &'static str, alias: &'static str, account: &'static str, start: Option<Start>) -> Controller {
     Controller { name, alias, account, on_by_default: false, start }
+}
+
+/// What runs in a cloud's own manager does not run here, and upstream says so.
+fn skip(controller: &str) {
+    tracing::info!(controller, "Skipping a cloud provider controller");
 }
 
 /// All of them, in the order in which they start: those that make credentials first.
@@ -76,24 +82,23 @@ pub const CONTROLLERS: &[Controller] = &[
 
     on("cronjob-controller", "cronjob", "cronjob-controller", Some(|c, _| cronjob::start(c))),
 
-    // Approver and cleaner are in here too.
     on("certificatesigningrequest-signing-controller", "csrsigning", "certificate-controller", Some(|c, config| {
         if let Some(ca) = &config.signing_ca {
-            csr::start(c, ca.clone());
+            csr::start_signer(c, ca.clone());
         }
     })),
 
-    on("certificatesigningrequest-approving-controller", "csrapproving", "certificate-controller", None),
+    on("certificatesigningrequest-approving-controller", "csrapproving", "certificate-controller", Some(|c, _| csr::start_approver(c))),
 
-    on("certificatesigningrequest-cleaner-controller", "csrcleaner", "certificate-controller", None),
+    on("certificatesigningrequest-cleaner-controller", "csrcleaner", "certificate-controller", Some(|c, _| csr::start_cleaner(c))),
 
     on("podcertificaterequest-cleaner-controller", "", "podcertificaterequestcleaner", None),
 
     on("ttl-controller", "ttl", "ttl-controller", Some(|c, _| ttl::start(c))),
 
-    off("bootstrap-signer-controller", "bootstrapsigner", "bootstrap-signer", None),
+    off("bootstrap-signer-controller", "bootstrapsigner", "bootstrap-signer", Some(|c, _| bootstrap_tokens::start_signer(c))),
 
-    off("token-cleaner-controller", "tokencleaner", "token-cleaner", None),
+    off("token-cleaner-controller", "tokencleaner", "token-cleaner", Some(|c, _| bootstrap_tokens::start_cleaner(c))),
 
     on("node-ipam-controller", "nodeipam", "node-controller", Some(|c, config| {
         if let Some(ranges) = &config.node_ranges {
@@ -105,11 +110,11 @@ pub const CONTROLLERS: &[Controller] = &[
 
     on("taint-eviction-controller", "", "node-controller", Some(|c, _| taint_eviction::start(c))),
 
-    on("service-lb-controller", "service", "service-controller", None),
+    on("service-lb-controller", "service", "service-controller", Some(|_, _| skip("service-lb-controller"))),
 
-    on("node-route-controller", "route", "route-controller", None),
+    on("node-route-controller", "route", "route-controller", Some(|_, _| skip("node-route-controller"))),
 
-    on("cloud-node-lifecycle-controller", "cloud-node-lifecycle", "node-controller", None),
+    on("cloud-node-lifecycle-controller", "cloud-node-lifecycle", "node-controller", Some(|_, _| skip("cloud-node-lifecycle-controller"))),
 
     on("persistentvolume-binder-controller", "persistentvolume-binder", "persistent-volume-binder", Some(|c, _| volume::binder::start(c))),
 
@@ -117,7 +122,7 @@ pub const CONTROLLERS: &[Controller] = &[
 
     on("persistentvolume-expander-controller", "persistentvolume-expander", "expand-controller", Some(|c, _| volume::expand::start(c))),
 
-    on("clusterrole-aggregation-controller", "clusterrole-aggregation", "clusterrole-aggregation-controller", None),
+    on("clusterrole-aggregation-controller", "clusterrole-aggregation", "clusterrole-aggregation-controller", Some(|c, _| clusterrole_aggregation::start(c))),
 
     on("persistentvolumeclaim-protection-controller", "pvc-protection", "pvc-protection-controller", Some(|c, _| volume::protection::start_claims(c))),
 
@@ -139,17 +144,17 @@ pub const CONTROLLERS: &[Controller] = &[
 
     on("storageversion-garbage-collector-controller", "storage-version-gc", "storage-version-garbage-collector", None),
 
-    on("resourceclaim-controller", "resource-claim-controller", "resource-claim-controller", None),
+    on("resourceclaim-controller", "resource-claim-controller", "resource-claim-controller", Some(|c, _| resource_claim::start(c))),
 
     on("resourcepoolstatusrequest-controller", "", "resourcepoolstatusrequest-controller", None),
 
-    on("device-taint-eviction-controller", "", "device-taint-eviction-controller", None),
+    on("device-taint-eviction-controller", "", "device-taint-eviction-controller", Some(|c, _| device_taint_eviction::start(c))),
 
-    on("legacy-serviceaccount-token-cleaner-controller", "legacy-service-account-token-cleaner", "legacy-service-account-token-cleaner", None),
+    on("legacy-serviceaccount-token-cleaner-controller", "legacy-service-account-token-cleaner", "legacy-service-account-token-cleaner", Some(|c, _| legacy_token_cleaner::start(c))),
 
     on("validatingadmissionpolicy-status-controller", "", "validatingadmissionpolicy-status-controller", None),
 
-    on("service-cidr-controller", "", "service-cidrs-controller", None),
+    on("service-cidr-controller", "", "service-cidrs-controller", Some(|c, _| service_cidr::start(c))),
 
     on("podgroup-protection-controller", "", "podgroup-protection-controller", None),
 

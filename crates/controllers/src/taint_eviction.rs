@@ -8,13 +8,11 @@ use std::sync::Arc;
 
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::{Node, Pod, Taint, Toleration};
-use kube::api::{Api, DeleteParams, Patch, PatchParams, Preconditions};
 use kube::{Client, ResourceExt};
 use parking_lot::Mutex;
 use reconcile::{EventType, Informer, Queue, Recorder, Reference, Requeue, run_workers};
-use serde_json::json;
 
-use crate::Context;
+use crate::{Context, pods};
 
 /// Whether a toleration covers a taint.
 pub fn tolerates(toleration: &Toleration, taint: &Taint) -> bool {
@@ -138,7 +136,8 @@ impl Controller {
             }
             Decision::Leave { .. } => {
                 self.tell(namespace, name, "Marking for deletion Pod");
-                self.evict(namespace, name, uid, now).await?;
+                let why = ("DeletionByTaintManager", "Taint manager: deleting due to NoExecute taint");
+                pods::evict(&self.client, namespace, name, uid, why, now).await?;
                 self.planned.lock().remove(&key);
                 Ok(Requeue::No)
             }
@@ -149,29 +148,12 @@ impl Controller {
         let reference = Reference { api_version: "v1".into(), kind: "Pod".into(), namespace: namespace.into(), name: name.into(), ..Reference::default() };
         self.recorder.event(&reference, EventType::Normal, "TaintManagerEviction", format!("{what} {namespace}/{name}"));
     }
-
-    async fn evict(&self, namespace: &str, name: &str, uid: String, now: Timestamp) -> kube::Result<()> {
-        let api = Api::<Pod>::namespaced(self.client.clone(), namespace);
-        let condition = json!({"type": "DisruptionTarget", "status": "True", "reason": "DeletionByTaintManager",
-            "message": "Taint manager: deleting due to NoExecute taint", "lastTransitionTime": now.strftime("%Y-%m-%dT%H:%M:%SZ").to_string()});
-        let patch = json!({"metadata": {"uid": uid}, "status": {"conditions": [condition]}});
-        let params = DeleteParams { preconditions: Some(Preconditions { uid: Some(uid), resource_version: None }), ..DeleteParams::default() };
-        let outcome = match api.patch_status(name, &PatchParams::default(), &Patch::Strategic(patch)).await {
-            Ok(_) => api.delete(name, &params).await.map(|_| ()),
-            Err(error) => Err(error),
-        };
-        match outcome {
-            // It is gone, or another pod has its name.
-            Err(kube::Error::Api(status)) if matches!(status.code, 404 | 409) => Ok(()),
-            other => other,
-        }
-    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use serde_json::Value;
+    use serde_json::{Value, json};
 
     fn at(second: i64) -> Timestamp {
         Timestamp::from_second(second).expect("a time")

@@ -9,7 +9,7 @@ use rcgen::{
 };
 use x509_parser::prelude::{FromDer, X509Certificate};
 
-use crate::{Csr, Error, Result, der, pem};
+use crate::{Csr, Error, Result, der, pem, usage};
 
 /// How long a certificate is valid.
 pub type Lifetime = SignedDuration;
@@ -122,13 +122,35 @@ impl Ca {
         let sans = request.sans.iter().map(|s| san(s)).collect::<Result<Vec<_>>>()?;
         let start = now.saturating_sub(BACKDATE).unwrap_or(now);
         let end = now.saturating_add(request.lifetime).unwrap_or(now);
-        let cert_pem = self.sign(&key, &request.cn, &request.orgs, sans, &request.usages, start, end)?;
+        let cert_pem = self.sign(&key, &request.cn, &request.orgs, sans, (KEY_USAGES.to_vec(), purposes(&request.usages)), start, end)?;
         Ok(CertKey { cert_pem, key_pem: key.serialize_pem() })
     }
 
     /// Signs a certificate request with the given usages and validity; subject and alternative
     /// names are the request's.
     pub fn sign_csr(&self, csr: &Csr, usages: &[Usage], start: Timestamp, end: Timestamp) -> Result<String> {
+        self.sign_request(csr, KEY_USAGES.to_vec(), purposes(usages), start, end)
+    }
+
+    /// The same with usages as the certificates API names them (`digital signature`, `client auth`).
+    pub fn sign_csr_as(&self, csr: &Csr, usages: &[String], start: Timestamp, end: Timestamp) -> Result<String> {
+        let (keys, purposes) = usage::parse(usages)?;
+        self.sign_request(csr, keys, purposes, start, end)
+    }
+
+    /// When the CA's certificate ends.
+    pub fn not_after(&self) -> Result<Timestamp> {
+        not_after(&self.cert_der)
+    }
+
+    fn sign_request(
+        &self,
+        csr: &Csr,
+        keys: Vec<KeyUsagePurpose>,
+        purposes: Vec<ExtendedKeyUsagePurpose>,
+        start: Timestamp,
+        end: Timestamp,
+    ) -> Result<String> {
         let key =
             rcgen::SubjectPublicKeyInfo::from_der(&csr.public_key).map_err(|e| Error::Request(e.to_string()))?;
         let mut sans: Vec<SanType> = csr.ips.iter().map(|ip| SanType::IpAddress(*ip)).collect();
@@ -141,7 +163,7 @@ impl Ca {
         for uri in &csr.uris {
             sans.push(SanType::URI(uri.as_str().try_into().map_err(|_| Error::Request(format!("invalid URI {uri:?}")))?));
         }
-        self.sign(&key, &csr.cn, &csr.orgs, sans, usages, start, end)
+        self.sign(&key, &csr.cn, &csr.orgs, sans, (keys, purposes), start, end)
     }
 
     #[allow(clippy::too_many_arguments)]
@@ -151,7 +173,7 @@ impl Ca {
         cn: &str,
         orgs: &[String],
         sans: Vec<SanType>,
-        usages: &[Usage],
+        usages: (Vec<KeyUsagePurpose>, Vec<ExtendedKeyUsagePurpose>),
         start: Timestamp,
         end: Timestamp,
     ) -> Result<String> {
@@ -166,14 +188,7 @@ impl Ca {
         params.subject_alt_names = sans;
         params.is_ca = IsCa::ExplicitNoCa;
         params.use_authority_key_identifier_extension = true;
-        params.key_usages = vec![KeyUsagePurpose::DigitalSignature, KeyUsagePurpose::KeyEncipherment];
-        params.extended_key_usages = usages
-            .iter()
-            .map(|u| match u {
-                Usage::Server => ExtendedKeyUsagePurpose::ServerAuth,
-                Usage::Client => ExtendedKeyUsagePurpose::ClientAuth,
-            })
-            .collect();
+        (params.key_usages, params.extended_key_usages) = usages;
         // Two certificates for one key must differ in their serial number.
         let mut seed = key.der_bytes().to_vec();
         seed.extend(start.as_nanosecond().to_be_bytes());
@@ -208,6 +223,27 @@ impl Ca {
         let bits = der::tlv(0x03, &[&[0u8][..], &signature].concat());
         Ok(pem::encode("CERTIFICATE", &der::seq(&[&tbs, algorithm, &bits])))
     }
+}
+
+const KEY_USAGES: [KeyUsagePurpose; 2] = [KeyUsagePurpose::DigitalSignature, KeyUsagePurpose::KeyEncipherment];
+
+fn purposes(usages: &[Usage]) -> Vec<ExtendedKeyUsagePurpose> {
+    let purpose = |usage: &Usage| match usage {
+        Usage::Server => ExtendedKeyUsagePurpose::ServerAuth,
+        Usage::Client => ExtendedKeyUsagePurpose::ClientAuth,
+    };
+    usages.iter().map(purpose).collect()
+}
+
+/// When the first certificate of a PEM text ends.
+pub fn certificate_end(cert_pem: &str) -> Result<Timestamp> {
+    let block = pem::decode(cert_pem).into_iter().find(|b| b.label == "CERTIFICATE").ok_or(Error::Pem("CERTIFICATE"))?;
+    not_after(&block.der)
+}
+
+fn not_after(cert_der: &[u8]) -> Result<Timestamp> {
+    let (_, cert) = X509Certificate::from_der(cert_der).map_err(|e| Error::Certificate(e.to_string()))?;
+    Timestamp::from_second(cert.validity().not_after.timestamp()).map_err(|e| Error::Certificate(e.to_string()))
 }
 
 /// Reads a private key in any of the three PEM forms.
@@ -274,6 +310,28 @@ mod tests {
         assert!(roots.verify_client(&[der], late).unwrap_err().to_string().contains("expired"));
         let other = Ca::new("kubernetes", now(), SignedDuration::from_hours(1)).unwrap();
         assert!(Roots::from_pem(other.cert_pem()).unwrap().verify_client(&[der], now()).is_err());
+    }
+
+    #[test]
+    fn usages_go_by_their_names() {
+        let ca = Ca::new("kubernetes", now(), SignedDuration::from_hours(10)).unwrap();
+        let made = crate::new_csr("x", "", &[], None).unwrap();
+        let csr = Csr::from_pem(&made.cert_pem).unwrap();
+        let sign = |usages: &[&str]| {
+            let usages: Vec<String> = usages.iter().map(|u| u.to_string()).collect();
+            ca.sign_csr_as(&csr, &usages, now(), now().saturating_add(SignedDuration::from_hours(1)).unwrap())
+        };
+        let pem = sign(&["code signing", "cert sign", "netscape sgc", "client auth"]).unwrap();
+        let der = &pem::decode(&pem)[0].der;
+        let (_, cert) = X509Certificate::from_der(der).unwrap();
+        let extended = cert.extended_key_usage().unwrap().unwrap().value;
+        assert!(extended.code_signing && extended.client_auth && !extended.server_auth);
+        assert_eq!(extended.other.iter().map(|o| o.to_string()).collect::<Vec<_>>(), ["2.16.840.1.113730.4.1"]);
+        let key = cert.key_usage().unwrap().unwrap().value;
+        assert!(key.key_cert_sign() && !key.digital_signature());
+        assert!(!cert.is_ca());
+        assert_eq!(certificate_end(&pem).unwrap(), now().saturating_add(SignedDuration::from_hours(1)).unwrap());
+        assert_eq!(sign(&["fishing"]).unwrap_err().to_string(), "malformed certificate request: unrecognized usage values: [\"fishing\"]");
     }
 
     #[test]

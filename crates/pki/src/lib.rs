@@ -9,12 +9,14 @@ pub mod bootstrap_token;
 mod ca;
 mod csr;
 mod der;
+pub mod jws;
 pub mod jwt;
 mod kubeconfig;
 mod pem;
 mod peer;
+mod usage;
 
-pub use ca::{Ca, CertKey, CertRequest, Lifetime, Usage};
+pub use ca::{Ca, CertKey, CertRequest, Lifetime, Usage, certificate_end};
 pub use csr::{Csr, new_csr};
 pub use kubeconfig::{Credentials, Kubeconfig, kubeconfig, merge_kubeconfig, remove_from_kubeconfig};
 pub use pem::{Block, decode as pem_decode, encode as pem_encode};

@@ -1,5 +1,5 @@
-//! RBAC kinds: nobody grants what they do not have (unless they may `escalate` or `bind`), and
-//! cluster roles with an aggregation rule follow the roles it selects.
+//! RBAC kinds: nobody grants what they do not have (unless they may `escalate` or `bind`). Cluster
+//! roles with an aggregation rule get the rules of those that it selects from a controller.
 
 use std::sync::Arc;
 
@@ -88,44 +88,17 @@ impl Strategy for Roles {
     }
 
     async fn begin_create(&self, ctx: &Ctx, role: &mut Value) -> Result<Option<Finish>, Status> {
-        self.guard(ctx, role, None)?;
-        Ok(aggregate_after(ctx, &[role]))
+        self.guard(ctx, role, None).map(|()| None)
     }
 
     async fn begin_update(&self, ctx: &Ctx, new: &mut Value, old: &Value) -> Result<Option<Finish>, Status> {
-        self.guard(ctx, new, Some(old))?;
-        Ok(aggregate_after(ctx, &[new, old]))
-    }
-
-    async fn after_delete(&self, ctx: &Ctx, role: &Value) {
-        if concerns_aggregation(ctx, role) {
-            aggregate(&ctx.backend).await;
-        }
+        self.guard(ctx, new, Some(old)).map(|()| None)
     }
 }
 
-/// Whether other cluster roles may be made of this one, or this one of others.
-fn concerns_aggregation(ctx: &Ctx, role: &Value) -> bool {
-    ctx.resource.plural == "clusterroles" && (role.get("aggregationRule").is_some() || role.pointer("/metadata/labels").is_some())
-}
-
-/// Aggregates again once the write is done, if one of the roles matters for it.
-fn aggregate_after(ctx: &Ctx, roles: &[&Value]) -> Option<Finish> {
-    if !roles.iter().any(|r| concerns_aggregation(ctx, r)) {
-        return None;
-    }
-    let backend = ctx.backend.clone();
-    Some(Box::new(move |done| {
-        Box::pin(async move {
-            if done {
-                aggregate(&backend).await;
-            }
-        })
-    }))
-}
-
-/// Joins rules into the cluster roles that have an aggregation rule, as upstream's controller does
-/// a moment later. Aggregated roles can be parts of others, so this goes on until nothing changes.
+/// Joins rules into the cluster roles that have an aggregation rule, for a cluster that begins; later
+/// the controller does so. Aggregated roles can be parts of others, so this goes on until nothing
+/// changes.
 pub(crate) async fn aggregate(backend: &Backend) {
     const DEEPEST: usize = 8;
     for _ in 0..DEEPEST {
