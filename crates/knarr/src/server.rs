@@ -140,7 +140,7 @@ async fn start(config: &Config, layout: &Layout, progress: &Progress, core: &Tas
     };
     let accounts = clients.clone();
     controllers::start(&move |name| accounts.service_account(name), &informers, control, &controllers);
-    scheduler::start(clients.user("system:kube-scheduler", &[]), &informers, control);
+    scheduler::start(clients.user("system:kube-scheduler", &[]), &informers, control, scheduler::Config::default());
     let admin = clients.user("system:admin", &["system:masters"]);
     network::publish(&admin, config).await?;
     storage::publish(&admin).await?;

@@ -1,170 +1,235 @@
-//! The decision: which node a pod goes to, or why it goes to none.
+//! The decision: which node a pod goes to, or why it goes to none and whether preemption would help.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
-use k8s_openapi::api::core::v1::Pod;
+use crate::cluster::{Cluster, NodeIx};
+use crate::config::{Config, Point, Profile};
+use crate::filters::Cycle;
+use crate::plugin::{Plugin, Rejection};
+use crate::pod::PodInfo;
+use crate::preempt::{Budget, Victims, preempt};
 
-use crate::filters::{Needs, filter};
-use crate::scores::score;
-use crate::snapshot::Snapshot;
-
-/// Why a plug-in ruled a node out.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Rejection {
-    /// Upstream's name of the plug-in.
-    pub plugin: &'static str,
-    /// Upstream's words.
-    pub reason: String,
-    /// Whether removing other pods could help.
-    pub resolvable: bool,
-}
-
-/// One node's rejections.
+/// One node's rejection.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NodeReasons {
     pub node: String,
-    pub rejections: Vec<Rejection>,
+    pub rejection: Rejection,
 }
 
 /// What comes of a pod.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub enum Decision {
     /// It goes to this node.
     Bind(String),
-    /// It fits nowhere.
-    Unschedulable { message: String, nodes: Vec<NodeReasons> },
+    /// It fits nowhere as things are.
+    Unschedulable(Box<Failure>),
 }
 
-/// Decides for one pod. Among the best nodes the `seed` picks, so that equal nodes fill evenly and the
-/// same input gives the same answer.
-pub fn decide(snapshot: &Snapshot, pod: &Pod, seed: u64) -> Decision {
-    if snapshot.nodes.is_empty() {
-        return Decision::Unschedulable { message: "no nodes available to schedule pods".into(), nodes: Vec::new() };
+/// Why a pod fits nowhere.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Failure {
+    /// In upstream's words.
+    pub message: String,
+    /// What each node that was looked at says.
+    pub nodes: Vec<NodeReasons>,
+    /// Plug-ins that rejected it.
+    pub plugins: BTreeSet<&'static str>,
+    /// Pods whose removal makes room for it on a node.
+    pub preemption: Option<Victims>,
+    /// It is no longer nominated to the node that it was.
+    pub clear_nomination: bool,
+}
+
+/// What a decision needs besides the cluster and the pod.
+pub struct Turn<'a> {
+    pub config: &'a Config,
+    /// Number of the profile in the configuration.
+    pub profile: usize,
+    pub plugins: &'a [Arc<dyn Plugin>],
+    pub budgets: &'a [Budget],
+    /// Where in the order of nodes to begin.
+    pub start: usize,
+    /// Picks among equal nodes.
+    pub seed: u64,
+    /// Whether to keep what each node says, beyond the message.
+    pub explain: bool,
+}
+
+/// A decision, and where the next one begins.
+pub struct Outcome {
+    pub decision: Decision,
+    pub start: usize,
+}
+
+/// Fewer nodes than this are always all looked at.
+const FEW_NODES: usize = 100;
+
+/// How many fitting nodes are enough among `all`.
+pub(crate) fn enough(all: usize, percentage: u32) -> usize {
+    if all < FEW_NODES {
+        return all;
     }
-    let needs = Needs::of(pod);
-    let (mut fitting, mut rejected) = (Vec::new(), Vec::new());
-    for (name, node) in &snapshot.nodes {
-        match filter(&needs, node) {
-            Ok(()) => fitting.push(node),
-            Err(rejections) => rejected.push(NodeReasons { node: name.clone(), rejections }),
+    let percentage = match percentage {
+        0 => 50usize.saturating_sub(all / 125).max(5),
+        percentage => percentage as usize,
+    };
+    (all * percentage / 100).clamp(FEW_NODES.min(all), all)
+}
+
+fn mix(seed: u64) -> u64 {
+    let mut z = seed.wrapping_add(0x9e37_79b9_7f4a_7c15);
+    z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    z ^ (z >> 31)
+}
+
+/// Decides for one pod. The same cluster, pod and turn give the same answer.
+pub fn decide(cluster: &mut Cluster, pod: &PodInfo, turn: &Turn<'_>) -> Outcome {
+    let profile = &turn.config.profiles[turn.profile];
+    let all = cluster.order().len();
+    if all == 0 {
+        let message = "no nodes available to schedule pods".into();
+        return Outcome { decision: failed(Failure { message, clear_nomination: true, ..Failure::default() }), start: 0 };
+    }
+    let resolved = cluster.resolve(&pod.shape, profile, turn.profile);
+    let cluster = &*cluster;
+    let (cycle, whole) = Cycle::new(cluster, profile, turn.plugins, pod, resolved);
+    if let Some(rejection) = whole {
+        return Outcome { decision: failed_whole(&cycle, rejection, turn, all), start: turn.start };
+    }
+    if let Some(node) = pod.nominated.as_deref().and_then(|n| cluster.ix(n))
+        && cycle.filter(node).is_ok()
+    {
+        return Outcome { decision: Decision::Bind(cluster.at(node).name().into()), start: turn.start };
+    }
+    let (only, only_by) = restricted(&cycle);
+    let wanted = enough(all, profile.percentage_of_nodes_to_score.unwrap_or(turn.config.percentage_of_nodes_to_score));
+    let order = cluster.known_order();
+    let start = turn.start % all;
+    let turning;
+    let candidates: &mut dyn Iterator<Item = NodeIx> = match &only {
+        Some(only) => {
+            turning = only.clone();
+            &mut turning.into_iter()
+        }
+        None => &mut order[start..].iter().chain(&order[..start]).copied(),
+    };
+    let (mut fitting, mut rejected) = (Vec::with_capacity(wanted), Vec::new());
+    for node in candidates {
+        match cycle.filter(node) {
+            Ok(()) => {
+                fitting.push(node);
+                if fitting.len() >= wanted {
+                    break;
+                }
+            }
+            Err(rejection) => rejected.push((node, rejection)),
         }
     }
-    match fitting.len() {
-        0 => Decision::Unschedulable { message: message(pod, &rejected), nodes: rejected },
-        1 => Decision::Bind(fitting[0].name()),
+    let next = (start + fitting.len() + rejected.len()) % all;
+    let decision = match fitting[..] {
+        [] => unschedulable(&cycle, rejected, only_by, turn, all),
+        [one] => Decision::Bind(cluster.at(one).name().into()),
         _ => {
-            let scores = score(pod, &fitting, snapshot.nodes.len());
+            let scores = cycle.score(&fitting, all);
             let best = scores.iter().max().copied().unwrap_or(0);
             let ties: Vec<usize> = (0..scores.len()).filter(|i| scores[*i] == best).collect();
-            Decision::Bind(fitting[ties[(seed % ties.len() as u64) as usize]].name())
+            let pick = ties[(mix(turn.seed) % ties.len() as u64) as usize];
+            Decision::Bind(cluster.at(fitting[pick]).name().into())
         }
-    }
+    };
+    Outcome { decision, start: next }
 }
 
-fn histogram<'a>(reasons: impl Iterator<Item = &'a str>) -> String {
-    let mut counts: BTreeMap<&str, usize> = BTreeMap::new();
-    reasons.for_each(|r| *counts.entry(r).or_default() += 1);
-    let mut texts: Vec<String> = counts.iter().map(|(reason, n)| format!("{n} {reason}")).collect();
+fn failed(failure: Failure) -> Decision {
+    Decision::Unschedulable(Box::new(failure))
+}
+
+/// The only nodes that can do, when a plug-in knows them beforehand, and which plug-ins those are.
+fn restricted(cycle: &Cycle<'_>) -> (Option<Vec<NodeIx>>, BTreeSet<&'static str>) {
+    let (mut only, mut by) = (None::<Vec<NodeIx>>, BTreeSet::new());
+    let mut restrict = |plugin, names: Vec<NodeIx>| {
+        by.insert(plugin);
+        only = Some(match only.take() {
+            None => names,
+            Some(before) => before.into_iter().filter(|n| names.contains(n)).collect(),
+        });
+    };
+    if cycle.profile.has(Point::Filter, "NodeAffinity")
+        && let Some(names) = cycle.pod.shape.rule.names()
+    {
+        restrict("NodeAffinity", names.into_iter().filter_map(|n| cycle.cluster.ix(n)).collect());
+    }
+    for (plugin, check) in &cycle.checks {
+        if let Some(names) = check.only() {
+            restrict(plugin, names.iter().filter_map(|n| cycle.cluster.ix(n)).collect());
+        }
+    }
+    (only, by)
+}
+
+/// PreFilter has refused the pod as a whole.
+fn failed_whole(cycle: &Cycle<'_>, rejection: Rejection, turn: &Turn<'_>, all: usize) -> Decision {
+    let said = rejection.reasons(cycle.pod).join(", ");
+    let nodes: Vec<(NodeIx, Rejection)> = cycle.cluster.known_order().iter().map(|n| (*n, rejection.clone())).collect();
+    let (preemption, after) = try_preemption(cycle, &nodes, turn, all);
+    let plugins = BTreeSet::from([rejection.plugin]);
+    let clear_nomination = preemption.is_none();
+    failed(Failure { message: format!("0/{all} nodes are available: {said}.{after}"), nodes: Vec::new(), plugins, preemption, clear_nomination })
+}
+
+fn unschedulable(cycle: &Cycle<'_>, rejected: Vec<(NodeIx, Rejection)>, only_by: BTreeSet<&'static str>, turn: &Turn<'_>, all: usize) -> Decision {
+    let mut reasons: BTreeMap<String, usize> = BTreeMap::new();
+    let mut same: Vec<(&Rejection, usize)> = Vec::new();
+    for (_, rejection) in &rejected {
+        match same.iter_mut().find(|(known, _)| *known == rejection) {
+            Some((_, count)) => *count += 1,
+            None => same.push((rejection, 1)),
+        }
+    }
+    for (rejection, count) in &same {
+        rejection.reasons(cycle.pod).into_iter().for_each(|r| *reasons.entry(r).or_default() += count);
+    }
+    let mut plugins: BTreeSet<&'static str> = same.iter().map(|(r, _)| r.plugin).collect();
+    if rejected.len() < all && !only_by.is_empty() {
+        let names: Vec<&str> = only_by.iter().copied().collect();
+        *reasons.entry(format!("node(s) didn't satisfy plugin(s) [{}]", names.join(" "))).or_default() += all - rejected.len();
+        plugins.extend(only_by);
+    }
+    let (preemption, after) = try_preemption(cycle, &rejected, turn, all);
+    let message = format!("0/{all} nodes are available: {}.{after}", histogram(&reasons));
+    let nodes = if turn.explain {
+        rejected.into_iter().map(|(n, rejection)| NodeReasons { node: cycle.cluster.at(n).name().into(), rejection }).collect()
+    } else {
+        Vec::new()
+    };
+    let clear_nomination = preemption.is_none();
+    failed(Failure { message, nodes, plugins, preemption, clear_nomination })
+}
+
+pub(crate) fn histogram(reasons: &BTreeMap<String, usize>) -> String {
+    let mut texts: Vec<String> = reasons.iter().map(|(reason, n)| format!("{n} {reason}")).collect();
     texts.sort();
     texts.join(", ")
 }
 
-/// The message of the FailedScheduling event, with what preemption has to say.
-fn message(pod: &Pod, rejected: &[NodeReasons]) -> String {
-    let all = rejected.len();
-    let why = histogram(rejected.iter().flat_map(|n| n.rejections.iter().map(|r| r.reason.as_str())));
-    let filters = format!("0/{all} nodes are available: {why}.");
-    if pod.spec.as_ref().and_then(|s| s.preemption_policy.as_deref()) == Some("Never") {
-        return format!("{filters} preemption: not eligible due to preemptionPolicy=Never.");
+/// Tries preemption; answers its victims, or what is to be said of it in the message.
+fn try_preemption(cycle: &Cycle<'_>, rejected: &[(NodeIx, Rejection)], turn: &Turn<'_>, all: usize) -> (Option<Victims>, String) {
+    let mut said = Vec::new();
+    // Upstream's DynamicResources says so of every pod that has no claims.
+    if turn_has(cycle.profile, "DynamicResources") {
+        said.push("no new claims to deallocate".to_string());
     }
-    let preemption = histogram(rejected.iter().map(|n| {
-        if n.rejections.iter().all(|r| r.resolvable) {
-            "No preemption victims found for incoming pod"
-        } else {
-            "Preemption is not helpful for scheduling"
+    if turn_has(cycle.profile, "DefaultPreemption") {
+        match preempt(cycle, rejected, turn.budgets, mix(turn.seed), all) {
+            Ok(victims) => return (Some(victims), String::new()),
+            Err(message) => said.push(format!("preemption: {message}")),
         }
-    }));
-    format!("{filters} preemption: 0/{all} nodes are available: {preemption}.")
+    }
+    (None, if said.is_empty() { String::new() } else { format!(" {}", said.join(", ")) })
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use k8s_openapi::api::core::v1::Node;
-    use serde_json::{Value, json};
-    use std::sync::Arc;
-
-    fn node(name: &str, spec: Value, cpu: &str) -> Arc<Node> {
-        Arc::new(
-            serde_json::from_value(json!({"metadata": {"name": name, "labels": {"kubernetes.io/hostname": name}}, "spec": spec,
-                "status": {"allocatable": {"cpu": cpu, "memory": "4Gi", "pods": "3"}}}))
-            .expect("a node"),
-        )
-    }
-
-    fn pod(spec: Value) -> Pod {
-        serde_json::from_value(json!({"metadata": {"name": "p"}, "spec": spec})).expect("a pod")
-    }
-
-    fn asking(cpu: &str) -> Pod {
-        pod(json!({"containers": [{"name": "c", "resources": {"requests": {"cpu": cpu}}}]}))
-    }
-
-    fn why(nodes: Vec<Arc<Node>>, pods: &[Pod], wanted: &Pod) -> String {
-        match decide(&Snapshot::new(nodes, pods), wanted, 0) {
-            Decision::Bind(node) => format!("bound to {node}"),
-            Decision::Unschedulable { message, .. } => message,
-        }
-    }
-
-    #[test]
-    fn messages_are_upstreams() {
-        let tainted = json!({"taints": [{"key": "k", "value": "v", "effect": "NoSchedule"}]});
-        assert_eq!(
-            why(vec![node("a", tainted.clone(), "2")], &[], &asking("1")),
-            "0/1 nodes are available: 1 node(s) had untolerated taint(s). preemption: 0/1 nodes are available: 1 Preemption is not helpful for scheduling."
-        );
-        assert_eq!(
-            why(vec![node("a", json!({}), "2"), node("b", json!({"unschedulable": true}), "2"), node("c", tainted, "2")], &[], &asking("8")),
-            "0/3 nodes are available: 1 Insufficient cpu, 1 node(s) had untolerated taint(s), 1 node(s) were unschedulable. preemption: 0/3 nodes are available: 3 Preemption is not helpful for scheduling."
-        );
-        let mut busy = asking("1500m");
-        busy.spec.as_mut().expect("a spec").node_name = Some("a".into());
-        assert_eq!(
-            why(vec![node("a", json!({}), "2")], &[busy], &asking("1")),
-            "0/1 nodes are available: 1 Insufficient cpu. preemption: 0/1 nodes are available: 1 No preemption victims found for incoming pod."
-        );
-        assert_eq!(
-            why(vec![node("a", json!({}), "2")], &[], &pod(json!({"containers": [], "nodeSelector": {"disk": "ssd"}}))),
-            "0/1 nodes are available: 1 node(s) didn't match Pod's node affinity/selector. preemption: 0/1 nodes are available: 1 Preemption is not helpful for scheduling."
-        );
-        assert_eq!(why(vec![], &[], &asking("1")), "no nodes available to schedule pods");
-    }
-
-    #[test]
-    fn emptier_nodes_are_better_and_preferences_better_still() {
-        let mut busy = asking("1");
-        busy.spec.as_mut().expect("a spec").node_name = Some("a".into());
-        let nodes = || vec![node("a", json!({}), "4"), node("b", json!({}), "4")];
-        assert_eq!(why(nodes(), std::slice::from_ref(&busy), &asking("1")), "bound to b");
-        let prefers = pod(json!({"containers": [{"name": "c"}], "affinity": {"nodeAffinity": {"preferredDuringSchedulingIgnoredDuringExecution": [
-            {"weight": 100, "preference": {"matchExpressions": [{"key": "kubernetes.io/hostname", "operator": "In", "values": ["a"]}]}}]}}}));
-        assert_eq!(why(nodes(), &[busy], &prefers), "bound to a");
-    }
-
-    #[test]
-    fn taints_are_tolerated_and_ports_taken() {
-        let tainted = node("a", json!({"taints": [{"key": "k", "effect": "NoSchedule"}]}), "2");
-        let tolerant = pod(json!({"containers": [], "tolerations": [{"operator": "Exists"}]}));
-        assert_eq!(why(vec![tainted], &[], &tolerant), "bound to a");
-        let web = |on: Option<&str>| pod(json!({"nodeName": on, "containers": [{"name": "c", "ports": [{"containerPort": 80, "hostPort": 80}]}]}));
-        assert!(why(vec![node("a", json!({}), "2")], &[web(Some("a"))], &web(None)).contains("1 node(s) didn't have free ports"));
-    }
-
-    #[test]
-    fn the_number_of_pods_is_bounded() {
-        let here = |i: usize| pod(json!({"nodeName": "a", "containers": [{"name": format!("c{i}")}]}));
-        let full: Vec<Pod> = (0..3).map(here).collect();
-        assert!(why(vec![node("a", json!({}), "2")], &full, &asking("1")).contains("1 Too many pods"));
-    }
+fn turn_has(profile: &Profile, plugin: &str) -> bool {
+    profile.has(Point::PostFilter, plugin)
 }

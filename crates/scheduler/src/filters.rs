@@ -1,95 +1,289 @@
-//! The filters: what rules a node out for a pod, in upstream's order and words.
+//! The filters: what rules a node out for a pod, in upstream's order and words. [`Cycle`] holds what
+//! is worked out once a decision; asking it about a node then costs a few look-ups.
 
-use k8s_openapi::api::core::v1::{Pod, Taint, Toleration};
+use std::sync::Arc;
 
-use crate::affinity;
-use crate::decide::Rejection;
-use crate::requests::{Amounts, pod_requests};
-use crate::snapshot::{NodeInfo, host_ports};
+use crate::cluster::{Carried, Cluster, NodeIx, NodeInfo, NONE, Resolved, Who, carried};
+use crate::config::{Point, Profile};
+use crate::plugin::{Check, Plugin, Prepared, Rejection, Site, Why};
+use crate::pod::PodInfo;
 
-/// What a pod needs, worked out once for all nodes.
-pub(crate) struct Needs<'a> {
-    pub pod: &'a Pod,
-    pub requests: Amounts,
-    pub ports: Vec<(String, String, i32)>,
+/// Which of the filters of this crate take part.
+#[derive(Debug, Clone, Copy)]
+struct On {
+    unschedulable: bool,
+    name: bool,
+    taints: bool,
+    affinity: bool,
+    ports: bool,
+    fit: bool,
+    spread: bool,
+    pods: bool,
 }
 
-impl<'a> Needs<'a> {
-    pub fn of(pod: &'a Pod) -> Needs<'a> {
-        Needs { pod, requests: pod_requests(pod), ports: host_ports(pod) }
+/// One pod's decision.
+pub(crate) struct Cycle<'a> {
+    pub cluster: &'a Cluster,
+    pub profile: &'a Profile,
+    pub pod: &'a PodInfo,
+    pub resolved: Arc<Resolved>,
+    pub checks: Vec<(&'static str, Box<dyn Check + 'a>)>,
+    on: On,
+    /// Fewest pods in a domain, by hard constraint, the number of domains heeded.
+    least: Vec<i32>,
+    /// Requests by name that NodeResourcesFit does not look at.
+    ignored: Vec<bool>,
+    /// No pod anywhere matches the required affinity.
+    near_nobody: bool,
+}
+
+impl<'a> Cycle<'a> {
+    /// Prepares a decision. An error is what PreFilter says of the pod as a whole.
+    pub fn new(cluster: &'a Cluster, profile: &'a Profile, plugins: &'a [Arc<dyn Plugin>], pod: &'a PodInfo, resolved: Arc<Resolved>) -> (Cycle<'a>, Option<Rejection>) {
+        let filters = |name| profile.has(Point::Filter, name);
+        let shape = &pod.shape;
+        let on = On {
+            unschedulable: filters("NodeUnschedulable"),
+            name: filters("NodeName") && pod.node.is_some(),
+            taints: filters("TaintToleration"),
+            affinity: filters("NodeAffinity"),
+            ports: filters("NodePorts") && !shape.ports.is_empty(),
+            fit: filters("NodeResourcesFit"),
+            spread: filters("PodTopologySpread") && !resolved.hard.is_empty(),
+            pods: filters("InterPodAffinity"),
+        };
+        let (mut checks, mut rejected) = (Vec::new(), None);
+        for plugin in plugins.iter().filter(|p| filters(p.name())) {
+            match plugin.prepare(pod, profile) {
+                Prepared::Skip => {}
+                Prepared::Check(check) => checks.push((plugin.name(), check)),
+                Prepared::Reject(rejection) => {
+                    let last = !rejection.resolvable;
+                    rejected = Some(rejection);
+                    if last {
+                        break;
+                    }
+                }
+            }
+        }
+        let least = resolved.hard.iter().map(|u| cluster.counter_at(u.counter)).zip(&resolved.hard);
+        let least = least.map(|(c, u)| if (c.domains as i64) < i64::from(u.min_domains) { 0 } else { c.least(NONE, 0) }).collect();
+        let ignored = shape.requests.other.iter().map(|(name, _)| {
+            let group = name.split('/').next().unwrap_or_default();
+            profile.ignored_resources.contains(name.as_ref()) || (name.contains('/') && profile.ignored_groups.contains(group))
+        });
+        let near_nobody = resolved.near.iter().all(|(_, c)| cluster.counter_at(*c).total == 0);
+        let ignored = ignored.collect();
+        (Cycle { cluster, profile, pod, resolved, checks, on, least, ignored, near_nobody }, rejected)
+    }
+
+    /// Runs the filters over a node until one says no. Where pods of the same or a higher priority are
+    /// nominated to the node, it must do with them and without them.
+    pub fn filter(&self, node: NodeIx) -> Result<(), Rejection> {
+        let info = self.cluster.at(node);
+        let nominated = self.cluster.nominated_to(info.name());
+        if nominated.is_empty() {
+            return self.at(node, Site::plain(info));
+        }
+        self.with_nominated(node, nominated, &[])
+    }
+
+    /// The same without some of the node's pods.
+    pub fn without(&self, node: NodeIx, removed: &[Arc<PodInfo>]) -> Result<(), Rejection> {
+        let info = self.cluster.at(node);
+        self.with_nominated(node, self.cluster.nominated_to(info.name()), removed)
+    }
+
+    fn with_nominated(&self, node: NodeIx, nominated: &[Arc<PodInfo>], removed: &[Arc<PodInfo>]) -> Result<(), Rejection> {
+        let info = self.cluster.at(node);
+        let heeded = |p: &&Arc<PodInfo>| p.shape.priority >= self.pod.shape.priority && p.uid() != self.pod.uid();
+        let added: Vec<Arc<PodInfo>> = nominated.iter().filter(heeded).cloned().collect();
+        if !added.is_empty() {
+            self.at(node, Site { node: info, added: &added, removed })?;
+        }
+        self.at(node, Site { node: info, added: &[], removed })
+    }
+
+    fn at(&self, node: NodeIx, site: Site<'_>) -> Result<(), Rejection> {
+        let (cluster, resolved) = (self.cluster, &*self.resolved);
+        if self.on.unschedulable || self.on.taints {
+            let tolerance = cluster.tolerance(resolved.tolerations, node);
+            if self.on.unschedulable && tolerance.cordoned {
+                return Err(Rejection::final_("NodeUnschedulable", "node(s) were unschedulable"));
+            }
+            if self.on.name {
+                self.named(site.node)?;
+            }
+            if self.on.taints && !tolerance.hard {
+                return Err(Rejection::final_("TaintToleration", "node(s) had untolerated taint(s)"));
+            }
+        } else if self.on.name {
+            self.named(site.node)?;
+        }
+        if self.on.affinity {
+            if resolved.added_rule.is_some_and(|r| !cluster.allowed(r, node)) {
+                return Err(Rejection::final_("NodeAffinity", "node(s) didn't match scheduler-enforced node affinity"));
+            }
+            if resolved.rule.is_some_and(|r| !cluster.allowed(r, node)) {
+                return Err(Rejection::final_("NodeAffinity", "node(s) didn't match Pod's node affinity/selector"));
+            }
+        }
+        if self.on.ports && self.ports_taken(site) {
+            return Err(Rejection::resolvable("NodePorts", "node(s) didn't have free ports for the requested pod ports"));
+        }
+        if self.on.fit {
+            self.fits(site)?;
+        }
+        for (_, check) in &self.checks {
+            check.filter(site)?;
+        }
+        if self.on.spread {
+            self.spread(node, site)?;
+        }
+        if self.on.pods { self.pods(node, site) } else { Ok(()) }
+    }
+
+    fn named(&self, node: &NodeInfo) -> Result<(), Rejection> {
+        if self.pod.node.as_deref() == Some(node.name()) {
+            return Ok(());
+        }
+        Err(Rejection::final_("NodeName", "node(s) didn't match the requested node name"))
+    }
+
+    fn ports_taken(&self, site: Site<'_>) -> bool {
+        let wanted = &self.pod.shape.ports;
+        let taken = |used: &crate::pod::HostPort| wanted.iter().any(|w| w.collides(used));
+        if site.is_plain() { site.node.ports().iter().any(taken) } else { site.pods().flat_map(|p| &p.shape.ports).any(taken) }
+    }
+
+    fn fits(&self, site: Site<'_>) -> Result<(), Rejection> {
+        let (wanted, node) = (&self.pod.shape.requests, site.node);
+        let all = &node.view.allocatable;
+        let extra = |of: &dyn Fn(&PodInfo) -> i64| -> i64 {
+            site.added.iter().map(|p| of(p)).sum::<i64>() - site.removed.iter().map(|p| of(p)).sum::<i64>()
+        };
+        let plain = site.is_plain();
+        let (mut mask, mut resolvable) = (0, true);
+        let pods = node.pods.len() as i64 + site.added.len() as i64 - site.removed.len() as i64;
+        if pods + 1 > node.pods_allowed() {
+            mask |= 1;
+        }
+        let mut look = |bit: usize, wanted: i64, all: i64, used: i64| {
+            if wanted > 0 && wanted > all - used {
+                mask |= 1 << bit.min(63);
+                resolvable &= wanted <= all;
+            }
+        };
+        let used = |amount: i64, of: &dyn Fn(&PodInfo) -> i64| if plain { amount } else { amount + extra(of) };
+        look(1, wanted.cpu, all.cpu, used(node.requested.cpu, &|p| p.shape.requests.cpu));
+        look(2, wanted.memory, all.memory, used(node.requested.memory, &|p| p.shape.requests.memory));
+        look(3, wanted.ephemeral, all.ephemeral, used(node.requested.ephemeral, &|p| p.shape.requests.ephemeral));
+        for (i, (name, amount)) in wanted.other.iter().enumerate() {
+            if *amount > 0 && !self.ignored[i] {
+                look(4 + i, *amount, all.get(name), used(node.requested.get(name), &|p| p.shape.requests.get(name)));
+            }
+        }
+        if mask == 0 { Ok(()) } else { Err(Rejection { plugin: "NodeResourcesFit", resolvable, why: Why::Lacking(mask) }) }
+    }
+
+    /// By how much a counter's count at a site differs from what it holds.
+    fn delta(&self, counter: u32, site: Site<'_>) -> i32 {
+        if site.is_plain() {
+            return 0;
+        }
+        let who = &self.cluster.counter_at(counter).key.who;
+        let counts = |pod: &&Arc<PodInfo>| counts(who, pod, self.cluster);
+        site.added.iter().filter(counts).count() as i32 - site.removed.iter().filter(counts).count() as i32
+    }
+
+    fn spread(&self, node: NodeIx, site: Site<'_>) -> Result<(), Rejection> {
+        for (i, used) in self.resolved.hard.iter().enumerate() {
+            let value = self.cluster.value(used.topology, node);
+            if value == NONE {
+                return Err(Rejection::final_("PodTopologySpread", "node(s) didn't match pod topology spread constraints (missing required label)"));
+            }
+            let counter = self.cluster.counter_at(used.counter);
+            let delta = if self.cluster.counts_node(used.counter, node) { self.delta(used.counter, site) } else { 0 };
+            let least = match delta {
+                0 => self.least[i],
+                _ if (counter.domains as i64) < i64::from(used.min_domains) => 0,
+                _ => counter.least(value, delta),
+            };
+            if counter.count(value) + delta + i32::from(used.own) - least > used.max_skew {
+                return Err(Rejection::resolvable("PodTopologySpread", "node(s) didn't match pod topology spread constraints"));
+            }
+        }
+        Ok(())
+    }
+
+    fn pods(&self, node: NodeIx, site: Site<'_>) -> Result<(), Rejection> {
+        let (cluster, resolved) = (self.cluster, &*self.resolved);
+        let unfit = || Err(Rejection::final_("InterPodAffinity", "node(s) didn't match pod affinity rules"));
+        let (mut found, mut more) = (true, 0);
+        for (topology, counter) in &resolved.near {
+            let value = cluster.value(*topology, node);
+            if value == NONE {
+                return unfit();
+            }
+            let delta = self.delta(*counter, site);
+            more += delta;
+            found &= cluster.counter_at(*counter).count(value) + delta > 0;
+        }
+        if !found {
+            // The first of pods that want to be near their like may go anywhere.
+            let nobody = if more == 0 {
+                self.near_nobody
+            } else {
+                resolved.near.iter().all(|(_, c)| cluster.counter_at(*c).total + i64::from(self.delta(*c, site)) == 0)
+            };
+            if !(nobody && resolved.near_itself) {
+                return unfit();
+            }
+        }
+        for (topology, counter) in &resolved.far {
+            let value = cluster.value(*topology, node);
+            if value != NONE && cluster.counter_at(*counter).count(value) + self.delta(*counter, site) > 0 {
+                return Err(Rejection::resolvable("InterPodAffinity", "node(s) didn't match pod anti-affinity rules"));
+            }
+        }
+        let refused = || Err(Rejection::resolvable("InterPodAffinity", "node(s) didn't satisfy existing pods anti-affinity rules"));
+        for ix in &resolved.against {
+            let carrier = cluster.carrier_at(*ix);
+            let value = cluster.value(carrier.topology, node);
+            if value == NONE {
+                continue;
+            }
+            let carries = |p: &&Arc<PodInfo>| p.shape.affinity.required_anti.contains(&carrier.term);
+            let gone = site.removed.iter().filter(carries).count() as i32;
+            if carrier.count(value) - gone > 0 {
+                return refused();
+            }
+        }
+        for pod in site.added {
+            let labels = cluster.namespace_labels(&self.pod.shape.namespace);
+            for (kind, term) in carried(&pod.shape) {
+                if kind == Carried::Against
+                    && term.matches(&self.pod.shape.namespace, &self.pod.shape.labels, labels)
+                    && site.node.view.labels.get(&term.topology).is_some()
+                {
+                    return refused();
+                }
+            }
+        }
+        Ok(())
     }
 }
 
-/// Runs the filters over a node until one says no.
-pub(crate) fn filter(needs: &Needs, node: &NodeInfo) -> Result<(), Vec<Rejection>> {
-    let spec = node.node.spec.as_ref();
-    let reject = |plugin, reason: &str, resolvable| Err(vec![Rejection { plugin, reason: reason.into(), resolvable }]);
-    if spec.is_some_and(|s| s.unschedulable == Some(true)) {
-        let taint = Taint { key: "node.kubernetes.io/unschedulable".into(), effect: "NoSchedule".into(), ..Taint::default() };
-        if !tolerated(needs.pod, &taint) {
-            return reject("NodeUnschedulable", "node(s) were unschedulable", false);
+/// Whether a counter of these would count a pod.
+pub(crate) fn counts(who: &Who, pod: &PodInfo, cluster: &Cluster) -> bool {
+    let shape = &pod.shape;
+    match who {
+        Who::AllOf(terms) => {
+            let labels = cluster.namespace_labels(&shape.namespace);
+            !terms.is_empty() && terms.iter().all(|t| t.matches(&shape.namespace, &shape.labels, labels))
+        }
+        Who::Spread { namespace, selector } => {
+            !pod.terminating && shape.namespace == *namespace && selector.as_ref().is_some_and(|s| !s.is_everything() && s.matches(&shape.labels))
         }
     }
-    let named = needs.pod.spec.as_ref().and_then(|s| s.node_name.as_deref()).unwrap_or("");
-    if !named.is_empty() && named != node.name() {
-        return reject("NodeName", "node(s) didn't match the requested node name", false);
-    }
-    let taints = spec.and_then(|s| s.taints.as_ref());
-    let hard = taints.into_iter().flatten().filter(|t| matches!(t.effect.as_str(), "NoSchedule" | "NoExecute"));
-    if hard.into_iter().any(|t| !tolerated(needs.pod, t)) {
-        return reject("TaintToleration", "node(s) had untolerated taint(s)", false);
-    }
-    if !affinity::allows(needs.pod, &node.node) {
-        return reject("NodeAffinity", "node(s) didn't match Pod's node affinity/selector", false);
-    }
-    if needs.ports.iter().any(|wanted| node.ports.iter().any(|used| collide(wanted, used))) {
-        return reject("NodePorts", "node(s) didn't have free ports for the requested pod ports", true);
-    }
-    let lacking = insufficient(&needs.requests, node);
-    if lacking.is_empty() { Ok(()) } else { Err(lacking) }
-}
-
-fn collide(a: &(String, String, i32), b: &(String, String, i32)) -> bool {
-    a.0 == b.0 && a.2 == b.2 && (a.1 == b.1 || a.1 == "0.0.0.0" || b.1 == "0.0.0.0")
-}
-
-fn insufficient(requests: &Amounts, node: &NodeInfo) -> Vec<Rejection> {
-    let mut lacking = Vec::new();
-    if node.pods as i64 + 1 > node.allocatable.get("pods") {
-        lacking.push(Rejection { plugin: "NodeResourcesFit", reason: "Too many pods".into(), resolvable: true });
-    }
-    for (name, wanted) in &requests.0 {
-        let all = node.allocatable.get(name);
-        if *wanted > 0 && *wanted > all - node.requested.get(name) {
-            lacking.push(Rejection { plugin: "NodeResourcesFit", reason: format!("Insufficient {name}"), resolvable: *wanted <= all });
-        }
-    }
-    lacking
-}
-
-/// Whether a pod tolerates a taint.
-pub(crate) fn tolerated(pod: &Pod, taint: &Taint) -> bool {
-    let tolerations = pod.spec.as_ref().and_then(|s| s.tolerations.as_ref());
-    tolerations.into_iter().flatten().any(|t| covers(t, taint))
-}
-
-/// Whether a toleration covers a taint.
-pub(crate) fn covers(toleration: &Toleration, taint: &Taint) -> bool {
-    let key = toleration.key.as_deref().unwrap_or("");
-    let effect = toleration.effect.as_deref().unwrap_or("");
-    let value = toleration.value.as_deref().unwrap_or("");
-    let taint_value = taint.value.as_deref().unwrap_or("");
-    let compare = |test: fn(i64, i64) -> bool| match (taint_value.parse(), value.parse()) {
-        (Ok(taint), Ok(own)) => test(taint, own),
-        _ => false,
-    };
-    (effect.is_empty() || effect == taint.effect)
-        && (key.is_empty() || key == taint.key)
-        && match toleration.operator.as_deref().unwrap_or("") {
-            "Exists" => true,
-            "" | "Equal" => !key.is_empty() && value == taint_value,
-            "Lt" => compare(|taint, own| taint < own),
-            "Gt" => compare(|taint, own| taint > own),
-            _ => false,
-        }
 }

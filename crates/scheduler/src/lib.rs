@@ -1,20 +1,40 @@
-//! The scheduler. The core is pure: a snapshot of nodes and a pod give a decision with its reasons
-//! ([`decide`]). [`start`] runs the thin shell around it: informers in, bindings and events out.
-//! [`why`] asks the same core, and whoever else knows, what keeps a pod from running. Affinity
-//! between pods, topology spread, volumes and preemption are not considered yet.
+//! The scheduler. The core is pure: a [`Cluster`], a pod and a [`Turn`] give a decision with its
+//! reasons ([`decide`]). [`start`] runs the thin shell around it: informers in, bindings and events
+//! out. [`why`] asks the same core, and whoever else knows, what keeps a pod from running.
+//!
+//! What looks at nodes and pods alone is in `filters` and `scores`; plug-ins that need more implement
+//! [`Plugin`].
 #![forbid(unsafe_code)]
 
-mod affinity;
+mod cluster;
+mod config;
 mod decide;
 mod filters;
+mod hints;
+mod node;
+mod plugin;
+mod plugins;
+mod pod;
+mod preempt;
 mod queue;
 mod requests;
 mod scores;
+mod selector;
 mod shell;
-mod snapshot;
+mod volume;
+mod watch;
 pub mod why;
+mod write;
 
-pub use decide::{Decision, NodeReasons, Rejection, decide};
-pub use requests::{Amounts, pod_requests};
-pub use shell::start;
-pub use snapshot::{NodeInfo, Snapshot};
+pub use cluster::{Cluster, NodeInfo, NodeIx};
+pub use config::{Config, DEFAULT_NAME, DEFAULT_PLUGINS, DefaultSpread, Point, Profile, Strategy};
+pub use decide::{Decision, Failure, NodeReasons, Outcome, Turn, decide};
+pub use hints::Event;
+pub use node::{Effect, NodeView, Taint};
+pub use plugin::{Check, Plugin, Prepared, Rejection, Site, Why, Work};
+pub use pod::{HostPort, Owner, PodAffinity, PodInfo, PodTerm, Shape, Spread, Toleration};
+pub use preempt::{Budget, Victims};
+pub use requests::Resources;
+pub use selector::{Labels, NodeRule, NodeTerm, Operator, Requirement, Selector};
+pub use shell::{Handle, start};
+pub use volume::PodVolume;

@@ -1,137 +1,283 @@
-//! Pods that wait for a node: ready ones by priority and age, and unschedulable ones that a change may
-//! help, after a back-off.
+//! Pods that wait for a node: those that are ready by priority and age, those that wait a while after
+//! a failure, those that no change has helped yet, and those behind gates. All times are given to it.
 
-use std::collections::{BTreeSet, HashMap};
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-/// Namespace and name.
-pub(crate) type Key = (String, String);
+use crate::pod::PodInfo;
 
-const FIRST_BACKOFF: Duration = Duration::from_secs(1);
-const LAST_BACKOFF: Duration = Duration::from_secs(10);
 /// An unschedulable pod is looked at again after this time though nothing changed.
 const FORGOTTEN: Duration = Duration::from_secs(300);
 
-#[derive(Debug, Clone, Copy)]
-struct Waiting {
-    attempts: u32,
-    since: Instant,
-    /// Something changed that may help it.
-    hopeful: bool,
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Place {
+    Active(Reverse<i32>, u64),
+    /// Until then.
+    BackingOff(Instant, u64),
+    /// Since then.
+    Unschedulable(Instant, u64),
+    Gated,
+    /// Decided on, or being decided on.
+    InFlight,
 }
 
-/// The queue. All times are given to it.
+/// A pod that waits.
+#[derive(Debug)]
+pub(crate) struct Entry {
+    pub pod: Arc<PodInfo>,
+    /// Number of its profile.
+    pub profile: usize,
+    pub attempts: u32,
+    /// Plug-ins that rejected it last.
+    pub rejected_by: Vec<&'static str>,
+    failed: Option<Instant>,
+    place: Place,
+}
+
+/// See the module.
 #[derive(Default)]
-pub(crate) struct Pending {
-    /// By descending priority, then age.
-    ready: BTreeSet<(i64, i64, Key)>,
-    index: HashMap<Key, (i64, i64)>,
-    waiting: HashMap<Key, Waiting>,
-    order: HashMap<Key, (i64, i64)>,
+pub(crate) struct Queue {
+    entries: HashMap<Box<str>, Entry>,
+    active: BTreeMap<(Reverse<i32>, u64), Box<str>>,
+    backing_off: BTreeMap<(Instant, u64), Box<str>>,
+    unschedulable: BTreeMap<(Instant, u64), Box<str>>,
+    number: u64,
+    pub first_backoff: Duration,
+    pub last_backoff: Duration,
 }
 
-impl Pending {
-    /// A pod came or changed: it is ready, unless it waits and the change is none that helps.
-    pub fn put(&mut self, key: Key, priority: i32, created: i64) {
-        let order = (-i64::from(priority), created);
-        self.order.insert(key.clone(), order);
-        if self.waiting.contains_key(&key) {
+impl Queue {
+    pub fn new(first_backoff: Duration, last_backoff: Duration) -> Queue {
+        Queue { first_backoff, last_backoff, ..Queue::default() }
+    }
+
+    /// How many wait, by kind: active, backing off, unschedulable, gated.
+    pub fn counts(&self) -> [usize; 4] {
+        let gated = self.entries.values().filter(|e| e.place == Place::Gated).count();
+        [self.active.len(), self.backing_off.len(), self.unschedulable.len(), gated]
+    }
+
+    /// A pod came or changed. One that waits goes on waiting, unless its own change may help it.
+    pub fn put(&mut self, pod: &Arc<PodInfo>, profile: usize, gated: bool) {
+        let uid: Box<str> = pod.uid().into();
+        let Some(entry) = self.entries.get_mut(&uid) else {
+            let place = if gated { Place::Gated } else { Place::InFlight };
+            self.entries.insert(uid.clone(), Entry { pod: pod.clone(), profile, attempts: 0, rejected_by: Vec::new(), failed: None, place });
+            if !gated {
+                self.activate(&uid);
+            }
             return;
-        }
-        self.make_ready(key, order);
-    }
-
-    fn make_ready(&mut self, key: Key, order: (i64, i64)) {
-        if let Some(old) = self.index.insert(key.clone(), order) {
-            self.ready.remove(&(old.0, old.1, key.clone()));
-        }
-        self.ready.insert((order.0, order.1, key));
-    }
-
-    /// A pod is bound or gone.
-    pub fn remove(&mut self, key: &Key) {
-        self.order.remove(key);
-        self.waiting.remove(key);
-        if let Some(old) = self.index.remove(key) {
-            self.ready.remove(&(old.0, old.1, key.clone()));
+        };
+        // What pods ask for cannot change but for tolerations, labels, gates and resources: each may help.
+        let changed = !Arc::ptr_eq(&entry.pod.shape, &pod.shape);
+        entry.pod = pod.clone();
+        entry.profile = profile;
+        match entry.place {
+            Place::Gated if !gated => self.activate(&uid),
+            Place::Unschedulable(..) if changed => self.ready(&uid),
+            Place::Active(priority, _) if changed && priority.0 != pod.shape.priority => self.activate(&uid),
+            _ => {}
         }
     }
 
-    /// The most important ready pod, with the number of its failed attempts.
-    pub fn pop(&mut self) -> Option<Key> {
-        let (_, _, key) = self.ready.pop_first()?;
-        self.index.remove(&key);
-        Some(key)
-    }
-
-    /// A pod did not fit.
-    pub fn failed(&mut self, key: Key, attempts: u32, now: Instant) {
-        if self.order.contains_key(&key) {
-            self.waiting.insert(key, Waiting { attempts, since: now, hopeful: false });
+    fn leave(&mut self, uid: &str) {
+        match self.entries.get(uid).map(|e| e.place) {
+            Some(Place::Active(priority, n)) => drop(self.active.remove(&(priority, n))),
+            Some(Place::BackingOff(at, n)) => drop(self.backing_off.remove(&(at, n))),
+            Some(Place::Unschedulable(at, n)) => drop(self.unschedulable.remove(&(at, n))),
+            _ => {}
         }
     }
 
-    /// Something changed that may help those that wait.
-    pub fn changed(&mut self) {
-        self.waiting.values_mut().for_each(|w| w.hopeful = true);
-    }
-
-    /// A pod itself changed so that it may fit now.
-    pub fn changed_one(&mut self, key: &Key) {
-        if let Some(waiting) = self.waiting.get_mut(key) {
-            waiting.hopeful = true;
+    /// A pod is to be tried now.
+    pub fn activate(&mut self, uid: &str) {
+        self.leave(uid);
+        self.number += 1;
+        if let Some(entry) = self.entries.get_mut(uid) {
+            let at = (Reverse(entry.pod.shape.priority), self.number);
+            entry.place = Place::Active(at.0, at.1);
+            self.active.insert(at, uid.into());
         }
     }
 
-    fn due(waiting: &Waiting) -> Instant {
-        if !waiting.hopeful {
-            return waiting.since + FORGOTTEN;
+    /// A pod that waits for a change is to be tried at once.
+    pub fn activate_waiting(&mut self, uid: &str) {
+        if self.entries.get(uid).is_some_and(|e| matches!(e.place, Place::Unschedulable(..))) {
+            self.activate(uid);
         }
-        let factor = 1u32 << waiting.attempts.saturating_sub(1).min(8);
-        waiting.since + (FIRST_BACKOFF * factor).min(LAST_BACKOFF)
     }
 
-    /// Makes those ready whose back-off is over; returns when the next one is.
-    pub fn promote(&mut self, now: Instant, attempts: &mut HashMap<Key, u32>) -> Option<Instant> {
-        let over: Vec<Key> = self.waiting.iter().filter(|(_, w)| Self::due(w) <= now).map(|(k, _)| k.clone()).collect();
-        for key in over {
-            if let Some(waiting) = self.waiting.remove(&key) {
-                attempts.insert(key.clone(), waiting.attempts);
+    /// A pod is to be tried once its back-off is over.
+    pub fn ready(&mut self, uid: &str) {
+        let Some(due) = self.entries.get(uid).map(|e| e.failed.map(|at| at + self.backoff(e.attempts))) else { return };
+        let Some(due) = due else { return self.activate(uid) };
+        self.leave(uid);
+        self.number += 1;
+        if let Some(entry) = self.entries.get_mut(uid) {
+            entry.place = Place::BackingOff(due, self.number);
+            self.backing_off.insert((due, self.number), uid.into());
+        }
+    }
+
+    fn backoff(&self, attempts: u32) -> Duration {
+        (self.first_backoff * 2u32.saturating_pow(attempts.saturating_sub(1).min(20))).min(self.last_backoff)
+    }
+
+    /// A pod is bound, gone, or nobody's concern.
+    pub fn remove(&mut self, uid: &str) {
+        self.leave(uid);
+        self.entries.remove(uid);
+    }
+
+    /// The pod that is next.
+    pub fn pop(&mut self) -> Option<&Entry> {
+        let (_, uid) = self.active.pop_first()?;
+        let entry = self.entries.get_mut(&uid)?;
+        entry.place = Place::InFlight;
+        entry.attempts += 1;
+        Some(entry)
+    }
+
+    /// A pod that was popped does not fit: it waits for something to change.
+    pub fn failed(&mut self, uid: &str, rejected_by: Vec<&'static str>, now: Instant) {
+        self.leave(uid);
+        self.number += 1;
+        if let Some(entry) = self.entries.get_mut(uid) {
+            entry.rejected_by = rejected_by;
+            entry.failed = Some(now);
+            entry.place = Place::Unschedulable(now, self.number);
+            self.unschedulable.insert((now, self.number), uid.into());
+        }
+    }
+
+    /// Something went wrong with a pod that was popped: it is tried again after its back-off.
+    pub fn error(&mut self, uid: &str, now: Instant) {
+        if let Some(entry) = self.entries.get_mut(uid) {
+            entry.rejected_by.clear();
+            entry.failed = Some(now);
+            self.ready(uid);
+        }
+    }
+
+    /// True when nothing waits for a change.
+    pub fn nobody_waits(&self) -> bool {
+        self.unschedulable.is_empty()
+    }
+
+    /// Those that wait for a change and that it helps are tried again.
+    pub fn wake(&mut self, mut helped: impl FnMut(&Entry) -> bool) {
+        let woken: Vec<Box<str>> = self.unschedulable.values().filter(|uid| self.entries.get(*uid).is_some_and(&mut helped)).cloned().collect();
+        woken.iter().for_each(|uid| self.ready(uid));
+    }
+
+    /// Makes those ready whose back-off is over, or that have waited for very long; returns when the
+    /// next one is.
+    pub fn promote(&mut self, now: Instant) -> Option<Instant> {
+        while let Some((at, uid)) = self.backing_off.first_key_value().map(|((at, _), uid)| (*at, uid.clone()))
+            && at <= now
+        {
+            self.activate(&uid);
+        }
+        while let Some((since, uid)) = self.unschedulable.first_key_value().map(|((at, _), uid)| (*at, uid.clone()))
+            && since + FORGOTTEN <= now
+        {
+            self.ready(&uid);
+            if self.backing_off.first_key_value().is_some_and(|((at, _), first)| *at <= now && *first == uid) {
+                self.activate(&uid);
             }
-            if let Some(order) = self.order.get(&key).copied() {
-                self.make_ready(key, order);
-            }
         }
-        self.waiting.values().map(Self::due).min()
+        let due = self.backing_off.keys().next().map(|(at, _)| *at);
+        let forgotten = self.unschedulable.keys().next().map(|(at, _)| *at + FORGOTTEN);
+        due.into_iter().chain(forgotten).min()
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use serde_json::json;
 
-    fn key(name: &str) -> Key {
-        ("ns".into(), name.into())
+    fn pod(name: &str, priority: i32, tolerations: serde_json::Value) -> Arc<PodInfo> {
+        let pod = json!({"metadata": {"name": name, "uid": name}, "spec": {"priority": priority, "tolerations": tolerations}});
+        Arc::new(serde_json::from_value(pod).expect("a pod"))
+    }
+
+    fn queue() -> Queue {
+        Queue::new(Duration::from_secs(1), Duration::from_secs(10))
+    }
+
+    fn pop(queue: &mut Queue) -> Option<String> {
+        queue.pop().map(|e| e.pod.name().to_string())
     }
 
     #[test]
-    fn priority_goes_before_age_and_failures_back_off() {
-        let (mut queue, mut attempts) = (Pending::default(), HashMap::new());
-        queue.put(key("old"), 0, 1);
-        queue.put(key("young"), 0, 2);
-        queue.put(key("vip"), 1000, 3);
-        assert_eq!([queue.pop(), queue.pop(), queue.pop()], [Some(key("vip")), Some(key("old")), Some(key("young"))]);
-        let now = Instant::now();
-        queue.failed(key("old"), 2, now);
-        assert_eq!(queue.promote(now + Duration::from_secs(5), &mut attempts), Some(now + FORGOTTEN));
-        queue.changed();
-        assert_eq!(queue.promote(now, &mut attempts), Some(now + Duration::from_secs(2)));
-        assert_eq!(queue.promote(now + Duration::from_secs(2), &mut attempts), None);
-        assert_eq!((queue.pop(), attempts[&key("old")]), (Some(key("old")), 2));
-        queue.failed(key("old"), 3, now);
-        queue.remove(&key("old"));
-        queue.changed();
-        assert_eq!(queue.promote(now + FORGOTTEN, &mut attempts), None);
-        assert_eq!(queue.pop(), None);
+    fn priority_goes_before_age() {
+        let mut queue = queue();
+        for (name, priority) in [("old", 0), ("new", 0), ("urgent", 5)] {
+            queue.put(&pod(name, priority, json!([])), 0, false);
+        }
+        assert_eq!([pop(&mut queue), pop(&mut queue), pop(&mut queue), pop(&mut queue)], ["urgent", "old", "new"].map(|n| Some(n.to_string())).into_iter().chain([None]).collect::<Vec<_>>()[..]);
+    }
+
+    #[test]
+    fn a_failed_pod_waits_for_a_change_and_its_back_off() {
+        let (mut queue, begin) = (queue(), Instant::now());
+        let seconds = |n: f64| begin + Duration::from_secs_f64(n);
+        queue.put(&pod("p", 0, json!([])), 0, false);
+        let mut at = 0.0;
+        for wait in [1.0, 2.0, 4.0, 8.0, 10.0, 10.0] {
+            assert_eq!(pop(&mut queue).as_deref(), Some("p"));
+            queue.failed("p", vec!["NodeResourcesFit"], seconds(at));
+            assert_eq!(queue.promote(seconds(at + 200.0)), Some(seconds(at + 300.0)), "nothing changed");
+            queue.wake(|_| false);
+            assert_eq!(queue.counts()[2], 1, "the change did not help");
+            queue.wake(|entry| entry.rejected_by == ["NodeResourcesFit"]);
+            assert_eq!(queue.promote(seconds(at + wait - 0.1)), Some(seconds(at + wait)));
+            assert_eq!(pop(&mut queue), None);
+            at += wait;
+            queue.promote(seconds(at));
+        }
+    }
+
+    #[test]
+    fn a_forgotten_pod_is_tried_after_five_minutes() {
+        let (mut queue, begin) = (queue(), Instant::now());
+        queue.put(&pod("p", 0, json!([])), 0, false);
+        pop(&mut queue);
+        queue.failed("p", vec!["NodePorts"], begin);
+        queue.promote(begin + Duration::from_secs(299));
+        assert_eq!(pop(&mut queue), None);
+        queue.promote(begin + Duration::from_secs(301));
+        queue.promote(begin + Duration::from_secs(302));
+        assert_eq!(pop(&mut queue).as_deref(), Some("p"));
+    }
+
+    #[test]
+    fn gates_hold_and_a_pods_own_change_frees() {
+        let (mut queue, begin) = (queue(), Instant::now());
+        queue.put(&pod("gated", 0, json!([])), 0, true);
+        assert_eq!(pop(&mut queue), None);
+        queue.put(&pod("gated", 0, json!([])), 0, false);
+        assert_eq!(pop(&mut queue).as_deref(), Some("gated"));
+        queue.failed("gated", vec!["TaintToleration"], begin);
+        queue.put(&pod("gated", 0, json!([])), 0, false);
+        assert_eq!(queue.counts(), [0, 0, 1, 0], "the same again does not help");
+        queue.put(&pod("gated", 0, json!([{"operator": "Exists"}])), 0, false);
+        assert_eq!(queue.counts(), [0, 1, 0, 0]);
+        queue.remove("gated");
+        assert_eq!(queue.counts(), [0, 0, 0, 0]);
+    }
+
+    #[test]
+    fn an_error_is_retried_without_a_change() {
+        let (mut queue, begin) = (queue(), Instant::now());
+        queue.put(&pod("p", 0, json!([])), 0, false);
+        pop(&mut queue);
+        queue.error("p", begin);
+        assert_eq!(queue.promote(begin), Some(begin + Duration::from_secs(1)));
+        queue.promote(begin + Duration::from_secs(1));
+        assert_eq!(pop(&mut queue).as_deref(), Some("p"));
     }
 }

@@ -1,102 +1,173 @@
-//! What a pod asks of a node, and what a node has: amounts by resource name, cpu in thousandths of a
-//! core, everything else in whole units (bytes, pods, devices).
+//! What a pod asks of a node and what a node has, in integers: cpu in thousandths of a core,
+//! everything else in whole units (bytes, pods, devices).
 
 use std::collections::BTreeMap;
 
 use api::quantity::Quantity;
-use k8s_openapi::api::core::v1::{Container, Pod};
-use k8s_openapi::apimachinery::pkg::api::resource::Quantity as Text;
+use serde::Deserialize;
 
-/// Amounts by resource.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Amounts(pub BTreeMap<String, i64>);
+/// A resource list as the API writes it.
+pub(crate) type List = BTreeMap<String, Text>;
 
-impl Amounts {
-    /// Parses a resource list. What is no quantity counts as nothing: the API server refuses it.
-    pub fn parse(list: &BTreeMap<String, Text>) -> Amounts {
-        Amounts(list.iter().map(|(name, text)| (name.clone(), amount(name, &text.0))).collect())
+/// A quantity as the API writes it: mostly a string.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(untagged)]
+pub(crate) enum Text {
+    Text(String),
+    Number(serde_json::Number),
+}
+
+/// Amounts by resource. Absent is nothing.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
+pub struct Resources {
+    /// In thousandths of a core.
+    pub cpu: i64,
+    /// In bytes.
+    pub memory: i64,
+    /// Local storage, in bytes.
+    pub ephemeral: i64,
+    /// Everything else by name, ordered.
+    pub other: Vec<(Box<str>, i64)>,
+}
+
+/// What a container that asks for nothing counts as when nodes are scored.
+pub(crate) const DEFAULT_CPU: i64 = 100;
+pub(crate) const DEFAULT_MEMORY: i64 = 200 * 1024 * 1024;
+
+impl Resources {
+    pub(crate) fn parse(list: &List) -> Resources {
+        let mut all = Resources::default();
+        for (name, text) in list {
+            let value = match text {
+                Text::Text(text) => Quantity::parse(text).ok(),
+                Text::Number(number) => Quantity::parse(&number.to_string()).ok(),
+            };
+            // What is no quantity counts as nothing: the API server refuses it.
+            let Some(value) = value else { continue };
+            all.set(name, if name == "cpu" { value.milli_value() } else { value.value() });
+        }
+        all
     }
 
-    /// The amount of one resource.
+    /// The amount of a resource.
     pub fn get(&self, name: &str) -> i64 {
-        self.0.get(name).copied().unwrap_or(0)
+        match name {
+            "cpu" => self.cpu,
+            "memory" => self.memory,
+            "ephemeral-storage" => self.ephemeral,
+            _ => self.other.binary_search_by(|(n, _)| n.as_ref().cmp(name)).map_or(0, |i| self.other[i].1),
+        }
+    }
+
+    fn slot(&mut self, name: &str) -> &mut i64 {
+        match name {
+            "cpu" => &mut self.cpu,
+            "memory" => &mut self.memory,
+            "ephemeral-storage" => &mut self.ephemeral,
+            _ => {
+                let at = self.other.binary_search_by(|(n, _)| n.as_ref().cmp(name)).unwrap_or_else(|at| {
+                    self.other.insert(at, (name.into(), 0));
+                    at
+                });
+                &mut self.other[at].1
+            }
+        }
+    }
+
+    /// Sets the amount of a resource.
+    pub fn set(&mut self, name: &str, amount: i64) {
+        *self.slot(name) = amount;
     }
 
     /// Adds `other`.
-    pub fn add(&mut self, other: &Amounts) {
-        for (name, amount) in &other.0 {
-            *self.0.entry(name.clone()).or_insert(0) += amount;
-        }
+    pub fn add(&mut self, other: &Resources) {
+        self.scaled(other, 1);
     }
 
     /// Takes `other` away.
-    pub fn subtract(&mut self, other: &Amounts) {
-        for (name, amount) in &other.0 {
-            *self.0.entry(name.clone()).or_insert(0) -= amount;
-        }
+    pub fn subtract(&mut self, other: &Resources) {
+        self.scaled(other, -1);
     }
 
-    fn raise(&mut self, other: &Amounts) {
-        for (name, amount) in &other.0 {
-            let own = self.0.entry(name.clone()).or_insert(0);
+    fn scaled(&mut self, other: &Resources, by: i64) {
+        self.cpu += by * other.cpu;
+        self.memory += by * other.memory;
+        self.ephemeral += by * other.ephemeral;
+        other.other.iter().for_each(|(name, amount)| *self.slot(name) += by * amount);
+    }
+
+    fn raise(&mut self, other: &Resources) {
+        self.cpu = self.cpu.max(other.cpu);
+        self.memory = self.memory.max(other.memory);
+        self.ephemeral = self.ephemeral.max(other.ephemeral);
+        for (name, amount) in &other.other {
+            let own = self.slot(name);
             *own = (*own).max(*amount);
         }
     }
+
+    /// All resources by name, those of nodes in general first.
+    pub fn iter(&self) -> impl Iterator<Item = (&str, i64)> {
+        let first = [("cpu", self.cpu), ("memory", self.memory), ("ephemeral-storage", self.ephemeral)];
+        first.into_iter().chain(self.other.iter().map(|(n, a)| (n.as_ref(), *a)))
+    }
 }
 
-fn amount(name: &str, text: &str) -> i64 {
-    let Ok(quantity) = Quantity::parse(text) else { return 0 };
-    if name == "cpu" { quantity.milli_value() } else { quantity.value() }
+/// One container's share in a pod's requests.
+pub(crate) struct Asking {
+    pub requests: Option<List>,
+    /// What the node says it gives the container, when it may differ from what is asked.
+    pub given: Option<List>,
+    pub sidecar: bool,
 }
 
-fn container(container: &Container) -> Amounts {
-    let requests = container.resources.as_ref().and_then(|r| r.requests.as_ref());
-    requests.map(Amounts::parse).unwrap_or_default()
+impl Asking {
+    fn amounts(&self, defaults: bool) -> Resources {
+        let mut amounts = self.requests.as_ref().map(Resources::parse).unwrap_or_default();
+        if let Some(given) = &self.given {
+            amounts.raise(&Resources::parse(given));
+        }
+        if defaults {
+            let lacks = |name: &str| !self.requests.as_ref().is_some_and(|r| r.contains_key(name));
+            if lacks("cpu") {
+                amounts.cpu = DEFAULT_CPU;
+            }
+            if lacks("memory") {
+                amounts.memory = DEFAULT_MEMORY;
+            }
+        }
+        amounts
+    }
 }
 
 /// What a pod asks for: its containers and sidecars together, or more while its init containers run
-/// one by one, plus the overhead of its runtime class. Requests on the pod itself go before.
-pub fn pod_requests(pod: &Pod) -> Amounts {
-    let Some(spec) = &pod.spec else { return Amounts::default() };
-    let mut total = Amounts::default();
-    spec.containers.iter().for_each(|c| total.add(&container(c)));
-    let (mut sidecars, mut init) = (Amounts::default(), Amounts::default());
-    for c in spec.init_containers.iter().flatten() {
-        let mut now = container(c);
-        if c.restart_policy.as_deref() == Some("Always") {
+/// one by one, plus the overhead of its runtime class. Requests on the pod itself go before. With
+/// `defaults` a container that asks for no cpu or memory counts as a small one.
+pub(crate) fn total(containers: &[Asking], init: &[Asking], whole: Option<&List>, overhead: Option<&List>, defaults: bool) -> Resources {
+    let mut total = Resources::default();
+    containers.iter().for_each(|c| total.add(&c.amounts(defaults)));
+    let (mut sidecars, mut peak) = (Resources::default(), Resources::default());
+    for c in init {
+        let mut now = c.amounts(defaults);
+        if c.sidecar {
             sidecars.add(&now);
-            init.raise(&sidecars);
+            peak.raise(&sidecars);
         } else {
             now.add(&sidecars);
-            init.raise(&now);
+            peak.raise(&now);
         }
     }
     total.add(&sidecars);
-    total.raise(&init);
-    if let Some(whole) = spec.resources.as_ref().and_then(|r| r.requests.as_ref()) {
-        total.0.extend(Amounts::parse(whole).0);
+    total.raise(&peak);
+    if let Some(whole) = whole {
+        let amounts = Resources::parse(whole);
+        // Of a pod as a whole only these can be asked for.
+        for name in whole.keys().filter(|n| matches!(n.as_str(), "cpu" | "memory") || n.starts_with("hugepages-")) {
+            total.set(name, amounts.get(name));
+        }
     }
-    if let Some(overhead) = &spec.overhead {
-        total.add(&Amounts::parse(overhead));
+    if let Some(overhead) = overhead {
+        total.add(&Resources::parse(overhead));
     }
     total
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use serde_json::json;
-
-    #[test]
-    fn init_containers_count_one_by_one_and_sidecars_always() {
-        let cpu = |c: &str| json!({"requests": {"cpu": c}});
-        let pod: Pod = serde_json::from_value(json!({"spec": {
-            "overhead": {"cpu": "5m"},
-            "initContainers": [
-                {"name": "side", "restartPolicy": "Always", "resources": cpu("100m")},
-                {"name": "init", "resources": cpu("1")}],
-            "containers": [{"name": "a", "resources": cpu("300m")}, {"name": "b", "resources": cpu("0.2")}]}}))
-        .expect("a pod");
-        assert_eq!(pod_requests(&pod).get("cpu"), 1105);
-    }
 }

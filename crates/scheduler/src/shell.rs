@@ -1,254 +1,321 @@
-//! The shell: follows pods and nodes, decides for one pod after the other, and binds in parallel. A
-//! pod that was decided on counts on its node at once, before the API server has said so.
+//! The shell around the core: informers in, bindings, evictions and events out. One task decides, pod
+//! after pod; a pod that was decided on counts on its node at once, before the API server has said so.
+//! What is written is written by tasks of its own, many at a time.
 
 use std::collections::{BTreeMap, HashMap};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock, Weak};
 use std::time::{Duration, Instant};
 
-use k8s_openapi::api::core::v1::{Binding, Node, ObjectReference, Pod};
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
-use kube::api::{Api, Patch, PatchParams, PostParams};
-use kube::{Client, ResourceExt};
+use kube::Client;
 use parking_lot::Mutex;
-use reconcile::{EventType, Informer, Informers, Recorder, Reference, Tasks};
-use serde_json::json;
-use tokio::sync::Notify;
+use reconcile::{Informers, Recorder, Tasks};
+use tokio::sync::{Notify, Semaphore};
 
-use crate::decide::{Decision, decide};
-use crate::queue::{Key, Pending};
-use crate::snapshot::{NodeInfo, Snapshot, takes_room};
+use crate::cluster::Cluster;
+use crate::config::{Config, Point};
+use crate::decide::{Decision, Failure, Turn, decide};
+use crate::hints::{self, Event};
+use crate::node::NodeView;
+use crate::plugin::Plugin;
+use crate::pod::PodInfo;
+use crate::preempt::Budget;
+use crate::queue::{Entry, Queue};
 
-const NAME: &str = "default-scheduler";
-
-struct Shared {
-    client: Client,
-    pods: Informer<Pod>,
-    nodes: Informer<Node>,
-    recorder: Recorder,
+pub(crate) struct Shared {
+    pub client: Client,
+    pub config: Config,
+    pub plugins: Vec<Arc<dyn Plugin>>,
+    /// By profile.
+    pub recorders: Vec<Recorder>,
     tasks: Tasks,
     wake: Notify,
-    state: Mutex<State>,
+    permits: Arc<Semaphore>,
+    pub state: Mutex<State>,
 }
 
-#[derive(Default)]
-struct State {
-    queue: Pending,
-    attempts: HashMap<Key, u32>,
-    nodes: BTreeMap<String, NodeInfo>,
-    /// Pods on nodes, by uid, and those decided on that the informer does not show there yet.
-    placed: HashMap<String, (String, Arc<Pod>)>,
-    assumed: HashMap<String, Arc<Pod>>,
+pub(crate) struct State {
+    pub cluster: Cluster,
+    pub queue: Queue,
+    /// Decided on; the informer does not show them on their nodes yet.
+    assumed: HashMap<Box<str>, Arc<PodInfo>>,
+    pub budgets: BTreeMap<(String, String), Budget>,
+    budget_list: Option<Vec<Budget>>,
+    start: usize,
     decisions: u64,
 }
 
-impl State {
-    fn place(&mut self, node: &str, pod: &Arc<Pod>) {
-        let uid = pod.uid().unwrap_or_default();
-        if self.placed.contains_key(&uid) {
-            return;
-        }
-        if let Some(info) = self.nodes.get_mut(node) {
-            info.add(pod);
-        }
-        self.placed.insert(uid, (node.to_string(), pod.clone()));
-    }
+/// Lets plug-ins tell the scheduler of changes that only they see.
+#[derive(Clone, Default)]
+pub struct Handle(Arc<OnceLock<Weak<Shared>>>);
 
-    fn unplace(&mut self, uid: &str) -> bool {
-        let Some((node, _)) = self.placed.remove(uid) else { return false };
-        self.rebuild(&node);
-        true
-    }
-
-    fn rebuild(&mut self, name: &str) {
-        if let Some(node) = self.nodes.get(name).map(|i| i.node.clone()) {
-            let mut info = NodeInfo::new(node);
-            self.placed.values().filter(|(n, _)| n == name).for_each(|(_, pod)| info.add(pod));
-            self.nodes.insert(name.to_string(), info);
-        }
+impl Handle {
+    /// Something changed that may help pods which `plugin` rejected: those for which `helps` says so
+    /// are tried again. It runs under the scheduler's lock and must not wait.
+    pub fn wake(&self, plugin: &str, helps: impl Fn(&PodInfo) -> bool) {
+        let Some(shared) = self.0.get().and_then(Weak::upgrade) else { return };
+        shared.state.lock().queue.wake(|entry| entry.rejected_by.contains(&plugin) && helps(&entry.pod));
+        shared.wake.notify_one();
     }
 }
 
 /// Starts the scheduler as tasks of `tasks`.
-pub fn start(client: Client, informers: &Informers, tasks: &Tasks) {
+pub fn start(client: Client, informers: &Informers, tasks: &Tasks, config: Config) {
+    let handle = Handle::default();
+    let plugins = crate::plugins::all(&client, informers, tasks, &config, &handle);
+    let queue = Queue::new(config.initial_backoff, config.max_backoff);
+    let state = State {
+        cluster: Cluster::default(),
+        queue,
+        assumed: HashMap::new(),
+        budgets: BTreeMap::new(),
+        budget_list: None,
+        start: 0,
+        decisions: config.seed,
+    };
     let shared = Arc::new(Shared {
-        pods: informers.of::<Pod>(),
-        nodes: informers.of::<Node>(),
-        recorder: Recorder::new(tasks, client.clone(), NAME, None),
-        tasks: tasks.clone(),
+        recorders: config.profiles.iter().map(|p| Recorder::new(tasks, client.clone(), p.name.clone(), None)).collect(),
         client,
+        plugins,
+        tasks: tasks.clone(),
         wake: Notify::new(),
-        state: Mutex::default(),
+        permits: Arc::new(Semaphore::new(config.parallel_bindings.max(1))),
+        state: Mutex::new(state),
+        config,
     });
-    let s = shared.clone();
-    shared.nodes.on_change(move |change| {
-        s.node_changed(change.latest(), change.new.is_some());
-        s.wake.notify_one();
-    });
-    let s = shared.clone();
-    shared.pods.on_change(move |change| {
-        s.pod_changed(change.old.as_ref(), change.new.as_ref());
-        s.wake.notify_one();
-    });
+    // The handle is new, so nobody has set it.
+    let _ = handle.0.set(Arc::downgrade(&shared));
+    let ready = crate::watch::follow(&shared, informers);
     tasks.spawn("scheduler", async move {
-        shared.pods.synced().await;
-        shared.nodes.synced().await;
+        ready.await;
         shared.run().await;
     });
 }
 
-fn waits(pod: &Pod) -> bool {
-    let Some(spec) = &pod.spec else { return false };
-    spec.node_name.as_deref().unwrap_or("").is_empty()
-        && spec.scheduler_name.as_deref().unwrap_or(NAME) == NAME
-        && spec.scheduling_gates.as_ref().is_none_or(|g| g.is_empty())
-        && pod.metadata.deletion_timestamp.is_none()
-        && takes_room(pod)
+impl State {
+    /// Wakes those whom an event may help.
+    fn tell(&mut self, shared: &Shared, event: &Event) {
+        if self.queue.nobody_waits() {
+            return;
+        }
+        let State { cluster, queue, .. } = self;
+        // Pods that ask for the same and were rejected by the same share the answer.
+        let mut known: HashMap<(usize, usize, Vec<&'static str>), bool> = HashMap::new();
+        queue.wake(|entry: &Entry| {
+            let key = (Arc::as_ptr(&entry.pod.shape) as usize, entry.profile, entry.rejected_by.clone());
+            *known.entry(key).or_insert_with(|| {
+                let profile = &shared.config.profiles[entry.profile];
+                hints::helps(cluster, profile, entry.profile, &shared.plugins, &entry.pod, &entry.rejected_by, event)
+            })
+        });
+    }
 }
 
 impl Shared {
-    fn node_changed(&self, node: &Arc<Node>, exists: bool) {
+    fn profile_of(&self, pod: &PodInfo) -> Option<usize> {
+        self.config.profiles.iter().position(|p| p.name == *pod.shape.scheduler)
+    }
+
+    pub fn node_changed(&self, new: Option<&Arc<NodeView>>, name: &str) {
         let mut state = self.state.lock();
-        let name = node.name_any();
-        if !exists {
-            state.nodes.remove(&name);
-            return;
-        }
-        let parts = |n: &Node| (n.spec.clone(), n.labels().clone(), n.status.as_ref().and_then(|s| s.allocatable.clone()));
-        let same = state.nodes.get(&name).is_some_and(|old| parts(&old.node) == parts(node));
-        let mut info = NodeInfo::new(node.clone());
-        state.placed.values().filter(|(n, _)| *n == name).for_each(|(_, pod)| info.add(pod));
-        state.nodes.insert(name, info);
-        if !same {
-            state.queue.changed();
+        let event = match new {
+            None => state.cluster.remove_node(name).map(|old| Event::NodeGone { old }),
+            Some(new) => {
+                let old = state.cluster.set_node(new.clone());
+                Some(Event::Node { old: old.clone(), new: new.clone() }).filter(|_| old.is_none_or(|o| !o.same(new)))
+            }
+        };
+        if let Some(event) = event {
+            state.tell(self, &event);
+            self.wake.notify_one();
         }
     }
 
-    fn pod_changed(&self, old: Option<&Arc<Pod>>, new: Option<&Arc<Pod>>) {
-        let mut state = self.state.lock();
+    pub fn pod_changed(&self, old: Option<&Arc<PodInfo>>, new: Option<&Arc<PodInfo>>) {
+        let mut guard = self.state.lock();
+        let state = &mut *guard;
         let Some(pod) = new.or(old) else { return };
-        let key = (pod.namespace().unwrap_or_default(), pod.name_any());
-        let uid = pod.uid().unwrap_or_default();
-        let node = pod.spec.as_ref().and_then(|s| s.node_name.clone()).unwrap_or_default();
-        if new.is_none() || !takes_room(pod) {
-            state.queue.remove(&key);
-            state.attempts.remove(&key);
-            state.assumed.remove(&uid);
-            if state.unplace(&uid) {
-                state.queue.changed();
+        if new.is_none() || pod.ended {
+            state.queue.remove(pod.uid());
+            state.assumed.remove(pod.uid());
+            let nominated = state.cluster.nominated.get(pod.uid()).and_then(|p| p.nominated.clone());
+            state.cluster.nominate(pod, None);
+            if let Some((node, old)) = state.cluster.remove_pod(pod.uid()) {
+                let node = state.cluster.at(node).name().to_string();
+                state.tell(self, &Event::PodGone { old, node });
+            } else if let Some(node) = nominated {
+                state.tell(self, &Event::PodGone { old: pod.clone(), node: node.into() });
             }
-        } else if !node.is_empty() {
-            state.queue.remove(&key);
-            state.attempts.remove(&key);
-            state.assumed.remove(&uid);
-            state.place(&node, pod);
-        } else if waits(pod) && !state.assumed.contains_key(&uid) {
-            let created = pod.metadata.creation_timestamp.as_ref().map_or(0, |t| t.0.as_second());
-            let priority = pod.spec.as_ref().and_then(|s| s.priority).unwrap_or(0);
-            state.queue.put(key.clone(), priority, created);
-            // A status alone, as our own, does not make it fit.
-            if old.is_some_and(|o| o.spec != pod.spec || o.metadata.labels != pod.metadata.labels) {
-                state.queue.changed_one(&key);
-            }
-        } else if !waits(pod) {
-            state.queue.remove(&key);
-        }
-    }
-
-    async fn run(self: Arc<Self>) {
-        loop {
-            let (key, next) = {
-                let mut guard = self.state.lock();
-                let state = &mut *guard;
-                let next = state.queue.promote(Instant::now(), &mut state.attempts);
-                (state.queue.pop(), next)
+        } else if let Some(node) = &pod.node {
+            state.queue.remove(pod.uid());
+            let assumed = state.assumed.remove(pod.uid()).is_some();
+            state.cluster.nominate(pod, None);
+            let before = state.cluster.pod(pod.uid()).filter(|(n, _)| n.name() == node.as_ref()).map(|(_, p)| p.clone());
+            let same = |b: &Arc<PodInfo>| {
+                Arc::ptr_eq(&b.shape, &pod.shape) && (b.terminating, b.preempted, b.started) == (pod.terminating, pod.preempted, pod.started)
             };
-            match key {
-                Some(key) => self.clone().schedule(key),
-                None => {
-                    let pause = next.map_or(Duration::from_secs(60), |at| at.saturating_duration_since(Instant::now()));
-                    tokio::select! {
-                        () = self.wake.notified() => {}
-                        () = tokio::time::sleep(pause) => {}
-                    }
-                }
+            if before.as_ref().is_some_and(same) && !assumed {
+                return;
             }
-        }
-    }
-
-    fn schedule(self: Arc<Self>, key: Key) {
-        let Some(pod) = self.pods.get(&key.0, &key.1).filter(|p| waits(p)) else { return };
-        let decision = {
-            let mut state = self.state.lock();
-            state.decisions += 1;
-            let seed = state.decisions;
-            let nodes = std::mem::take(&mut state.nodes);
-            let snapshot = Snapshot { nodes };
-            let decision = decide(&snapshot, &pod, seed);
-            state.nodes = snapshot.nodes;
-            if let Decision::Bind(node) = &decision {
-                state.place(node, &pod);
-                state.assumed.insert(pod.uid().unwrap_or_default(), pod.clone());
-            } else {
-                let attempts = state.attempts.entry(key.clone()).or_insert(0);
-                *attempts += 1;
-                let attempts = *attempts;
-                state.queue.failed(key.clone(), attempts, Instant::now());
+            state.cluster.place(node, pod);
+            let event = Event::PodOnNode { old: before.filter(|_| !assumed), new: pod.clone(), node: node.to_string() };
+            state.tell(self, &event);
+        } else if state.assumed.contains_key(pod.uid()) {
+            return;
+        } else if let Some(profile) = self.profile_of(pod).filter(|_| !pod.terminating) {
+            let gated = !pod.shape.gates.is_empty() && self.config.profiles[profile].has(Point::PreEnqueue, "SchedulingGates");
+            // A nomination of our own may not have come back yet.
+            let ours = pod.nominated.is_none() && old.is_none_or(|o| o.nominated.is_none());
+            if !ours {
+                state.cluster.nominate(pod, pod.nominated.as_deref());
             }
-            decision
-        };
-        let tasks = self.tasks.clone();
-        tasks.spawn(format!("scheduling {}/{}", key.0, key.1), async move {
-            match decision {
-                Decision::Bind(node) => self.bind(&pod, &node).await,
-                Decision::Unschedulable { message, .. } => self.explain(&pod, &message).await,
-            }
-        });
-    }
-
-    async fn bind(&self, pod: &Arc<Pod>, node: &str) {
-        let (namespace, name) = (pod.namespace().unwrap_or_default(), pod.name_any());
-        let binding = Binding {
-            metadata: ObjectMeta { name: Some(name.clone()), namespace: Some(namespace.clone()), uid: pod.uid(), ..ObjectMeta::default() },
-            target: ObjectReference { kind: Some("Node".into()), name: Some(node.into()), ..ObjectReference::default() },
-        };
-        let api = Api::<Pod>::namespaced(self.client.clone(), &namespace);
-        let bound: kube::Result<serde_json::Value> = api.create_subresource("binding", &name, &PostParams::default(), &binding).await;
-        match bound {
-            Ok(_) => {
-                let message = format!("Successfully assigned {namespace}/{name} to {node}");
-                self.recorder.event(&Reference::of(pod.as_ref()), EventType::Normal, "Scheduled", message);
-            }
-            Err(error) => {
-                let uid = pod.uid().unwrap_or_default();
-                let mut state = self.state.lock();
-                state.assumed.remove(&uid);
-                state.unplace(&uid);
-                let gone = matches!(&error, kube::Error::Api(s) if s.code == 404);
-                if !gone && self.pods.get(&namespace, &name).is_some_and(|p| waits(&p)) {
-                    let key = (namespace.clone(), name.clone());
-                    state.queue.failed(key.clone(), 1, Instant::now());
-                    state.queue.changed_one(&key);
-                }
-                tracing::debug!(pod = name, node, "the pod could not be bound: {error}");
-            }
+            state.queue.put(pod, profile, gated);
+        } else {
+            state.queue.remove(pod.uid());
+            state.cluster.nominate(pod, pod.nominated.as_deref());
         }
         self.wake.notify_one();
     }
 
-    async fn explain(&self, pod: &Pod, message: &str) {
-        self.recorder.event(&Reference::of(pod), EventType::Warning, "FailedScheduling", message);
-        let known = pod.status.as_ref().and_then(|s| s.conditions.as_ref()).is_some_and(|c| {
-            c.iter().any(|c| c.type_ == "PodScheduled" && c.status == "False" && c.reason.as_deref() == Some("Unschedulable") && c.message.as_deref() == Some(message))
-        });
-        if known {
-            return;
+    pub fn budget_changed(&self, key: (String, String), budget: Option<Budget>) {
+        let mut state = self.state.lock();
+        match budget {
+            Some(budget) => drop(state.budgets.insert(key, budget)),
+            None => drop(state.budgets.remove(&key)),
         }
-        let now = k8s_openapi::jiff::Timestamp::now();
-        let patch = json!({"status": {"conditions": [{"type": "PodScheduled", "status": "False", "reason": "Unschedulable",
-            "message": message, "lastProbeTime": null, "lastTransitionTime": k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(now)}]}});
-        let api = Api::<Pod>::namespaced(self.client.clone(), &pod.namespace().unwrap_or_default());
-        if let Err(error) = api.patch_status(&pod.name_any(), &PatchParams::default(), &Patch::Strategic(patch)).await {
-            tracing::debug!(pod = pod.name_any(), "the condition could not be written: {error}");
+        state.budget_list = None;
+    }
+
+    async fn run(self: Arc<Self>) {
+        let mut turns = 0u32;
+        loop {
+            // The semaphore is never closed.
+            let Ok(permit) = self.permits.clone().acquire_owned().await else { return };
+            let next = match self.turn() {
+                Next::Do(work) => {
+                    let shared = self.clone();
+                    self.tasks.spawn("scheduler: write", async move {
+                        shared.work(*work).await;
+                        drop(permit);
+                    });
+                    turns = turns.wrapping_add(1);
+                    if turns.is_multiple_of(16) {
+                        tokio::task::yield_now().await;
+                    }
+                    continue;
+                }
+                Next::Wait(next) => next,
+            };
+            drop(permit);
+            let pause = next.map_or(Duration::from_secs(60), |at| at.saturating_duration_since(Instant::now()));
+            tokio::select! {
+                () = self.wake.notified() => {}
+                () = tokio::time::sleep(pause) => {}
+            }
         }
     }
+
+    /// Decides on the pod that is next.
+    fn turn(&self) -> Next {
+        let mut guard = self.state.lock();
+        let state = &mut *guard;
+        let due = state.queue.promote(Instant::now());
+        let Some(entry) = state.queue.pop() else { return Next::Wait(due) };
+        let (mut pod, profile) = (entry.pod.clone(), entry.profile);
+        if let Some(nominated) = state.cluster.nominated.get(pod.uid()) {
+            pod = nominated.clone();
+        }
+        state.decisions += 1;
+        let budgets = state.budget_list.get_or_insert_with(|| state.budgets.values().cloned().collect());
+        let turn = Turn {
+            config: &self.config,
+            profile,
+            plugins: &self.plugins,
+            budgets,
+            start: state.start,
+            seed: state.decisions,
+            explain: false,
+        };
+        let outcome = decide(&mut state.cluster, &pod, &turn);
+        state.start = outcome.start;
+        match outcome.decision {
+            Decision::Bind(node) => match self.reserve(&pod, &node) {
+                Ok(()) => {
+                    state.cluster.nominate(&pod, None);
+                    state.cluster.place(&node, &pod);
+                    state.assumed.insert(pod.uid().into(), pod.clone());
+                    Next::Do(Box::new(Work::Bind { pod, node, profile }))
+                }
+                Err(message) => {
+                    state.queue.error(pod.uid(), Instant::now());
+                    Next::Do(Box::new(Work::Failed { pod, profile, message }))
+                }
+            },
+            Decision::Unschedulable(failure) => {
+                let plugins = failure.plugins.iter().copied().collect();
+                state.queue.failed(pod.uid(), plugins, Instant::now());
+                let mut cleared = Vec::new();
+                if let Some(victims) = &failure.preemption {
+                    // Others of a lower priority that counted on the place must look elsewhere.
+                    let lower = |p: &&Arc<PodInfo>| p.shape.priority < pod.shape.priority;
+                    cleared = state.cluster.nominated_to(&victims.node).iter().filter(lower).cloned().collect();
+                    for other in &cleared {
+                        state.cluster.nominate(other, None);
+                        state.queue.activate_waiting(other.uid());
+                    }
+                    state.cluster.nominate(&pod, Some(&victims.node));
+                } else if failure.clear_nomination && !failure.message.contains("not eligible due to a terminating pod") {
+                    state.cluster.nominate(&pod, None);
+                }
+                let nominated = state.cluster.nominated.get(pod.uid()).and_then(|p| p.nominated.clone());
+                Next::Do(Box::new(Work::Refused { pod, profile, failure, nominated, cleared }))
+            }
+        }
+    }
+
+    fn reserve(&self, pod: &PodInfo, node: &str) -> Result<(), String> {
+        for (at, plugin) in self.plugins.iter().enumerate() {
+            if let Err(message) = plugin.reserve(pod, node) {
+                self.plugins[..=at].iter().rev().for_each(|p| p.unreserve(pod, node));
+                return Err(format!("running Reserve plugin {:?}: {message}", plugin.name()));
+            }
+        }
+        Ok(())
+    }
+
+    /// A pod does not get to the node that was decided on: it counts there no longer, and is tried
+    /// again.
+    pub fn take_back(&self, pod: &PodInfo, node: &str, retry: bool) {
+        self.plugins.iter().rev().for_each(|p| p.unreserve(pod, node));
+        let mut state = self.state.lock();
+        // The informer may have shown it there meanwhile, whatever the answer was.
+        if state.assumed.remove(pod.uid()).is_some()
+            && let Some((_, old)) = state.cluster.remove_pod(pod.uid())
+        {
+            if retry {
+                state.queue.error(pod.uid(), Instant::now());
+            } else {
+                state.queue.remove(pod.uid());
+            }
+            state.tell(self, &Event::PodGone { old, node: node.into() });
+        }
+        self.wake.notify_one();
+    }
+
+    /// A pod is to be tried at once.
+    pub fn activate(&self, uid: &str) {
+        self.state.lock().queue.activate_waiting(uid);
+        self.wake.notify_one();
+    }
+}
+
+enum Next {
+    Do(Box<Work>),
+    Wait(Option<Instant>),
+}
+
+/// What is to be written after a decision.
+pub(crate) enum Work {
+    Bind { pod: Arc<PodInfo>, node: String, profile: usize },
+    Refused { pod: Arc<PodInfo>, profile: usize, failure: Box<Failure>, nominated: Option<Box<str>>, cleared: Vec<Arc<PodInfo>> },
+    Failed { pod: Arc<PodInfo>, profile: usize, message: String },
 }

@@ -3,15 +3,18 @@
 //! The answers are worked out by pure functions from what any API server shows: objects and events.
 //! For a pod that waits for a node the scheduler's own core is asked, node by node.
 
-use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::{ContainerStatus, Event, Node, Pod};
 use kube::api::{Api, ListParams};
 use kube::{Client, ResourceExt};
 use serde::Serialize;
 
-use crate::decide::{Decision, NodeReasons, decide};
-use crate::snapshot::Snapshot;
+use crate::cluster::Cluster;
+use crate::config::Config;
+use crate::decide::{Decision, NodeReasons, Turn, decide};
+use crate::node::NodeView;
+use crate::pod::PodInfo;
 
 /// One thing that stands in the way.
 #[derive(Debug, Clone, Serialize, PartialEq, Eq)]
@@ -57,9 +60,9 @@ impl Report {
 pub async fn pod(client: &Client, namespace: &str, name: &str) -> kube::Result<Report> {
     let pod = Api::<Pod>::namespaced(client.clone(), namespace).get(name).await?;
     let nodes = Api::<Node>::all(client.clone()).list(&ListParams::default()).await?.items;
-    let pods = Api::<Pod>::all(client.clone()).list(&ListParams::default()).await?.items;
+    let pods = Api::<PodInfo>::all(client.clone()).list(&ListParams::default()).await?.items;
     let events = events(client, namespace, name, "Pod").await?;
-    Ok(about_pod(&pod, nodes, &pods, &events))
+    Ok(about_pod(&pod, nodes, pods, &events))
 }
 
 /// Asks about a node.
@@ -91,7 +94,7 @@ fn finding(subject: impl Into<String>, problem: impl Into<String>, fix: impl Int
 }
 
 /// What can be said of a pod.
-pub fn about_pod(pod: &Pod, nodes: Vec<Node>, pods: &[Pod], events: &[Event]) -> Report {
+pub fn about_pod(pod: &Pod, nodes: Vec<Node>, pods: Vec<PodInfo>, events: &[Event]) -> Report {
     let object = format!("pod/{}/{}", pod.namespace().unwrap_or_default(), pod.name_any());
     let status = pod.status.clone().unwrap_or_default();
     let spec = pod.spec.clone().unwrap_or_default();
@@ -108,7 +111,7 @@ pub fn about_pod(pod: &Pod, nodes: Vec<Node>, pods: &[Pod], events: &[Event]) ->
         }
     }
     match &assigned {
-        None if !matches!(phase.as_str(), "Succeeded" | "Failed") => waiting_for_node(pod, nodes, pods, &mut findings),
+        None if !matches!(phase.as_str(), "Succeeded" | "Failed") => waiting_for_node(pod, &nodes, pods, &mut findings),
         Some(name) => match nodes.iter().find(|n| n.name_any() == *name) {
             None => findings.push(finding(format!("node {name}"), "the node does not exist any more", "the pod will be collected; its controller makes a new one")),
             Some(node) if !ready(node) => findings.push(finding(format!("node {name}"), "the node is not Ready", format!("knarr why node/{name}"))),
@@ -143,7 +146,7 @@ pub fn about_pod(pod: &Pod, nodes: Vec<Node>, pods: &[Pod], events: &[Event]) ->
     Report { object, summary, findings, events: warnings(events) }
 }
 
-fn waiting_for_node(pod: &Pod, nodes: Vec<Node>, pods: &[Pod], findings: &mut Vec<Finding>) {
+fn waiting_for_node(pod: &Pod, nodes: &[Node], pods: Vec<PodInfo>, findings: &mut Vec<Finding>) {
     let gates = pod.spec.as_ref().and_then(|s| s.scheduling_gates.clone()).unwrap_or_default();
     if !gates.is_empty() {
         let names: Vec<String> = gates.into_iter().map(|g| g.name).collect();
@@ -155,25 +158,32 @@ fn waiting_for_node(pod: &Pod, nodes: Vec<Node>, pods: &[Pod], findings: &mut Ve
         findings.push(finding("scheduler", format!("the pod is for the scheduler {scheduler:?}"), "run that scheduler, or leave spec.schedulerName out"));
         return;
     }
-    let snapshot = Snapshot::new(nodes.into_iter().map(std::sync::Arc::new), pods);
-    match decide(&snapshot, pod, 0) {
+    let views = nodes.iter().filter_map(|n| serde_json::to_value(n).ok().and_then(|v| serde_json::from_value::<NodeView>(v).ok()).map(Arc::new));
+    let mut cluster = Cluster::new(views, pods.into_iter().map(Arc::new));
+    let Ok(info) = PodInfo::of(pod) else { return };
+    let config = Config::default();
+    let turn = Turn { config: &config, profile: 0, plugins: &[], budgets: &[], start: 0, seed: 0, explain: true };
+    match decide(&mut cluster, &info, &turn).decision {
         Decision::Bind(node) => findings.push(finding("scheduler", format!("the pod fits node {node} but is not bound yet"), "wait a moment; if it stays so, knarr status tells whether the scheduler runs")),
-        Decision::Unschedulable { nodes, message } if nodes.is_empty() => findings.push(finding("scheduler", message, "add a node: knarr agent --server URL --token TOKEN")),
-        Decision::Unschedulable { nodes, .. } => nodes.iter().for_each(|n| rejected(pod, n, &snapshot, findings)),
+        Decision::Unschedulable(failure) if cluster.is_empty() => findings.push(finding("scheduler", failure.message, "add a node: knarr agent --server URL --token TOKEN")),
+        Decision::Unschedulable(failure) => {
+            if let Some(victims) = &failure.preemption {
+                let names: Vec<&str> = victims.pods.iter().map(|p| p.name()).collect();
+                findings.push(finding("scheduler", format!("on node {} it takes the place of {}, of lower priority", victims.node, names.join(", ")), "wait until they have ended"));
+            }
+            failure.nodes.iter().for_each(|n| rejected(&info, n, &cluster, findings));
+        }
     }
 }
 
-fn rejected(pod: &Pod, reasons: &NodeReasons, snapshot: &Snapshot, findings: &mut Vec<Finding>) {
-    let Some(info) = snapshot.nodes.get(&reasons.node) else { return };
-    for rejection in &reasons.rejections {
-        let taints = info.node.spec.as_ref().and_then(|s| s.taints.clone()).unwrap_or_default();
+fn rejected(pod: &PodInfo, reasons: &NodeReasons, cluster: &Cluster, findings: &mut Vec<Finding>) {
+    let Some(info) = cluster.node(&reasons.node) else { return };
+    let rejection = &reasons.rejection;
+    let shape = &pod.shape;
+    for reason in rejection.reasons(pod) {
         let (problem, fix) = match rejection.plugin {
             "TaintToleration" => {
-                let list: Vec<String> = taints
-                    .iter()
-                    .filter(|t| t.effect != "PreferNoSchedule" && !crate::filters::tolerated(pod, t))
-                    .map(|t| format!("{}={}:{}", t.key, t.value.clone().unwrap_or_default(), t.effect))
-                    .collect();
+                let list: Vec<String> = info.view.taints.iter().filter(|t| t.is_hard() && !shape.tolerates(t)).map(|t| format!("{}={}:{:?}", t.key, t.value, t.effect)).collect();
                 let first = list.first().cloned().unwrap_or_default();
                 (
                     format!("the pod does not tolerate the node's taint {}", list.join(", ")),
@@ -182,9 +192,8 @@ fn rejected(pod: &Pod, reasons: &NodeReasons, snapshot: &Snapshot, findings: &mu
             }
             "NodeUnschedulable" => ("the node is cordoned".to_string(), format!("kubectl uncordon {}", reasons.node)),
             "NodeAffinity" => {
-                let wanted: BTreeMap<String, String> = pod.spec.as_ref().and_then(|s| s.node_selector.clone()).unwrap_or_default();
                 let lacking: Vec<String> =
-                    wanted.iter().filter(|(k, v)| info.node.labels().get(*k) != Some(v)).map(|(k, v)| format!("{k}={v}")).collect();
+                    shape.rule.selector.iter().filter(|(k, v)| info.view.labels.get(k) != Some(v.as_ref())).map(|(k, v)| format!("{k}={v}")).collect();
                 if lacking.is_empty() {
                     ("the node does not match the pod's required node affinity".to_string(), "change spec.affinity.nodeAffinity, or the node's labels".to_string())
                 } else {
@@ -192,20 +201,28 @@ fn rejected(pod: &Pod, reasons: &NodeReasons, snapshot: &Snapshot, findings: &mu
                 }
             }
             "NodeResourcesFit" => {
-                let resource = rejection.reason.trim_start_matches("Insufficient ").to_string();
-                if rejection.reason == "Too many pods" {
-                    (format!("{} pods are on the node, which takes {}", info.pods, info.allocatable.get("pods")), "delete pods there, or add a node".to_string())
+                let resource = reason.trim_start_matches("Insufficient ").to_string();
+                if reason == "Too many pods" {
+                    (format!("{} pods are on the node, which takes {}", info.pods.len(), info.pods_allowed()), "delete pods there, or add a node".to_string())
                 } else {
-                    let wanted = crate::pod_requests(pod).get(&resource);
-                    let free = info.allocatable.get(&resource) - info.requested.get(&resource);
+                    let all = info.view.allocatable.get(&resource);
+                    let free = all - info.requested.get(&resource);
                     (
-                        format!("{}: the pod asks for {}, {} of {} is free", rejection.reason, show(&resource, wanted), show(&resource, free), show(&resource, info.allocatable.get(&resource))),
+                        format!("{reason}: the pod asks for {}, {} of {} is free", show(&resource, shape.requests.get(&resource)), show(&resource, free), show(&resource, all)),
                         if rejection.resolvable { "ask for less, delete other pods there, or add a node" } else { "no node of this size can ever take it: ask for less, or add a larger node" }.to_string(),
                     )
                 }
             }
             "NodePorts" => ("another pod has one of the pod's host ports".to_string(), "use another hostPort, or none and a Service instead".to_string()),
-            _ => (rejection.reason.clone(), "change the pod or the node".to_string()),
+            "InterPodAffinity" if reason.contains("existing pods") => ("a pod there wants none like this one near it".to_string(), "change that pod's podAntiAffinity, or this pod's labels".to_string()),
+            "InterPodAffinity" if reason.contains("anti-affinity") => ("a pod that this one wants far away is there, or in the same domain".to_string(), "add a node in another domain, or relax the pod's podAntiAffinity".to_string()),
+            "InterPodAffinity" => ("no pod that this one wants near is there, or in the same domain".to_string(), "run such a pod there first, or relax the pod's podAffinity".to_string()),
+            "PodTopologySpread" if reason.contains("missing") => {
+                let lacking: Vec<&str> = shape.spread.iter().map(|c| c.topology.as_ref()).filter(|k| info.view.labels.get(k).is_none()).collect();
+                (format!("the node lacks the label {} over which the pod is to be spread", lacking.join(", ")), format!("kubectl label nodes {} {}=…", reasons.node, lacking.first().unwrap_or(&"")))
+            }
+            "PodTopologySpread" => ("one more pod there would make the spread more uneven than maxSkew allows".to_string(), "add nodes in the domains with the fewest pods, or raise maxSkew".to_string()),
+            _ => (reason.clone(), "change the pod or the node".to_string()),
         };
         findings.push(finding(format!("node {} ({})", reasons.node, rejection.plugin), problem, fix));
     }
@@ -316,11 +333,11 @@ mod tests {
     #[test]
     fn a_pending_pod_is_told_node_by_node_what_to_do() {
         let asking = pod(json!({"containers": [{"name": "c", "resources": {"requests": {"cpu": "8"}}}]}), json!({"phase": "Pending"}));
-        let report = about_pod(&asking, vec![node(json!([]))], &[], &[]);
+        let report = about_pod(&asking, vec![node(json!([]))], Vec::new(), &[]);
         assert_eq!(report.findings[0].subject, "node n1 (NodeResourcesFit)");
         assert_eq!(report.findings[0].problem, "Insufficient cpu: the pod asks for 8 cores, 2 cores of 2 cores is free");
         let plain = pod(json!({"containers": []}), json!({}));
-        let report = about_pod(&plain, vec![node(json!([{"key": "k", "value": "v", "effect": "NoSchedule"}]))], &[], &[]);
+        let report = about_pod(&plain, vec![node(json!([{"key": "k", "value": "v", "effect": "NoSchedule"}]))], Vec::new(), &[]);
         assert!(report.findings[0].fix.ends_with("kubectl taint nodes n1 k=v:NoSchedule-"), "{report:?}");
     }
 
@@ -335,7 +352,7 @@ mod tests {
                 {"name": "b", "image": "nope:1", "imageID": "", "ready": false, "restartCount": 0,
                  "state": {"waiting": {"reason": "ImagePullBackOff", "message": "not found"}}}]}),
         );
-        let report = about_pod(&broken, vec![node(json!([]))], &[], &[]);
+        let report = about_pod(&broken, vec![node(json!([]))], Vec::new(), &[]);
         assert!(report.findings[0].problem.contains("restarted 4 times: its command was not found"));
         assert!(report.findings[1].problem.contains("nope:1 cannot be had: not found"));
         assert!(report.text().contains("--previous"));

@@ -1,0 +1,152 @@
+//! Preemption: which pods of lower priority must go so that a pod fits, chosen as upstream chooses.
+
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use crate::cluster::NodeIx;
+use crate::decide::histogram;
+use crate::filters::Cycle;
+use crate::plugin::Rejection;
+use crate::pod::PodInfo;
+use crate::selector::Selector;
+
+/// A PodDisruptionBudget as far as preemption heeds it.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Budget {
+    pub namespace: String,
+    /// `None` and the empty one select nothing.
+    pub selector: Option<Selector>,
+    /// How many of its pods may go now.
+    pub allowed: i32,
+    /// Pods whose disruption is counted already.
+    pub disrupted: BTreeSet<String>,
+}
+
+/// Pods that are to go from a node.
+#[derive(Debug, Clone)]
+pub struct Victims {
+    pub node: String,
+    /// The most important first.
+    pub pods: Vec<Arc<PodInfo>>,
+    /// How many go against a budget.
+    pub violations: usize,
+}
+
+impl PartialEq for Victims {
+    fn eq(&self, other: &Victims) -> bool {
+        let uids = |v: &Victims| v.pods.iter().map(|p| p.uid().to_string()).collect::<Vec<_>>();
+        self.node == other.node && uids(self) == uids(other) && self.violations == other.violations
+    }
+}
+
+/// Whose removal makes room for the pod of `cycle`, or what upstream says when nobody's does.
+pub(crate) fn preempt(cycle: &Cycle<'_>, rejected: &[(NodeIx, Rejection)], budgets: &[Budget], seed: u64, all: usize) -> Result<Victims, String> {
+    let (pod, cluster) = (cycle.pod, cycle.cluster);
+    if pod.shape.never_preempts {
+        return Err("not eligible due to preemptionPolicy=Never.".into());
+    }
+    if let Some(node) = pod.nominated.as_deref().and_then(|n| cluster.ix(n)) {
+        let hopeless = rejected.iter().any(|(n, r)| *n == node && !r.resolvable);
+        let leaving = |p: &Arc<PodInfo>| p.preempted && p.shape.priority < pod.shape.priority;
+        if !hopeless && cluster.at(node).pods.iter().any(leaving) {
+            return Err("not eligible due to a terminating pod on the nominated node.".into());
+        }
+    }
+    let potential: Vec<NodeIx> = rejected.iter().filter(|(_, r)| r.resolvable).map(|(n, _)| *n).collect();
+    let wanted = (potential.len() * cycle.profile.min_candidate_nodes_percentage / 100).max(cycle.profile.min_candidate_nodes_absolute).min(potential.len());
+    let (mut clean, mut violating): (Vec<Victims>, Vec<Victims>) = (Vec::new(), Vec::new());
+    let mut reasons: BTreeMap<String, usize> = BTreeMap::new();
+    let mut said: Vec<(Rejection, usize)> = Vec::new();
+    let mut unhelpful = all - potential.len();
+    let start = if potential.is_empty() { 0 } else { seed as usize % potential.len() };
+    for node in potential[start..].iter().chain(&potential[..start]) {
+        match victims_on(cycle, *node, budgets) {
+            Ok(victims) if victims.violations == 0 => clean.push(victims),
+            Ok(victims) => violating.push(victims),
+            Err(rejection) => match said.iter_mut().find(|(known, _)| *known == rejection) {
+                Some((_, count)) => *count += 1,
+                None => said.push((rejection, 1)),
+            },
+        }
+        if !clean.is_empty() && clean.len() + violating.len() >= wanted {
+            break;
+        }
+    }
+    clean.append(&mut violating);
+    if let Some(best) = best(clean) {
+        return Ok(best);
+    }
+    for (rejection, count) in said {
+        rejection.reasons(pod).into_iter().for_each(|r| *reasons.entry(r).or_default() += count);
+    }
+    if unhelpful > 0 {
+        *reasons.entry("Preemption is not helpful for scheduling".into()).or_default() += std::mem::take(&mut unhelpful);
+    }
+    Err(format!("0/{all} nodes are available: {}.", histogram(&reasons)))
+}
+
+/// Ordered by importance: the priority, then the longer run.
+fn importance(pod: &Arc<PodInfo>) -> (Reverse<i32>, i64) {
+    (Reverse(pod.shape.priority), pod.started.unwrap_or(i64::MAX))
+}
+
+/// The fewest and least important pods of a node that must go.
+fn victims_on(cycle: &Cycle<'_>, node: NodeIx, budgets: &[Budget]) -> Result<Victims, Rejection> {
+    let info = cycle.cluster.at(node);
+    let lower = |p: &&Arc<PodInfo>| p.shape.priority < cycle.pod.shape.priority;
+    let mut removed: Vec<Arc<PodInfo>> = info.pods.iter().filter(lower).cloned().collect();
+    if removed.is_empty() {
+        return Err(Rejection::final_("DefaultPreemption", "No preemption victims found for incoming pod"));
+    }
+    cycle.without(node, &removed)?;
+    removed.sort_by_key(importance);
+    // Those whose removal a budget forbids are spared first, then the others, the important first.
+    let (forbidden, free) = by_budget(&removed, budgets);
+    let mut violations = 0;
+    for (pods, counts) in [(&forbidden, true), (&free, false)] {
+        for pod in pods.iter() {
+            let Some(at) = removed.iter().position(|p| Arc::ptr_eq(p, pod)) else { continue };
+            let pod = removed.remove(at);
+            if cycle.without(node, &removed).is_err() {
+                removed.insert(at, pod);
+                violations += usize::from(counts);
+            }
+        }
+    }
+    Ok(Victims { node: info.name().into(), pods: removed, violations })
+}
+
+/// Pods whose removal goes against a budget, and the others, each in their order.
+fn by_budget(pods: &[Arc<PodInfo>], budgets: &[Budget]) -> (Vec<Arc<PodInfo>>, Vec<Arc<PodInfo>>) {
+    let mut allowed: Vec<i32> = budgets.iter().map(|b| b.allowed).collect();
+    let (mut forbidden, mut free) = (Vec::new(), Vec::new());
+    for pod in pods {
+        let mut violates = false;
+        for (budget, allowed) in budgets.iter().zip(&mut allowed) {
+            let selects = budget.selector.as_ref().is_some_and(|s| !s.is_everything() && s.matches(&pod.shape.labels));
+            if pod.shape.labels.is_empty() || budget.namespace != pod.namespace() || !selects || budget.disrupted.contains(pod.name()) {
+                continue;
+            }
+            *allowed -= 1;
+            violates |= *allowed < 0;
+        }
+        if violates { forbidden.push(pod.clone()) } else { free.push(pod.clone()) }
+    }
+    (forbidden, free)
+}
+
+/// The node whose loss is the least: the fewest violations, the lowest highest priority, the lowest sum
+/// of priorities, the fewest pods, and the latest start of its most important pods.
+fn best(candidates: Vec<Victims>) -> Option<Victims> {
+    let rank = |v: &Victims| {
+        let highest = v.pods.first().map_or(0, |p| p.shape.priority);
+        // Raised so that many pods of negative priority do not look better than few.
+        let sum: i64 = v.pods.iter().map(|p| i64::from(p.shape.priority) + i64::from(i32::MAX) + 1).sum();
+        let most_important = v.pods.iter().filter(|p| p.shape.priority == highest);
+        let earliest = most_important.map(|p| p.started.unwrap_or(i64::MAX)).min().unwrap_or(i64::MAX);
+        (v.violations, highest, sum, v.pods.len(), Reverse(earliest))
+    };
+    // The first of equals.
+    candidates.into_iter().reduce(|best, other| if rank(&other) < rank(&best) { other } else { best })
+}
