@@ -253,8 +253,8 @@ impl<'a> Cycle<'a> {
             if value == NONE {
                 continue;
             }
-            let carries = |p: &&Arc<PodInfo>| p.shape.affinity.required_anti.contains(&carrier.term);
-            let gone = site.removed.iter().filter(carries).count() as i32;
+            // A pod that carries a term twice is counted twice.
+            let gone = site.removed.iter().flat_map(|p| &p.shape.affinity.required_anti).filter(|t| **t == carrier.term).count() as i32;
             if carrier.count(value) - gone > 0 {
                 return refused();
             }

@@ -12,12 +12,16 @@ mod decide;
 mod filters;
 mod hints;
 mod node;
+#[cfg(test)]
+mod plain;
 mod plugin;
 mod plugins;
 mod pod;
 mod preempt;
 mod queue;
 mod requests;
+#[cfg(test)]
+mod scenarios;
 mod scores;
 mod selector;
 mod shell;
