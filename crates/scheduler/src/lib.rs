@@ -25,6 +25,7 @@ mod scenarios;
 mod scores;
 mod selector;
 mod shell;
+mod storage;
 mod volume;
 mod watch;
 pub mod why;

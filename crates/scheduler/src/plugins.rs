@@ -10,6 +10,8 @@ use crate::plugin::Plugin;
 use crate::shell::Handle;
 
 /// Makes them; they follow what they need by themselves.
-pub(crate) fn all(_client: &Client, _informers: &Informers, _tasks: &Tasks, _config: &Config, _handle: &Handle) -> Vec<Arc<dyn Plugin>> {
-    Vec::new()
+pub(crate) fn all(client: &Client, informers: &Informers, tasks: &Tasks, config: &Config, handle: &Handle) -> Vec<Arc<dyn Plugin>> {
+    // The longest that a profile waits: it bounds tasks, and no pod waits less for it.
+    let timeout = config.profiles.iter().map(|p| p.bind_timeout).max().unwrap_or_default();
+    crate::storage::plugins::all(client, informers, tasks, timeout, handle)
 }

@@ -1,0 +1,342 @@
+//! Scenarios: where pods with claims may go, and where they must not.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim};
+use k8s_openapi::api::storage::v1::{CSIDriver, CSINode, CSIStorageCapacity, StorageClass};
+use kube::ResourceExt;
+use parking_lot::Mutex;
+use reconcile::storage;
+use serde_json::{Value, json};
+
+use super::binding::{self, Claims, Promised, Question};
+use super::plugins::{VolumeBinding, VolumeRestrictions};
+use super::{Lookup, limits};
+use crate::cluster::{Cluster, NodeInfo};
+use crate::config::Profile;
+use crate::node::NodeView;
+use crate::plugin::{Plugin, Prepared, Site};
+use crate::pod::PodInfo;
+use crate::selector::Labels;
+
+/// Objects in memory.
+#[derive(Default)]
+struct Known {
+    claims: Mutex<HashMap<String, Arc<PersistentVolumeClaim>>>,
+    volumes: Mutex<Vec<Arc<PersistentVolume>>>,
+    classes: HashMap<String, Arc<StorageClass>>,
+    drivers: Vec<Arc<CSIDriver>>,
+    csi_nodes: Vec<Arc<CSINode>>,
+    capacities: Vec<Arc<CSIStorageCapacity>>,
+}
+
+impl Lookup for Known {
+    fn claim(&self, _: &str, name: &str) -> Option<Arc<PersistentVolumeClaim>> {
+        self.claims.lock().get(name).cloned()
+    }
+    fn volume(&self, name: &str) -> Option<Arc<PersistentVolume>> {
+        self.volumes.lock().iter().find(|v| v.name_any() == name).cloned()
+    }
+    fn volumes(&self) -> Vec<Arc<PersistentVolume>> {
+        self.volumes.lock().clone()
+    }
+    fn class(&self, name: &str) -> Option<Arc<StorageClass>> {
+        self.classes.get(name).cloned()
+    }
+    fn driver(&self, name: &str) -> Option<Arc<CSIDriver>> {
+        self.drivers.iter().find(|d| d.name_any() == name).cloned()
+    }
+    fn csi_node(&self, name: &str) -> Option<Arc<CSINode>> {
+        self.csi_nodes.iter().find(|d| d.name_any() == name).cloned()
+    }
+    fn capacities(&self) -> Vec<Arc<CSIStorageCapacity>> {
+        self.capacities.clone()
+    }
+    fn ready(&self) -> bool {
+        true
+    }
+}
+
+fn merged(mut base: Value, more: Value) -> Value {
+    for (key, value) in more.as_object().expect("an object").clone() {
+        match base.get(&key).is_some_and(Value::is_object) && value.is_object() {
+            true => base[&key] = merged(base[&key].clone(), value),
+            false => base[&key] = value,
+        }
+    }
+    base
+}
+
+impl Known {
+    /// The classes `late` (waits, local-path), `now` (immediate) and `hand` (waits, made by hand).
+    fn new() -> Known {
+        let class = |provisioner: &str, mode: &str, name: &str| -> Arc<StorageClass> {
+            Arc::new(serde_json::from_value(json!({"metadata": {"name": name}, "provisioner": provisioner, "volumeBindingMode": mode})).expect("a class"))
+        };
+        let classes = [
+            class("rancher.io/local-path", "WaitForFirstConsumer", "late"),
+            class("p.io/x", "Immediate", "now"),
+            class(storage::NO_PROVISIONER, "WaitForFirstConsumer", "hand"),
+        ];
+        Known { classes: classes.into_iter().map(|c| (c.name_any(), c)).collect(), ..Known::default() }
+    }
+
+    fn claim(&self, name: &str, class: &str, more: Value) {
+        let base = json!({"metadata": {"name": name, "namespace": "n", "uid": format!("uid-{name}"), "annotations": {}, "resourceVersion": "5"},
+            "spec": {"accessModes": ["ReadWriteOnce"], "storageClassName": class, "resources": {"requests": {"storage": "1Gi"}}}, "status": {"phase": "Pending"}});
+        self.claims.lock().insert(name.into(), Arc::new(serde_json::from_value(merged(base, more)).expect("a claim")));
+    }
+
+    fn volume(&self, name: &str, class: &str, host: &str, more: Value) {
+        let base = json!({"metadata": {"name": name, "resourceVersion": "5"}, "status": {"phase": "Available"}, "spec": {
+            "accessModes": ["ReadWriteOnce"], "storageClassName": class, "capacity": {"storage": "2Gi"}, "local": {"path": "/p"},
+            "nodeAffinity": {"required": {"nodeSelectorTerms": [{"matchExpressions": [{"key": "host", "operator": "In", "values": [host]}]}]}}}});
+        let mut volumes = self.volumes.lock();
+        volumes.retain(|v| v.name_any() != name);
+        volumes.push(Arc::new(serde_json::from_value(merged(base, more)).expect("a volume")));
+    }
+}
+
+fn bound(volume: &str) -> Value {
+    json!({"metadata": {"annotations": {storage::BIND_COMPLETED: "yes"}}, "spec": {"volumeName": volume}, "status": {"phase": "Bound"}})
+}
+
+fn labels(host: &str) -> Labels {
+    [("host", host)].into_iter().collect()
+}
+
+fn node(host: &str) -> NodeInfo {
+    let object = json!({"metadata": {"name": host, "labels": {"host": host}}});
+    let view: NodeView = serde_json::from_value(object).expect("a node");
+    Cluster::new([Arc::new(view)], []).node(host).expect("it is there").clone()
+}
+
+fn pod(uid: &str, volumes: Value) -> PodInfo {
+    let object = json!({"metadata": {"name": uid, "namespace": "n", "uid": uid}, "spec": {"containers": [], "volumes": volumes}});
+    serde_json::from_value(object).expect("a pod")
+}
+
+fn using(uid: &str, claims: &[&str]) -> PodInfo {
+    pod(uid, claims.iter().map(|c| json!({"name": c, "persistentVolumeClaim": {"claimName": c}})).collect())
+}
+
+/// What comes of claims on a node: volumes bound and claims provided for, or the reasons.
+fn ask(known: &Known, claims: &[&str], host: &str) -> String {
+    match binding::claims(known, &using("p", claims)) {
+        Err(why) => why,
+        Ok(claims) => on(known, claims, Promised::default(), host),
+    }
+}
+
+fn on(known: &Known, claims: Claims, promised: Promised, host: &str) -> String {
+    match binding::on_node(known, &Question::new(known, claims, promised), host, &labels(host)) {
+        Err(reasons) => reasons.join(", "),
+        Ok(plan) => {
+            let bind = plan.bind.iter().map(|(v, c)| format!("{}={}", c.name_any(), v.name_any()));
+            bind.chain(plan.provision.iter().map(|c| format!("{}=new", c.name_any()))).collect::<Vec<_>>().join(" ")
+        }
+    }
+}
+
+#[test]
+fn claims_that_cannot_be_used_yet_hold_the_pod() {
+    let known = Known::new();
+    assert_eq!(ask(&known, &["c"], "a"), "persistentvolumeclaim \"c\" not found");
+    known.claim("c", "now", json!({}));
+    assert_eq!(ask(&known, &["c"], "a"), "pod has unbound immediate PersistentVolumeClaims");
+    known.claim("c", "late", json!({"spec": {"volumeName": "v"}}));
+    assert_eq!(ask(&known, &["c"], "a"), "pod has unbound immediate PersistentVolumeClaims", "its volume was chosen already");
+    known.claim("c", "now", merged(bound("v"), json!({"status": {"phase": "Lost"}})));
+    assert_eq!(ask(&known, &["c"], "a"), "persistentvolumeclaim \"c\" bound to non-existent persistentvolume \"v\"");
+    known.claim("c", "late", json!({"metadata": {"deletionTimestamp": "2026-01-01T00:00:00Z"}}));
+    assert_eq!(ask(&known, &["c"], "a"), "persistentvolumeclaim \"c\" is being deleted");
+    let own = pod("p", json!([{"name": "e", "ephemeral": {"volumeClaimTemplate": {}}}]));
+    let why = |known: &Known| binding::claims(known, &own).expect_err("not yet");
+    assert_eq!(why(&known), "waiting for ephemeral volume controller to create the persistentvolumeclaim \"p-e\"");
+    known.claim("p-e", "late", json!({}));
+    assert_eq!(why(&known), "PVC n/p-e was not created for pod n/p (pod is not owner)");
+    known.claim("p-e", "late", json!({"metadata": {"ownerReferences": [{"apiVersion": "v1", "kind": "Pod", "name": "p", "uid": "p", "controller": true}]}}));
+    assert_eq!(binding::claims(&known, &own).expect("now").waiting.len(), 1);
+}
+
+#[test]
+fn bound_claims_draw_the_pod_to_their_volumes() {
+    let known = Known::new();
+    known.claim("c", "now", bound("v"));
+    assert_eq!(ask(&known, &["c"], "a"), "node(s) unavailable due to one or more pvc(s) bound to non-existent pv(s)");
+    known.volume("v", "now", "a", json!({"status": {"phase": "Bound"}}));
+    assert_eq!(ask(&known, &["c"], "a"), "");
+    assert_eq!(ask(&known, &["c"], "b"), "node(s) didn't match PersistentVolume's node affinity");
+}
+
+#[test]
+fn waiting_claims_take_a_volume_of_the_node_or_are_provided_for() {
+    let known = Known::new();
+    known.claim("c", "late", json!({}));
+    assert_eq!(ask(&known, &["c"], "a"), "c=new");
+    known.volume("v", "late", "a", json!({}));
+    assert_eq!(ask(&known, &["c"], "a"), "c=v");
+    assert_eq!(ask(&known, &["c"], "b"), "c=new");
+    // Two claims take two volumes, the smaller claim the smaller volume.
+    known.claim("d", "late", json!({"spec": {"resources": {"requests": {"storage": "2Gi"}}}}));
+    known.volume("w", "late", "a", json!({"spec": {"capacity": {"storage": "1Gi"}}}));
+    assert_eq!(ask(&known, &["d", "c"], "a"), "c=w d=v");
+    // Made by hand: without one there is none.
+    known.claim("h", "hand", json!({}));
+    assert_eq!(ask(&known, &["h"], "a"), "node(s) didn't find available persistent volumes to bind");
+    known.volume("x", "hand", "a", json!({}));
+    assert_eq!(ask(&known, &["h"], "a"), "h=x");
+    assert_eq!(ask(&known, &["h"], "b"), "node(s) didn't find available persistent volumes to bind");
+}
+
+#[test]
+fn what_was_chosen_before_stands() {
+    let known = Known::new();
+    known.claim("c", "late", json!({"metadata": {"annotations": {storage::SELECTED_NODE: "a"}}}));
+    assert_eq!(ask(&known, &["c"], "a"), "c=new");
+    assert_eq!(ask(&known, &["c"], "b"), "node(s) didn't find available persistent volumes to bind");
+    // Promised to pods on their way.
+    known.claim("c", "hand", json!({}));
+    known.volume("v", "hand", "a", json!({}));
+    let claims = || binding::claims(&known, &using("p", &["c"])).expect("waits");
+    let promised = |uid: &str| Promised { volumes: [("v".to_string(), uid.to_string())].into(), ..Promised::default() };
+    assert_eq!(on(&known, claims(), promised("another"), "a"), "node(s) didn't find available persistent volumes to bind");
+    assert_eq!(on(&known, claims(), promised("uid-c"), "a"), "c=v");
+    known.claim("c", "late", json!({}));
+    let promised = Promised { nodes: [("uid-c".to_string(), "a".to_string())].into(), ..Promised::default() };
+    let claims = binding::claims(&known, &using("p", &["c"])).expect("waits");
+    assert_eq!(on(&known, claims, promised, "b"), "node(s) didn't find available persistent volumes to bind");
+}
+
+#[test]
+fn classes_and_drivers_bound_where_volumes_are_made() {
+    let mut known = Known::new();
+    let topology = json!([{"matchLabelExpressions": [{"key": "host", "values": ["a"]}]}]);
+    let class = json!({"metadata": {"name": "here"}, "provisioner": "csi.io", "volumeBindingMode": "WaitForFirstConsumer", "allowedTopologies": topology});
+    known.classes.insert("here".into(), Arc::new(serde_json::from_value(class).expect("a class")));
+    known.claim("c", "here", json!({}));
+    assert_eq!(ask(&known, &["c"], "a"), "c=new");
+    assert_eq!(ask(&known, &["c"], "b"), "node(s) didn't find available persistent volumes to bind");
+    known.drivers.push(Arc::new(serde_json::from_value(json!({"metadata": {"name": "csi.io"}, "spec": {"storageCapacity": true}})).expect("a driver")));
+    assert_eq!(ask(&known, &["c"], "a"), "node(s) did not have enough free storage");
+    let capacity = json!({"metadata": {"name": "x"}, "storageClassName": "here", "capacity": "1Gi", "nodeTopology": {"matchLabels": {"host": "a"}}});
+    known.capacities.push(Arc::new(serde_json::from_value(capacity).expect("a capacity")));
+    assert_eq!(ask(&known, &["c"], "a"), "c=new");
+}
+
+#[test]
+fn binding_is_followed_to_its_end() {
+    let known = Known::new();
+    known.claim("c", "late", json!({"metadata": {"annotations": {storage::SELECTED_NODE: "a"}}}));
+    let claims = binding::claims(&known, &using("p", &["c"])).expect("waits");
+    let plan = binding::on_node(&known, &Question::new(&known, claims, Promised::default()), "a", &labels("a")).expect("a plan");
+    let progress = || binding::progress(&known, &plan, "a", &labels("a"));
+    assert_eq!(progress(), Ok(false));
+    let chosen = json!({"metadata": {"annotations": {storage::SELECTED_NODE: "a"}}});
+    known.claim("c", "late", merged(bound("v"), chosen.clone()));
+    assert_eq!(progress(), Ok(false), "the volume is not seen yet");
+    known.volume("v", "late", "b", json!({}));
+    assert_eq!(progress().unwrap_err(), "pv \"v\" node affinity doesn't match node \"a\": no matching NodeSelectorTerms");
+    known.volume("v", "late", "a", json!({}));
+    assert_eq!(progress(), Ok(true));
+    known.claim("c", "late", json!({}));
+    assert_eq!(progress().unwrap_err(), "provisioning failed for PVC \"c\"", "the provisioner gave the node back");
+}
+
+#[test]
+fn promises_are_kept_until_they_are_taken_back() {
+    let known = Arc::new(Known::new());
+    known.claim("c", "hand", json!({}));
+    known.claim("d", "hand", json!({}));
+    known.volume("v", "hand", "a", json!({}));
+    let plugin = VolumeBinding::over(known, |host| Some(labels(host)));
+    let profile = Profile::default();
+    let fits = |pod: &PodInfo| match plugin.prepare(pod, &profile) {
+        Prepared::Check(check) => check.filter(Site::plain(&node("a"))).is_ok(),
+        Prepared::Skip => panic!("it has claims"),
+        Prepared::Reject(why) => panic!("{why:?}"),
+    };
+    let (first, second) = (using("p", &["c"]), using("q", &["d"]));
+    assert!(fits(&first) && fits(&second));
+    plugin.reserve(&first, "a").expect("it fits");
+    assert!(plugin.must_pre_bind(&first, "a") && !plugin.must_pre_bind(&second, "a"));
+    assert!(!fits(&second) && fits(&first));
+    assert!(plugin.reserve(&second, "a").is_err());
+    plugin.unreserve(&first, "a");
+    assert!(fits(&second));
+    assert!(matches!(plugin.prepare(&pod("r", json!([])), &profile), Prepared::Skip));
+}
+
+#[test]
+fn one_pod_at_a_time() {
+    let known = Arc::new(Known::new());
+    known.claim("c", "now", merged(bound("v"), json!({"spec": {"accessModes": ["ReadWriteOncePod"]}})));
+    known.claim("d", "now", bound("w"));
+    let plugin = VolumeRestrictions::new(known);
+    let profile = Profile::default();
+    let (first, second) = (Arc::new(using("p", &["c", "d"])), using("q", &["c", "d"]));
+    assert!(matches!(plugin.prepare(&second, &profile), Prepared::Skip));
+    plugin.reserve(&first, "a").expect("nothing speaks against it");
+    assert!(matches!(plugin.prepare(&first, &profile), Prepared::Skip), "it is its own claim");
+    let node = node("a");
+    let Prepared::Check(check) = plugin.prepare(&second, &profile) else { panic!("the claim is in use") };
+    let rejection = check.filter(Site::plain(&node)).expect_err("in use");
+    assert_eq!(rejection.reasons(&second), [limits::ONCE_POD_CONFLICT]);
+    assert!(rejection.resolvable);
+    let without = [first.clone()];
+    assert!(check.filter(Site { node: &node, added: &[], removed: &without }).is_ok(), "preemption would help");
+    plugin.unreserve(&first, "a");
+    assert!(matches!(plugin.prepare(&second, &profile), Prepared::Skip));
+    assert!(matches!(plugin.prepare(&using("r", &["gone"]), &profile), Prepared::Reject(_)));
+}
+
+#[test]
+fn disks_that_are_used_once() {
+    let conflict = |mine: Value, theirs: Value| {
+        let (mine, theirs) = (pod("p", json!([mine])), pod("q", json!([theirs])));
+        limits::disks_conflict(&mine.shape.volumes[0], &theirs)
+    };
+    let gce = |name: &str, read_only: bool| json!({"name": "x", "gcePersistentDisk": {"pdName": name, "readOnly": read_only}});
+    assert!(conflict(gce("a", false), gce("a", true)));
+    assert!(!conflict(gce("a", true), gce("a", true)) && !conflict(gce("a", false), gce("b", false)));
+    let aws = |id: &str| json!({"name": "x", "awsElasticBlockStore": {"volumeID": id, "readOnly": true}});
+    assert!(conflict(aws("a"), aws("a")) && !conflict(aws("a"), gce("a", false)));
+    let rbd = |monitor: &str, image: &str| json!({"name": "x", "rbd": {"monitors": [monitor, "m"], "image": image}});
+    assert!(conflict(rbd("a", "i"), rbd("b", "i")) && !conflict(rbd("a", "i"), rbd("a", "j")));
+}
+
+#[test]
+fn zones_of_volumes_and_nodes() {
+    let known = Known::new();
+    known.claim("c", "now", bound("v"));
+    known.volume("v", "now", "a", json!({"metadata": {"labels": {"failure-domain.beta.kubernetes.io/zone": "east__west"}}}));
+    let zones = limits::zones(&known, &using("p", &["c"])).expect("it is bound");
+    let node = |labels: &[(&str, &str)]| labels.iter().copied().collect::<Labels>();
+    assert!(limits::in_zone(&zones, &node(&[("topology.kubernetes.io/zone", "west")])));
+    assert!(!limits::in_zone(&zones, &node(&[("topology.kubernetes.io/zone", "north")])));
+    assert!(!limits::in_zone(&zones, &node(&[("topology.kubernetes.io/region", "r")])));
+    assert!(limits::in_zone(&zones, &node(&[("host", "a")])), "it has no place");
+    known.claim("d", "late", json!({}));
+    assert_eq!(limits::zones(&known, &using("p", &["d"])), Ok(vec![]));
+    known.claim("d", "now", json!({}));
+    assert_eq!(limits::zones(&known, &using("p", &["d"])).unwrap_err(), "PersistentVolume had no name");
+}
+
+#[test]
+fn drivers_limit_volumes() {
+    let mut known = Known::new();
+    let node = json!({"metadata": {"name": "a"}, "spec": {"drivers": [{"name": "csi.io", "nodeID": "a", "allocatable": {"count": 1}}]}});
+    known.csi_nodes.push(Arc::new(serde_json::from_value(node).expect("a CSINode")));
+    for name in ["c", "d"] {
+        known.claim(name, "now", bound(name));
+        known.volume(name, "now", "a", json!({"spec": {"local": null, "csi": {"driver": "csi.io", "volumeHandle": name}}}));
+    }
+    let room = |here: &[&str], wanted: &[&str], host: &str| {
+        let there = using("q", here);
+        limits::has_room(&known, &limits::driver_volumes(&known, &using("p", wanted)), host, [&there].into_iter())
+    };
+    assert!(room(&[], &["c"], "a") && room(&["c"], &["c"], "a"), "the same volume counts once");
+    assert!(!room(&["c"], &["d"], "a") && !room(&[], &["c", "d"], "a"));
+    assert!(room(&["c"], &["d"], "b"), "it says no limit");
+}
