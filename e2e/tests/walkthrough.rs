@@ -95,6 +95,7 @@ const KUBECTL: &[(&str, Test)] = &[
     ("restarts and replacement", restarts),
     ("configmap and secret", config),
     ("job", job),
+    ("daemon set, stateful set, replication controller", workloads),
     ("auth can-i, a limited service account", auth),
     ("cluster-info dump", |k, _| {
         let text = k.kubectl.run(&["cluster-info", "dump"])?;
@@ -380,6 +381,71 @@ fn job(k: &Shell, _: &Env) -> Result<()> {
     k.run(&["wait", "--for=condition=complete", "job/short", "--timeout=60s"])?;
     contains(&k.run(&["get", "job", "short"])?, &["1/1"])?;
     contains(&k.run(&["get", "pods", "-l", "job-name=short"])?, &["Completed"])
+}
+
+/// What the kinds with revisions and the oldest one do on a node.
+const WORKLOADS: &str = "
+apiVersion: apps/v1
+kind: DaemonSet
+metadata: {name: agent}
+spec:
+  selector: {matchLabels: {app: agent}}
+  template:
+    metadata: {labels: {app: agent}}
+    spec: {terminationGracePeriodSeconds: 1, containers: [{name: echo, image: 'knarr.local/echo:v1'}]}
+---
+apiVersion: apps/v1
+kind: StatefulSet
+metadata: {name: db}
+spec:
+  serviceName: db
+  replicas: 2
+  selector: {matchLabels: {app: db}}
+  template:
+    metadata: {labels: {app: db}}
+    spec: {terminationGracePeriodSeconds: 1, containers: [{name: echo, image: 'knarr.local/echo:v1'}]}
+---
+apiVersion: v1
+kind: ReplicationController
+metadata: {name: rc}
+spec:
+  replicas: 2
+  template:
+    metadata: {labels: {app: rc}}
+    spec: {terminationGracePeriodSeconds: 1, containers: [{name: echo, image: 'knarr.local/echo:v1'}]}
+";
+
+fn workloads(k: &Shell, _: &Env) -> Result<()> {
+    k.apply(WORKLOADS)?;
+    let images = |app: &str| k.run(&["get", "pods", "-l", &format!("app={app}"), "-o", "jsonpath={.items[*].spec.containers[0].image}"]);
+    for (set, app) in [("daemonset/agent", "agent"), ("statefulset/db", "db")] {
+        let rolled_out = |image: &str| -> Result<()> {
+            k.run(&["rollout", "status", set, "--timeout=60s"])?;
+            let all = images(app)?;
+            ensure!(!all.is_empty() && all.split(' ').all(|i| i.ends_with(image)), "{set} runs {all}, not {image}");
+            Ok(())
+        };
+        rolled_out(":v1")?;
+        k.run(&["set", "image", set, "echo=knarr.local/echo:v2"])?;
+        rolled_out(":v2")?;
+        k.run(&["rollout", "undo", set])?;
+        rolled_out(":v1")?;
+        contains(&k.run(&["rollout", "history", set])?, &["2", "3"])?;
+    }
+    contains(&k.run(&["get", "pods", "-l", "app=db", "-o", "name"])?, &["pod/db-0", "pod/db-1"])?;
+    k.run(&["scale", "statefulset/db", "--replicas=1"])?;
+    k.run(&["scale", "replicationcontroller/rc", "--replicas=3"])?;
+    eventually("the new sizes", 40, || {
+        let left = k.run(&["get", "pods", "-l", "app=db", "-o", "name"])?;
+        ensure!(left.trim() == "pod/db-0", "the highest one goes: {left}");
+        contains(&k.run(&["get", "rc", "rc", "-o", "jsonpath={.status.readyReplicas}"])?, &["3"])
+    })?;
+    k.run(&["delete", "daemonset/agent", "statefulset/db", "replicationcontroller/rc"])?;
+    eventually("their pods are gone", 40, || {
+        let left = k.run(&["get", "pods", "-l", "app in (agent,db,rc)", "-o", "name"])?;
+        ensure!(left.trim().is_empty(), "still there: {left}");
+        Ok(())
+    })
 }
 
 fn auth(k: &Shell, _: &Env) -> Result<()> {

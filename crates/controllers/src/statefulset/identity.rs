@@ -103,8 +103,7 @@ pub fn set_storage(set: &StatefulSet, pod: &mut Pod, ordinal: i32) {
 /// The pod with this ordinal, of the revision that keeps `template`.
 pub fn new_pod(set: &StatefulSet, template: &PodTemplateSpec, revision: &str, ordinal: i32) -> Pod {
     let namespace = set.namespace().unwrap_or_default();
-    let mut pod = pods::from_template(&namespace, String::new(), template, ownership::controller_reference(set));
-    pod.metadata.generate_name = None;
+    let mut pod = pods::from_template(&namespace, format!("{}-", set.name_any()), template, ownership::controller_reference(set));
     let name = format!("{}-{ordinal}", set.name_any());
     pod.metadata.name = Some(name.clone());
     set_identity(&mut pod, ordinal);

@@ -12,6 +12,10 @@ pub(crate) struct Deployments;
 impl Strategy for Deployments {
     fn prepare_update(&self, ctx: &Ctx, new: &mut Value, old: &Value) {
         generic_prepare_update(ctx, new, old);
+        // The controller notes revisions through the status, which is no new wish.
+        if !ctx.subresource.is_empty() {
+            return;
+        }
         let before = number(old, "/metadata/generation").unwrap_or(0);
         let differs = |pointer: &str| new.pointer(pointer) != old.pointer(pointer);
         if differs("/spec") || differs("/metadata/annotations") {
@@ -83,6 +87,22 @@ mod tests {
     use super::*;
     use crate::testing::Objects;
     use apiserver::UserInfo;
+
+    #[test]
+    fn generations_of_deployments() {
+        let deployments = api::resources::find("apps", "v1", "deployments").unwrap();
+        let mut ctx = Objects::new().ctx(deployments, "a", "d", UserInfo::default());
+        let old = json!({"metadata": {"name": "d", "generation": 3}, "spec": {"replicas": 1}});
+        let annotated = json!({"metadata": {"name": "d", "generation": 3, "annotations": {"a": "b"}}, "spec": {"replicas": 1}});
+        let generation = |ctx: &Ctx, from: &Value| {
+            let mut new = from.clone();
+            Deployments.prepare_update(ctx, &mut new, &old);
+            new["metadata"]["generation"].clone()
+        };
+        assert_eq!((generation(&ctx, &old), generation(&ctx, &annotated)), (json!(3), json!(4)));
+        ctx.subresource = "status".into();
+        assert_eq!(generation(&ctx, &annotated), 3);
+    }
 
     #[test]
     fn job_selector() {
