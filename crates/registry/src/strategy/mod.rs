@@ -2,6 +2,7 @@
 
 pub(crate) mod allocator;
 pub(crate) mod csr;
+pub(crate) mod eviction;
 pub(crate) mod namespace;
 pub(crate) mod plain;
 pub(crate) mod pod;
