@@ -4,7 +4,7 @@
 use crate::{
     Config, Context, bootstrap_tokens, clusterrole_aggregation, cronjob, csr, daemonset, deployment, device_taint_eviction,
     disruption, endpoints, endpointslice, endpointslice_mirroring, garbage_collector, job, legacy_token_cleaner, namespace,
-    node_ipam, node_lifecycle, pod_gc, replicaset, resource_claim, root_ca, service_account, service_account_token,
+    node_ipam, node_lifecycle, pod_gc, replicaset, resource_claim, resource_quota, root_ca, service_account, service_account_token,
     service_cidr, statefulset, taint_eviction, ttl, ttl_after_finished, volume,
 };
 
@@ -58,7 +58,7 @@ pub const CONTROLLERS: &[Controller] = &[
 
     on("pod-garbage-collector-controller", "podgc", "pod-garbage-collector", Some(|c, _| pod_gc::start(c))),
 
-    on("resourcequota-controller", "resourcequota", "resourcequota-controller", None),
+    on("resourcequota-controller", "resourcequota", "resourcequota-controller", Some(|c, _| resource_quota::start(c))),
 
     on("namespace-controller", "namespace", "namespace-controller", Some(|c, _| namespace::start(c))),
 

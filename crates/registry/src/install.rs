@@ -27,7 +27,6 @@ use crate::strategy::pod_actions::Binding;
 use crate::strategy::rbac::{RoleBindings, Roles};
 use crate::strategy::service::Services;
 use crate::strategy::token::TokenRequests;
-use crate::strategy::quota::ResourceQuotas;
 use crate::strategy::secret::Secrets;
 use crate::strategy::workloads::{DaemonSets, Deployments, Jobs, Nodes};
 
@@ -148,7 +147,6 @@ fn install_strategies(parts: &mut Parts, allocator: Arc<Allocator>, rbac: Arc<Rb
     parts.strategy("", "namespaces", "status", Arc::new(NamespaceStatus));
     parts.strategy("", "namespaces", "finalize", Arc::new(NamespaceFinalize));
     parts.strategy("", "secrets", "", Arc::new(Secrets));
-    parts.strategy("", "resourcequotas", "", Arc::new(ResourceQuotas));
     parts.strategy("apps", "deployments", "", Arc::new(Deployments));
     parts.strategy("apps", "daemonsets", "", Arc::new(DaemonSets));
     parts.strategy("batch", "jobs", "", Arc::new(Jobs));

@@ -13,7 +13,6 @@ mod components;
 mod install;
 mod locate;
 mod podref;
-mod quota;
 mod reviews;
 mod strategy;
 #[cfg(test)]

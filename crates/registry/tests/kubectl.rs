@@ -160,6 +160,9 @@ async fn objects() {
     assert!((30000..=32767).contains(&port.parse::<u16>().unwrap()));
     k.ok("admin", "create secret generic s --from-literal=a=b -n team").await;
     k.ok("admin", "create quota q --hard=pods=1 -n team").await;
+    // As the controller, of which there is none here, would count.
+    let counted = r#"patch quota q -n team --subresource=status --type=merge -p={"status":{"hard":{"pods":"1"},"used":{"pods":"1"}}}"#;
+    k.ok("admin", counted).await;
     let over = k.refused("admin", "run more --image=nginx -n team").await;
     assert!(over.contains("exceeded quota: q, requested: pods=1, used: pods=1, limited: pods=1"), "{over}");
     let refused = k.refused("admin", "delete namespace kube-system").await;

@@ -5,7 +5,7 @@
 
 pub mod graph;
 pub mod plan;
-mod slim;
+pub(crate) mod slim;
 #[cfg(test)]
 mod tests;
 mod watch;

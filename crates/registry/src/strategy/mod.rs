@@ -8,7 +8,6 @@ pub(crate) mod plain;
 pub(crate) mod pod;
 pub(crate) mod pod_actions;
 pub(crate) mod rbac;
-pub(crate) mod quota;
 pub(crate) mod secret;
 pub(crate) mod service;
 pub(crate) mod token;

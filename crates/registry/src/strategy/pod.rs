@@ -4,7 +4,6 @@
 use api::quantity::Quantity;
 use apiserver::strategy::{generic_prepare_create, generic_prepare_update};
 use apiserver::{Ctx, Strategy};
-use async_trait::async_trait;
 use serde_json::{Map, Value, json};
 
 use crate::util::{items, list, number, object, text};
@@ -12,7 +11,6 @@ use crate::util::{items, list, number, object, text};
 /// The resource itself.
 pub(crate) struct Pods;
 
-#[async_trait]
 impl Strategy for Pods {
     fn prepare_create(&self, ctx: &Ctx, pod: &mut Value) {
         generic_prepare_create(ctx, pod);
@@ -42,10 +40,6 @@ impl Strategy for Pods {
         let period = requested.unwrap_or(own);
         let idle = text(pod, "/spec/nodeName").is_empty() || matches!(text(pod, "/status/phase"), "Failed" | "Succeeded");
         Some(if idle { 0 } else if period < 0 { 1 } else { period })
-    }
-
-    async fn after_delete(&self, ctx: &Ctx, _pod: &Value) {
-        crate::quota::refresh(ctx).await;
     }
 }
 

@@ -327,10 +327,9 @@ impl Strategy for Services {
         self.begin(ctx, new, Some(old))
     }
 
-    async fn after_delete(&self, ctx: &Ctx, service: &Value) {
+    async fn after_delete(&self, _ctx: &Ctx, service: &Value) {
         let (ips, ports) = held(service);
         self.allocator.release(&ips, &ports);
-        crate::quota::refresh(ctx).await;
     }
 }
 

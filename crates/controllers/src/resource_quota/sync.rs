@@ -1,0 +1,172 @@
+//! Counts for a quota whenever something it limits became less, when its limits changed, and every
+//! few minutes.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod, ResourceQuota, Service};
+use kube::api::{Api, PostParams};
+use kube::{Client, ResourceExt};
+use reconcile::{Change, Informer, Queue, Requeue, run_workers};
+use serde::Serialize;
+use serde_json::Value;
+
+use super::counts::Counts;
+use super::plan::{self, Found};
+use crate::Context;
+
+/// How often each quota is counted though nothing happened.
+const RESYNC: Duration = Duration::from_secs(300);
+/// Deletions within this time are counted together.
+const BATCH: Duration = Duration::from_millis(50);
+/// After a change, one more look when the informers have surely caught up.
+const SETTLE: Duration = Duration::from_secs(1);
+
+type Key = (String, String);
+
+#[derive(Clone)]
+struct Controller {
+    client: Client,
+    quotas: Informer<ResourceQuota>,
+    pods: Informer<Pod>,
+    services: Informer<Service>,
+    claims: Informer<PersistentVolumeClaim>,
+    counts: Counts,
+}
+
+/// Whether a limit of the quota is about the resource.
+fn limits(quota: &ResourceQuota, group: &str, plural: &str) -> bool {
+    plan::limits(quota).keys().any(|name| api::quota::concerns(group, plural, name))
+}
+
+fn value<K: Serialize>(object: &Arc<K>) -> Value {
+    serde_json::to_value(object.as_ref()).unwrap_or_default()
+}
+
+/// Whether the change frees some of a quota.
+fn frees<K: Serialize>(plural: &str, change: &Change<K>, now: i64) -> bool {
+    match (&change.old, &change.new) {
+        (Some(_), None) => true,
+        (Some(old), Some(new)) => {
+            let (old, new) = (api::quota::usage("", plural, &value(old), now), api::quota::usage("", plural, &value(new), now));
+            old.iter().any(|(name, amount)| new.get(name).is_none_or(|n| n < amount))
+        }
+        _ => false,
+    }
+}
+
+/// Starts the controller.
+pub fn start(context: &Context) {
+    let queue = Queue::<Key>::new();
+    let quotas = context.informers.of::<ResourceQuota>();
+    let (q, all) = (queue.clone(), quotas.clone());
+    let less = Arc::new(move |kind: &(String, String), namespace: Option<&str>| {
+        let concerned = match namespace {
+            Some(namespace) => all.in_namespace(namespace),
+            None => all.list(),
+        };
+        for quota in concerned.iter().filter(|quota| limits(quota, &kind.0, &kind.1)) {
+            q.add_after((quota.namespace().unwrap_or_default(), quota.name_any()), BATCH);
+        }
+    });
+    let controller = Controller {
+        client: context.client.clone(),
+        quotas: quotas.clone(),
+        pods: context.informers.of(),
+        services: context.informers.of(),
+        claims: context.informers.of(),
+        counts: Counts::new(context.client.clone(), context.tasks.clone(), less.clone()),
+    };
+    let q = queue.clone();
+    quotas.on_change(move |change| {
+        let Some(quota) = &change.new else { return };
+        // The server's charges are no reason to count; what it has never counted is.
+        let counted = quota.status.as_ref().and_then(|s| s.hard.as_ref()) == Some(plan::limits(quota));
+        if change.old.as_ref().is_none_or(|old| old.spec != quota.spec) || !counted {
+            q.add((quota.namespace().unwrap_or_default(), quota.name_any()));
+        }
+    });
+    follow(&controller.pods, &quotas, "pods", less.clone());
+    follow(&controller.services, &quotas, "services", less.clone());
+    follow(&controller.claims, &quotas, "persistentvolumeclaims", less);
+    run_workers(&context.tasks, "resourcequota", context.workers(5), queue, move |key: Key| {
+        let controller = controller.clone();
+        async move {
+            controller.quotas.synced().await;
+            controller.pods.synced().await;
+            controller.services.synced().await;
+            controller.claims.synced().await;
+            match controller.sync(&key.0, &key.1).await {
+                Err(kube::Error::Api(s)) if s.code == 409 => Ok(Requeue::After(BATCH)),
+                other => other,
+            }
+        }
+    });
+}
+
+type Less = Arc<dyn Fn(&(String, String), Option<&str>) + Send + Sync>;
+
+fn follow<K: reconcile::Object + Serialize>(objects: &Informer<K>, quotas: &Informer<ResourceQuota>, plural: &'static str, less: Less) {
+    let (kind, quotas) = ((String::new(), plural.to_string()), quotas.clone());
+    objects.on_change(move |change| {
+        let namespace = change.latest().namespace().unwrap_or_default();
+        // Most namespaces have no quota: there nothing is compared.
+        let limited = change.old.is_some() && quotas.in_namespace(&namespace).iter().any(|q| limits(q, "", plural));
+        if limited && frees(plural, change, Timestamp::now().as_second()) {
+            less(&kind, Some(&namespace));
+        }
+    });
+}
+
+impl Controller {
+    async fn sync(&self, namespace: &str, name: &str) -> kube::Result<Requeue> {
+        let Some(quota) = self.quotas.get(namespace, name) else { return Ok(Requeue::No) };
+        let mut found = BTreeMap::new();
+        for kind in api::quota::resources(plan::limits(&quota).keys()) {
+            let there = match (kind.0.as_str(), kind.1.as_str()) {
+                ("", "pods") => Found::Objects(self.pods.in_namespace(namespace).iter().map(value).collect()),
+                ("", "services") => Found::Objects(self.services.in_namespace(namespace).iter().map(value).collect()),
+                ("", "persistentvolumeclaims") => Found::Objects(self.claims.in_namespace(namespace).iter().map(value).collect()),
+                _ => self.counts.count(&kind, namespace),
+            };
+            found.insert(kind, there);
+        }
+        if let Some(status) = plan::plan(&quota, &found, Timestamp::now().as_second()) {
+            let mut new = quota.as_ref().clone();
+            new.status = Some(status);
+            let api = Api::<ResourceQuota>::namespaced(self.client.clone(), namespace);
+            match api.replace_status(name, &PostParams::default(), &new).await {
+                Err(kube::Error::Api(status)) if status.code == 404 => return Ok(Requeue::No),
+                other => drop(other?),
+            }
+            // What was charged a moment ago may not have been seen when this was counted.
+            return Ok(Requeue::After(SETTLE));
+        }
+        Ok(Requeue::After(RESYNC))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn only_what_became_less_is_a_reason_to_count() {
+        let pod = |phase: &str| {
+            let pod = json!({"metadata": {"name": "p"}, "spec": {"containers": [{"name": "c"}]}, "status": {"phase": phase}});
+            Arc::new(serde_json::from_value::<Pod>(pod).expect("a pod"))
+        };
+        let of = |old: Option<&str>, new: Option<&str>| frees("pods", &Change { old: old.map(pod), new: new.map(pod) }, 0);
+        assert!(of(Some("Running"), None) && of(Some("Running"), Some("Failed")));
+        assert!(!of(None, Some("Running")) && !of(Some("Pending"), Some("Running")) && !of(Some("Failed"), Some("Failed")));
+        let service = |kind: &str| {
+            let service = json!({"metadata": {"name": "s"}, "spec": {"type": kind, "ports": [{"port": 1}]}});
+            Arc::new(serde_json::from_value::<Service>(service).expect("a service"))
+        };
+        let changed = |old: &str, new: &str| frees("services", &Change { old: Some(service(old)), new: Some(service(new)) }, 0);
+        assert!(changed("NodePort", "ClusterIP") && !changed("ClusterIP", "NodePort"));
+    }
+}
