@@ -8,6 +8,7 @@
 
 mod at;
 mod container;
+mod jobs;
 mod meta;
 mod net;
 mod objects;
@@ -147,11 +148,7 @@ pub fn update_status(resource: &Resource, new: &Value, old: &Value) -> Vec<Field
             &["readyReplicas", "currentReplicas", "updatedReplicas", "availableReplicas"],
         ),
         ("certificates.k8s.io", "CertificateSigningRequest") => objects::certificate_conditions(&at),
-        ("batch", "Job") => {
-            for k in ["active", "succeeded", "failed", "ready", "terminating"] {
-                status.at(k).nonnegative();
-            }
-        }
+        ("batch", "Job") => jobs::status(&at, &before),
         _ => {}
     }
     errs.into_inner()

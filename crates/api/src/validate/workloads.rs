@@ -303,6 +303,7 @@ fn job_spec(spec: &At<'_>) {
         {
             max_failed.invalid("must be less than or equal to completions");
         }
+        super::jobs::indexed(spec);
     } else {
         for a in [&per_index, &max_failed] {
             if a.set() {
@@ -313,6 +314,7 @@ fn job_spec(spec: &At<'_>) {
             spec.at("successPolicy").invalid("requires indexed completion mode");
         }
     }
+    super::jobs::managed_by(&spec.at("managedBy"));
     let failure = spec.at("podFailurePolicy");
     if failure.set() {
         failure_policy(&failure, spec);
@@ -360,15 +362,7 @@ fn failure_policy(at: &At<'_>, spec: &At<'_>) {
             _ => {}
         }
         if codes.set() {
-            codes.at("operator").one_of(&["In", "NotIn"]);
-            if codes.at("values").is_empty() {
-                codes.at("values").invalid("at least one value is required");
-            }
-            for v in codes.at("values").items() {
-                if v.int_or(0) == 0 && codes.at("operator").text() == "In" {
-                    v.invalid("must not be 0 for the In operator");
-                }
-            }
+            super::jobs::exit_codes(&codes, spec);
         }
         for c in conditions.items() {
             c.at("type").check(names::qualified_name);
@@ -391,7 +385,7 @@ pub fn job_update(new: &At<'_>, old: &At<'_>) {
         }
     }
     spec.at("selector").immutable(&before.at("selector"));
-    let suspended = before.at("suspend").yes();
+    let halted = super::jobs::is_halted(old);
     let mutable = |v: &Value| {
         let mut v = v.clone();
         if let Some(s) = v.get_mut("spec").and_then(Value::as_object_mut) {
@@ -409,7 +403,7 @@ pub fn job_update(new: &At<'_>, old: &At<'_>) {
         v
     };
     let (template, old_template) = (spec.at("template"), before.at("template"));
-    let unchanged = if suspended { same(&mutable(template.v), &mutable(old_template.v)) } else { same(template.v, old_template.v) };
+    let unchanged = if halted { same(&mutable(template.v), &mutable(old_template.v)) } else { same(template.v, old_template.v) };
     if !unchanged {
         template.invalid("field is immutable");
     }

@@ -55,7 +55,8 @@ fn is_orphan(pod: &Arc<Pod>, jobs: &Informer<Job>) -> bool {
         && match ownership::controller_of(&pod.metadata) {
             None => true,
             Some(owner) if owner.kind != "Job" || owner.api_version != "batch/v1" => false,
-            Some(owner) if !jobs.has_synced() => owner.uid.is_empty(),
+            // To be looked at again when the jobs are known.
+            Some(_) if !jobs.has_synced() => true,
             Some(owner) => match jobs.get(&pod.namespace().unwrap_or_default(), &owner.name).filter(|j| j.uid().as_ref() == Some(&owner.uid)) {
                 None => true,
                 Some(job) => plan::finished(&job) && !managed_elsewhere(&job),

@@ -63,7 +63,7 @@ impl Strategy for Jobs {
             ("controller-uid", &uid),
             ("job-name", &name),
         ] {
-            labels.insert(key.into(), value.clone().into());
+            labels.entry(key).or_insert_with(|| value.clone().into());
         }
         let spec = object(job, "spec");
         let selector = spec.entry("selector").or_insert_with(|| json!({}));
