@@ -216,7 +216,7 @@ async fn quota_is_charged_for_pods() {
     let quota = json!({"apiVersion": "v1", "kind": "ResourceQuota", "metadata": {"name": "q"}, "spec": {"hard": {"pods": "1"}}});
     let (code, made) = cluster.post(&admin(), quotas, &quota).await;
     assert_eq!(code, 201, "{made}");
-    assert_eq!(made["status"], json!({}), "the controller counts, of which there is none here");
+    assert!(made.pointer("/status/used").is_none(), "the controller counts, of which there is none here");
     let mut counted = made.clone();
     counted["status"] = json!({"hard": {"pods": "1"}, "used": {"pods": "0"}});
     assert_eq!(cluster.call(&admin(), "PUT", &format!("{quotas}/q/status"), Some(&counted)).await.0, 200);
