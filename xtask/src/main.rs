@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 mod bench;
+mod decisions;
 mod test;
 mod tidy;
 mod tools;
@@ -34,16 +35,27 @@ enum Task {
     /// Check the layer table, file sizes and stray markers
     Tidy,
     /// Measure the figures as whole processes and write docs/benchmarks.md
-    Bench,
+    Bench {
+        #[command(subcommand)]
+        what: Option<What>,
+    },
     /// Install what the tests need, and nothing else
     Tools,
+}
+
+/// One part of the figures.
+#[derive(Subcommand)]
+enum What {
+    /// Decisions of the scheduler alone, 5,000 nodes: printed, not written down
+    Scheduler,
 }
 
 fn main() -> ExitCode {
     let result = match Cli::parse().task {
         Task::Test { unit, e2e } => test::run(unit, e2e),
         Task::Tidy => tidy::run(),
-        Task::Bench => bench::run(),
+        Task::Bench { what: None } => bench::run(),
+        Task::Bench { what: Some(What::Scheduler) } => decisions::run(),
         Task::Tools => tools::install().map(|_| ()),
     };
     match result {

@@ -173,9 +173,8 @@ fn restricted(cycle: &Cycle<'_>) -> (Option<Vec<NodeIx>>, BTreeSet<&'static str>
 fn failed_whole(cycle: &Cycle<'_>, rejection: Rejection, turn: &Turn<'_>, all: usize) -> Decision {
     let said = rejection.reasons(cycle.pod).join(", ");
     let nodes: Vec<(NodeIx, Rejection)> = cycle.cluster.known_order().iter().map(|n| (*n, rejection.clone())).collect();
-    let (preemption, after) = try_preemption(cycle, &nodes, turn, all);
+    let (preemption, after, clear_nomination) = try_preemption(cycle, &nodes, turn, all);
     let plugins = BTreeSet::from([rejection.plugin]);
-    let clear_nomination = preemption.is_none();
     failed(Failure { message: format!("0/{all} nodes are available: {said}.{after}"), nodes: Vec::new(), plugins, preemption, clear_nomination })
 }
 
@@ -197,14 +196,13 @@ fn unschedulable(cycle: &Cycle<'_>, rejected: Vec<(NodeIx, Rejection)>, only_by:
         *reasons.entry(format!("node(s) didn't satisfy plugin(s) [{}]", names.join(" "))).or_default() += all - rejected.len();
         plugins.extend(only_by);
     }
-    let (preemption, after) = try_preemption(cycle, &rejected, turn, all);
+    let (preemption, after, clear_nomination) = try_preemption(cycle, &rejected, turn, all);
     let message = format!("0/{all} nodes are available: {}.{after}", histogram(&reasons));
     let nodes = if turn.explain {
         rejected.into_iter().map(|(n, rejection)| NodeReasons { node: cycle.cluster.at(n).name().into(), rejection }).collect()
     } else {
         Vec::new()
     };
-    let clear_nomination = preemption.is_none();
     failed(Failure { message, nodes, plugins, preemption, clear_nomination })
 }
 
@@ -214,22 +212,26 @@ pub(crate) fn histogram(reasons: &BTreeMap<String, usize>) -> String {
     texts.join(", ")
 }
 
-/// Tries preemption; answers its victims, or what is to be said of it in the message.
-fn try_preemption(cycle: &Cycle<'_>, rejected: &[(NodeIx, Rejection)], turn: &Turn<'_>, all: usize) -> (Option<Victims>, String) {
-    let mut said = Vec::new();
+/// Tries preemption; answers its victims, or what is to be said of it in the message, and whether the
+/// pod loses its nomination.
+fn try_preemption(cycle: &Cycle<'_>, rejected: &[(NodeIx, Rejection)], turn: &Turn<'_>, all: usize) -> (Option<Victims>, String, bool) {
+    let (mut said, mut loses) = (Vec::new(), true);
     // Upstream's DynamicResources says so of every pod that has no claims.
-    if turn_has(cycle.profile, "DynamicResources") {
+    if after_filters(cycle.profile, "DynamicResources") {
         said.push("no new claims to deallocate".to_string());
     }
-    if turn_has(cycle.profile, "DefaultPreemption") {
+    if after_filters(cycle.profile, "DefaultPreemption") {
         match preempt(cycle, rejected, turn.budgets, mix(turn.seed), all) {
-            Ok(victims) => return (Some(victims), String::new()),
-            Err(message) => said.push(format!("preemption: {message}")),
+            Ok(victims) => return (Some(victims), String::new(), false),
+            Err(helpless) => {
+                loses = helpless.loses_nomination;
+                said.push(format!("preemption: {}", helpless.message));
+            }
         }
     }
-    (None, if said.is_empty() { String::new() } else { format!(" {}", said.join(", ")) })
+    (None, if said.is_empty() { String::new() } else { format!(" {}", said.join(", ")) }, loses)
 }
 
-fn turn_has(profile: &Profile, plugin: &str) -> bool {
+fn after_filters(profile: &Profile, plugin: &str) -> bool {
     profile.has(Point::PostFilter, plugin)
 }

@@ -26,6 +26,8 @@ mod scores;
 mod selector;
 mod shell;
 mod storage;
+#[cfg(test)]
+mod shell_tests;
 mod volume;
 mod watch;
 pub mod why;

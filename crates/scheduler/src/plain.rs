@@ -456,7 +456,7 @@ fn the_fast_path_decides_as_the_plain_one() {
     let mut most = Profile::default();
     most.strategy = Strategy::MostAllocated;
     let (mut asked, mut fitted) = (0, 0);
-    for seed in 0..100 {
+    for seed in 0..60 {
         let (a, f) = compare(seed * 7919 + 1, if seed % 2 == 0 { &least } else { &most });
         asked += a;
         fitted += f;

@@ -40,17 +40,29 @@ impl PartialEq for Victims {
     }
 }
 
+/// Why preemption does not help.
+pub(crate) struct Helpless {
+    /// In upstream's words.
+    pub message: String,
+    /// Whether the pod loses the node that it is nominated to.
+    pub loses_nomination: bool,
+}
+
+fn not_eligible(why: &str) -> Helpless {
+    Helpless { message: format!("not eligible due to {why}."), loses_nomination: false }
+}
+
 /// Whose removal makes room for the pod of `cycle`, or what upstream says when nobody's does.
-pub(crate) fn preempt(cycle: &Cycle<'_>, rejected: &[(NodeIx, Rejection)], budgets: &[Budget], seed: u64, all: usize) -> Result<Victims, String> {
+pub(crate) fn preempt(cycle: &Cycle<'_>, rejected: &[(NodeIx, Rejection)], budgets: &[Budget], seed: u64, all: usize) -> Result<Victims, Helpless> {
     let (pod, cluster) = (cycle.pod, cycle.cluster);
     if pod.shape.never_preempts {
-        return Err("not eligible due to preemptionPolicy=Never.".into());
+        return Err(not_eligible("preemptionPolicy=Never"));
     }
     if let Some(node) = pod.nominated.as_deref().and_then(|n| cluster.ix(n)) {
         let hopeless = rejected.iter().any(|(n, r)| *n == node && !r.resolvable);
         let leaving = |p: &Arc<PodInfo>| p.preempted && p.shape.priority < pod.shape.priority;
         if !hopeless && cluster.at(node).pods.iter().any(leaving) {
-            return Err("not eligible due to a terminating pod on the nominated node.".into());
+            return Err(not_eligible("a terminating pod on the nominated node"));
         }
     }
     let potential: Vec<NodeIx> = rejected.iter().filter(|(_, r)| r.resolvable).map(|(n, _)| *n).collect();
@@ -83,7 +95,7 @@ pub(crate) fn preempt(cycle: &Cycle<'_>, rejected: &[(NodeIx, Rejection)], budge
     if unhelpful > 0 {
         *reasons.entry("Preemption is not helpful for scheduling".into()).or_default() += std::mem::take(&mut unhelpful);
     }
-    Err(format!("0/{all} nodes are available: {}.", histogram(&reasons)))
+    Err(Helpless { message: format!("0/{all} nodes are available: {}.", histogram(&reasons)), loses_nomination: true })
 }
 
 /// Ordered by importance: the priority, then the longer run.

@@ -164,10 +164,9 @@ impl Shared {
         } else if let Some(profile) = self.profile_of(pod).filter(|_| !pod.terminating) {
             let gated = !pod.shape.gates.is_empty() && self.config.profiles[profile].has(Point::PreEnqueue, "SchedulingGates");
             // A nomination of our own may not have come back yet.
-            let ours = pod.nominated.is_none() && old.is_none_or(|o| o.nominated.is_none());
-            if !ours {
-                state.cluster.nominate(pod, pod.nominated.as_deref());
-            }
+            let ours = state.cluster.nominated.get(pod.uid()).filter(|_| old.is_none_or(|o| o.nominated.is_none()));
+            let to = pod.nominated.clone().or_else(|| ours?.nominated.clone());
+            state.cluster.nominate(pod, to.as_deref());
             state.queue.put(pod, profile, gated);
         } else {
             state.queue.remove(pod.uid());
@@ -263,7 +262,7 @@ impl Shared {
                         state.queue.activate_waiting(other.uid());
                     }
                     state.cluster.nominate(&pod, Some(&victims.node));
-                } else if failure.clear_nomination && !failure.message.contains("not eligible due to a terminating pod") {
+                } else if failure.clear_nomination {
                     state.cluster.nominate(&pod, None);
                 }
                 let nominated = state.cluster.nominated.get(pod.uid()).and_then(|p| p.nominated.clone());

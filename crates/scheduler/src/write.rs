@@ -79,8 +79,7 @@ impl Shared {
     async fn refuse(&self, pod: &PodInfo, profile: usize, reason: &str, message: &str, nominated: Option<&str>) {
         self.recorders[profile].event(&Reference::of(pod), EventType::Warning, "FailedScheduling", note(message));
         let known = pod.refused.as_ref().is_some_and(|c| c.0 == reason && c.1 == message);
-        // The pod may stand in memory with a nomination that was never written.
-        let renominated = nominated.is_some() || pod.nominated.is_some();
+        let renominated = nominated != pod.nominated.as_deref();
         if known && !renominated {
             return;
         }
