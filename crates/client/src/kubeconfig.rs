@@ -88,6 +88,38 @@ pub fn from_kubeconfig(path: &Path) -> Result<kube::Client, KubeconfigError> {
 
 /// The transport that the current context of the kubeconfig at `path` describes.
 pub fn https_from_kubeconfig(path: &Path) -> Result<Https, KubeconfigError> {
+    let entry = Entry::read(path)?;
+    entry.https().map_err(|source| KubeconfigError::Tls { path: path.into(), source })
+}
+
+/// What the current context of a kubeconfig says, with everything that its files name.
+pub struct Entry {
+    /// `https://host:port`.
+    pub server: String,
+    /// PEM bundle that the server's certificate must chain to.
+    pub ca: String,
+    /// Who the user is.
+    pub credentials: Credentials,
+}
+
+impl Entry {
+    /// The transport, as the user.
+    pub fn https(&self) -> Result<Https, TlsError> {
+        Https::new(&self.server, &self.ca, &self.credentials)
+    }
+
+    /// The transport to the same server, as nobody.
+    pub fn anonymous(&self) -> Result<Https, TlsError> {
+        Https::new(&self.server, &self.ca, &Credentials::default())
+    }
+
+    /// Reads the kubeconfig at `path`.
+    pub fn read(path: &Path) -> Result<Entry, KubeconfigError> {
+        read_entry(path)
+    }
+}
+
+fn read_entry(path: &Path) -> Result<Entry, KubeconfigError> {
     let missing = |kind, name: &str| KubeconfigError::Missing { path: path.into(), kind, name: name.into() };
     let config: Kubeconfig = serde_saphyr::from_str(&read(path)?)
         .map_err(|e| KubeconfigError::Parse { path: path.into(), message: e.to_string() })?;
@@ -125,8 +157,7 @@ pub fn https_from_kubeconfig(path: &Path) -> Result<Https, KubeconfigError> {
     };
     let certificate = pem(&user.client_certificate_data, &user.client_certificate)?
         .zip(pem(&user.client_key_data, &user.client_key)?);
-    Https::new(&cluster.cluster.server, &ca, &Credentials { certificate, token })
-        .map_err(|source| KubeconfigError::Tls { path: path.into(), source })
+    Ok(Entry { server: cluster.cluster.server.clone(), ca, credentials: Credentials { certificate, token } })
 }
 
 fn read(path: &Path) -> Result<String, KubeconfigError> {

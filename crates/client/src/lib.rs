@@ -7,12 +7,14 @@ mod discover;
 mod https;
 mod in_process;
 mod kubeconfig;
+mod tokens;
 
 pub use discover::{DiscoverError, discover_ca, fingerprint_of};
 pub use https::{Credentials, Https, TlsError, server_name, tls_config};
 pub use in_process::in_process;
-pub use kubeconfig::{KubeconfigError, from_kubeconfig, https_from_kubeconfig};
+pub use kubeconfig::{Entry, KubeconfigError, from_kubeconfig, https_from_kubeconfig};
 pub use kube;
+pub use tokens::service_account;
 
 /// Builds a client over HTTPS to `host:port`. HTTP/2 where the server offers it, so that watches
 /// share one connection; the connection is made on first use and again whenever it is lost.

@@ -1,5 +1,5 @@
 //! What everything that reconciles shares: supervised tasks, one informer a kind a process, keyed
-//! queues with back-off, and event recording. Holds no business rules.
+//! queues with back-off, event recording, and leader election. Holds no business rules.
 //!
 //! A reconciler is a queue of keys and a function of one key. Informers put keys in when something
 //! changes; the function reads everything again and brings the world closer to what is wanted.
@@ -8,6 +8,7 @@
 mod events;
 mod informer;
 pub mod labels;
+pub mod leader;
 pub mod node_affinity;
 mod queue;
 pub mod storage;
