@@ -57,6 +57,7 @@ pub fn tls_config(ca: &str, credentials: &Credentials) -> Result<rustls::ClientC
         .with_safe_default_protocol_versions()
         .map_err(|e| TlsError::Client(e.to_string()))?
         .with_root_certificates(roots);
+    let load = |key| rustls::crypto::ring::default_provider().key_provider.load_private_key(key);
     let mut config = match &credentials.certificate {
         None => builder.with_no_client_auth(),
         Some((chain, key)) => {
@@ -65,9 +66,11 @@ pub fn tls_config(ca: &str, credentials: &Credentials) -> Result<rustls::ClientC
                 .map_err(|e| TlsError::Client(e.to_string()))?;
             let key = PrivateKeyDer::from_pem_slice(key.as_bytes())
                 .map_err(|e| TlsError::Client(e.to_string()))?;
-            builder
-                .with_client_auth_cert(chain, key)
-                .map_err(|e| TlsError::Client(e.to_string()))?
+            // Guides make X.509 v1 certificates, which rustls would refuse to look into; whether it is
+            // good is for the server to say.
+            let key = load(key).map_err(|e| TlsError::Client(e.to_string()))?;
+            let certified = rustls::sign::CertifiedKey::new(chain, key);
+            builder.with_client_cert_resolver(Arc::new(rustls::sign::SingleCertAndKey::from(certified)))
         }
     };
     config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];

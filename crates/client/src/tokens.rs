@@ -103,17 +103,17 @@ impl Account {
             spec: Some(TokenRequestSpec { expiration_seconds: Some(seconds), ..TokenRequestSpec::default() }),
             ..TokenRequest::default()
         };
-        let ask = || self.accounts.create_token_request(&self.name, &PostParams::default(), &request);
-        let answer = match ask().await {
+        let parameters = PostParams::default();
+        let answer = match self.accounts.create_token_request(&self.name, &parameters, &request).await {
             Err(kube::Error::Api(status)) if status.code == 404 => {
                 let metadata = ObjectMeta { name: Some(self.name.clone()), ..ObjectMeta::default() };
                 let account = ServiceAccount { metadata, ..ServiceAccount::default() };
-                match self.accounts.create(&PostParams::default(), &account).await {
+                match self.accounts.create(&parameters, &account).await {
                     Ok(_) => {}
                     Err(kube::Error::Api(status)) if status.code == 409 => {}
                     Err(error) => return Err(error.into()),
                 }
-                ask().await?
+                self.accounts.create_token_request(&self.name, &parameters, &request).await?
             }
             other => other?,
         };

@@ -52,9 +52,31 @@ pub struct Flags {
     /// CA bundle in PEM that registries may be signed by, besides the host's
     #[arg(long, value_name = "FILE")]
     pub registry_ca: Vec<PathBuf>,
+    /// Parts that others run, beside this server or elsewhere: controllers, scheduler
+    #[arg(long, value_name = "PART", value_delimiter = ',')]
+    pub disable: Vec<Part>,
     /// What is logged, as `info` or `warn,kubelet=debug` [default: info]
     #[arg(long, value_name = "FILTER")]
     pub log: Option<String>,
+}
+
+/// A part of the control plane that a server can do without.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum, Deserialize, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Part {
+    /// What `kube-controller-manager` does.
+    Controllers,
+    /// What `kube-scheduler` does.
+    Scheduler,
+}
+
+impl Part {
+    fn name(self) -> &'static str {
+        match self {
+            Part::Controllers => "controllers",
+            Part::Scheduler => "scheduler",
+        }
+    }
 }
 
 /// A network: address and prefix length.
@@ -109,6 +131,8 @@ pub struct Config {
     pub tls_san: Vec<String>,
     pub insecure_registries: Vec<String>,
     pub registry_cas: Vec<Vec<u8>>,
+    /// Parts that others run.
+    pub disabled: Vec<Part>,
     pub log: String,
 }
 
@@ -167,6 +191,7 @@ impl Flags {
             tls_san: all(&self.tls_san, &file.tls_san),
             insecure_registries: all(&self.insecure_registry, &file.insecure_registry),
             registry_cas,
+            disabled: self.disable.iter().chain(&file.disable).copied().collect(),
             log: text(&self.log, &file.log, "info"),
         })
     }
@@ -192,6 +217,7 @@ impl Flags {
         add("service-cidr", self.service_cidr.clone().map(Into::into));
         add("cluster-domain", self.cluster_domain.clone().map(Into::into));
         add("log", self.log.clone().map(Into::into));
+        self.disable.iter().for_each(|part| add("disable", Some(part.name().into())));
         self.tls_san.iter().for_each(|s| add("tls-san", Some(s.into())));
         self.insecure_registry.iter().for_each(|s| add("insecure-registry", Some(s.into())));
         self.registry_ca.iter().for_each(|s| add("registry-ca", Some(absolute(s))));
@@ -207,7 +233,7 @@ fn read(path: &Path) -> Result<Flags> {
     serde_saphyr::from_str(&text).map_err(|error| anyhow::anyhow!("the configuration {} cannot be used: {error}", path.display()))
 }
 
-fn host_name() -> Result<String> {
+pub fn host_name() -> Result<String> {
     let text = std::fs::read_to_string("/proc/sys/kernel/hostname").context("the host's name cannot be read; give --node-name")?;
     Ok(text.trim().to_lowercase())
 }

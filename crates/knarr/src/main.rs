@@ -3,6 +3,7 @@
 
 mod agent;
 mod cli;
+mod component;
 mod config;
 mod down;
 mod echo;
@@ -32,6 +33,13 @@ fn main() -> ExitCode {
         Some("echo") => return echo::main(&args[2..]),
         Some("sleep") => return echo::sleep(&args[2..]),
         _ => {}
+    }
+    // Called, or linked, as an upstream component; or told to be one.
+    let words: Vec<String> = args.iter().map(|a| a.to_string_lossy().into_owned()).collect();
+    for (i, word) in words.iter().take(2).enumerate() {
+        if let Some(component) = component::Component::named(word) {
+            return component.main(&words[i + 1..]);
+        }
     }
     match cli::Cli::parse().run() {
         Ok(()) => ExitCode::SUCCESS,

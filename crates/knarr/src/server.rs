@@ -16,7 +16,7 @@ use k8s_openapi::api::core::v1::{Node, ServiceAccount};
 use kube::Client;
 use reconcile::{Informers, Tasks};
 
-use crate::config::{Config, Flags};
+use crate::config::{Config, Flags, Part};
 use crate::files::{self, State};
 use crate::layout::Layout;
 use crate::material::{self, Material};
@@ -139,8 +139,13 @@ async fn start(config: &Config, layout: &Layout, progress: &Progress, core: &Tas
         ..controllers::Config::default()
     };
     let accounts = clients.clone();
-    controllers::start(&move |name| accounts.service_account(name), &informers, control, &controllers);
-    scheduler::start(clients.user("system:kube-scheduler", &[]), &informers, control, scheduler::Config::default());
+    let runs = |part: Part| !config.disabled.contains(&part);
+    if runs(Part::Controllers) {
+        controllers::start(&move |name| accounts.service_account(name), &informers, control, &controllers);
+    }
+    if runs(Part::Scheduler) {
+        scheduler::start(clients.user("system:kube-scheduler", &[]), &informers, control, scheduler::Config::default());
+    }
     let admin = clients.user("system:admin", &["system:masters"]);
     network::publish(&admin, config).await?;
     storage::publish(&admin).await?;
@@ -157,12 +162,15 @@ async fn start(config: &Config, layout: &Layout, progress: &Progress, core: &Tas
         address: node_ip,
     };
     node::start(config, layout, prepared, node, control).await?;
-    wait_for_node(&informers, &config.node_name).await;
-    progress.done("node Ready");
-    network::dns_answers(config).await;
-    progress.done("cluster DNS");
-    wait_for_account(&informers).await;
-    progress.done("default service account");
+    // Without controllers of its own, the rest is done when others do it.
+    if runs(Part::Controllers) {
+        wait_for_node(&informers, &config.node_name).await;
+        progress.done("node Ready");
+        network::dns_answers(config).await;
+        progress.done("cluster DNS");
+        wait_for_account(&informers).await;
+        progress.done("default service account");
+    }
     Ok(State {
         pid: std::process::id(),
         role: "server".into(),

@@ -34,6 +34,8 @@ mod view;
 mod volumes;
 mod worker;
 
+pub use server::tls_acceptor;
+
 #[cfg(test)]
 mod tests;
 

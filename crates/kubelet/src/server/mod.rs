@@ -7,6 +7,8 @@ mod stats;
 mod stream;
 mod tls;
 
+pub use tls::acceptor as tls_acceptor;
+
 use std::convert::Infallible;
 use std::sync::Arc;
 
