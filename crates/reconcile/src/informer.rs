@@ -10,13 +10,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::{StreamExt, TryStreamExt};
-use kube::api::{Api, ListParams, WatchEvent, WatchParams};
+use kube::api::{Api, ListParams, ObjectList, Request, WatchEvent, WatchParams};
 use kube::{Client, Resource, ResourceExt};
 use parking_lot::{Mutex, RwLock};
 use serde::de::DeserializeOwned;
 use tokio::sync::watch;
 
 use crate::Tasks;
+use crate::lenient::{Decoded, Odd};
 
 /// A kind that an informer can hold: any k8s-openapi type.
 pub trait Object: Resource<DynamicType = ()> + DeserializeOwned + Clone + Debug + Send + Sync + 'static {}
@@ -198,12 +199,28 @@ impl<K: Object> Shared<K> {
         }
     }
 
-    fn replace(&self, listed: Vec<K>) {
-        let names: BTreeSet<Key> = listed.iter().map(key).collect();
+    fn replace(&self, listed: Vec<Decoded<K>>) {
+        let names: BTreeSet<Key> = listed
+            .iter()
+            .map(|decoded| match decoded {
+                Decoded::Whole(object) => key(object),
+                Decoded::Odd(odd) => (odd.namespace.clone(), odd.name.clone()),
+            })
+            .collect();
         let gone: Vec<Key> = self.objects.read().keys().filter(|k| !names.contains(*k)).cloned().collect();
         gone.iter().for_each(|key| self.remove(key));
-        listed.into_iter().for_each(|object| self.put(object));
+        for decoded in listed {
+            match decoded {
+                Decoded::Whole(object) => self.put(object),
+                Decoded::Odd(odd) => complain::<K>(&odd),
+            }
+        }
     }
+}
+
+/// An object that does not fit its type stays as it was last seen, or unseen.
+fn complain<K: Object>(odd: &Odd) {
+    tracing::warn!(kind = %K::kind(&()), namespace = odd.namespace, name = odd.name, "an object is passed over: {}", odd.error);
 }
 
 fn tell<K>(handlers: &[Handler<K>], change: &Change<K>) {
@@ -233,9 +250,12 @@ async fn list_and_watch<K: Object>(shared: &Shared<K>, api: &Api<K>, fields: &st
     if !fields.is_empty() {
         params = params.fields(fields);
     }
+    let client = api.clone().into_client();
+    let requests = Request::new(api.resource_url());
     let mut listed = Vec::new();
     let mut version = loop {
-        let page = api.list(&params).await?;
+        let request = requests.list(&params).map_err(kube::Error::BuildRequest)?;
+        let page: ObjectList<Decoded<K>> = client.request(request).await?;
         listed.extend(page.items);
         match page.metadata.continue_.filter(|c| !c.is_empty()) {
             Some(token) => params = params.continue_token(&token),
@@ -251,7 +271,8 @@ async fn list_and_watch<K: Object>(shared: &Shared<K>, api: &Api<K>, fields: &st
     }
     let mut failures = 0;
     loop {
-        let mut events = match api.watch(&params, &version).await {
+        let request = requests.watch(&params, &version).map_err(kube::Error::BuildRequest)?;
+        let mut events = match client.request_events::<Decoded<K>>(request).await {
             Ok(events) => events.boxed(),
             Err(kube::Error::Api(status)) if status.code == 410 => return Ok(()),
             Err(error) if failures > 10 => return Err(error),
@@ -267,13 +288,21 @@ async fn list_and_watch<K: Object>(shared: &Shared<K>, api: &Api<K>, fields: &st
                 Ok(Some(event)) => {
                     failures = 0;
                     match event {
-                        WatchEvent::Added(object) | WatchEvent::Modified(object) => {
+                        WatchEvent::Added(Decoded::Whole(object)) | WatchEvent::Modified(Decoded::Whole(object)) => {
                             version = object.resource_version().unwrap_or(version);
                             shared.put(object);
                         }
-                        WatchEvent::Deleted(object) => {
+                        WatchEvent::Added(Decoded::Odd(odd)) | WatchEvent::Modified(Decoded::Odd(odd)) => {
+                            complain::<K>(&odd);
+                            version = odd.version;
+                        }
+                        WatchEvent::Deleted(Decoded::Whole(object)) => {
                             version = object.resource_version().unwrap_or(version);
                             shared.remove(&key(&object));
+                        }
+                        WatchEvent::Deleted(Decoded::Odd(odd)) => {
+                            shared.remove(&(odd.namespace, odd.name));
+                            version = odd.version;
                         }
                         WatchEvent::Bookmark(bookmark) => version = bookmark.metadata.resource_version,
                         WatchEvent::Error(status) if status.code == 410 => return Ok(()),

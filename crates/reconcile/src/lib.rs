@@ -9,6 +9,7 @@ mod events;
 mod informer;
 pub mod labels;
 pub mod leader;
+mod lenient;
 pub mod node_affinity;
 mod queue;
 pub mod storage;
