@@ -1,6 +1,6 @@
 //! Probes: one task a running container and kind. It writes results and wakes the pod's worker when one changes.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -52,15 +52,18 @@ pub struct Probes {
     results: Arc<ProbeResults>,
     wake: Arc<dyn Fn() + Send + Sync>,
     running: HashMap<(String, Probe), Tasks>,
+    /// The containers of the last update; what their probes said holds until they are gone.
+    probed: HashSet<String>,
 }
 
 impl Probes {
     pub fn new(runtime: Arc<dyn cri::RuntimeService>, recorder: Recorder, tasks: Tasks, results: Arc<ProbeResults>, wake: Arc<dyn Fn() + Send + Sync>) -> Probes {
-        Probes { runtime, recorder, tasks, results, wake, running: HashMap::new() }
+        Probes { runtime, recorder, tasks, results, wake, running: HashMap::new(), probed: HashSet::new() }
     }
 
     /// Starts what is missing and ends what has nothing to probe.
     pub fn update(&mut self, targets: Vec<Target<'_>>, ip: Option<IpAddr>) {
+        let ids: HashSet<String> = targets.iter().map(|t| t.id.clone()).collect();
         let mut wanted: HashMap<(String, Probe), (Target<'_>, Spec)> = HashMap::new();
         for target in targets {
             let specs = [
@@ -80,9 +83,9 @@ impl Probes {
             if let Some(tasks) = self.running.remove(&key) {
                 tasks.cancel();
             }
-            if !wanted.keys().any(|(id, _)| *id == key.0) && !self.running.keys().any(|(id, _)| *id == key.0) {
-                self.results.forget(&key.0);
-            }
+        }
+        for id in std::mem::replace(&mut self.probed, ids.clone()).difference(&ids) {
+            self.results.forget(id);
         }
         for (key, (target, spec)) in wanted {
             if self.running.contains_key(&key) {
@@ -250,6 +253,17 @@ mod tests {
         assert_eq!(fake.calls().iter().filter(|c| **c == "exec_sync").count(), before + 2);
         probes.stop();
         assert_eq!(results.get(&id, Probe::Liveness), None);
+
+        // A startup probe without others: its success outlives its end.
+        let container: Container = serde_json::from_value(serde_json::json!({"name": "a", "startupProbe": {"exec": {"command": ["x"]}, "periodSeconds": 1}})).unwrap();
+        let target = |started| Target { id: id.clone(), container: &container, about: Reference::default(), running_for: Duration::ZERO, started };
+        fake.set_exec(ExecSyncResponse::default());
+        probes.update(vec![target(false)], None);
+        woken.notified().await;
+        probes.update(vec![target(true)], None);
+        assert_eq!(results.get(&id, Probe::Startup), Some(true));
+        probes.stop();
+        assert_eq!(results.get(&id, Probe::Startup), None);
         tasks.shutdown(Duration::from_secs(1)).await;
     }
 }
