@@ -20,16 +20,23 @@ pub fn read(status: &ContainerStatus, log_dir: &Path) -> String {
     if message.is_empty() && fall_back && status.exit_code != 0 && !status.log_path.is_empty() {
         let log = Path::new(&status.log_path);
         let text = tail(&if log.is_absolute() { log.to_path_buf() } else { log_dir.join(log) }, 64 << 10);
-        let lines: Vec<&str> = text.lines().filter_map(|l| l.splitn(4, ' ').nth(3)).collect();
-        let last = lines[lines.len().saturating_sub(MAX_LINES)..].join("\n");
+        let lines: Vec<&str> = text.lines().collect();
+        let mut last = String::new();
+        for line in &lines[lines.len().saturating_sub(MAX_LINES)..] {
+            // Time, stream, whether the line goes on, text.
+            let mut parts = line.splitn(4, ' ').skip(2);
+            if let (Some(tag), Some(text)) = (parts.next(), parts.next()) {
+                last.push_str(text);
+                if !tag.starts_with('P') {
+                    last.push('\n');
+                }
+            }
+        }
         let mut start = last.len().saturating_sub(MAX_LOG as usize);
         while !last.is_char_boundary(start) {
             start += 1;
         }
         message = last[start..].to_string();
-        if !message.is_empty() {
-            message.push('\n');
-        }
     }
     message
 }
@@ -66,6 +73,8 @@ mod tests {
             ..Default::default()
         };
         assert_eq!(read(&status, dir.path()), "one\ntwo words\n");
+        std::fs::write(dir.path().join("0.log"), "2026-01-01T00:00:00Z stdout P DO\n2026-01-01T00:00:00Z stdout P NE\n").unwrap();
+        assert_eq!(read(&status, dir.path()), "DONE", "no newline was written, so there is none");
         status.exit_code = 0;
         assert_eq!(read(&status, dir.path()), "");
         std::fs::write(&file, "bye").unwrap();

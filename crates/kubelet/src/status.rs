@@ -48,8 +48,10 @@ pub fn status(pod: &Pod, view: &View, known: &Known<'_>, old: Option<&PodStatus>
         let lists = old.into_iter().flat_map(|s| s.container_statuses.iter().flatten().chain(s.init_container_statuses.iter().flatten()));
         lists.into_iter().find(|c| c.name == name)
     };
-    let statuses: Vec<(Member<'_>, ContainerStatus)> =
-        members.iter().map(|m| (*m, container(pod, *m, view, known, old_of(&m.spec.name)))).collect();
+    let statuses: Vec<(Member<'_>, ContainerStatus)> = members
+        .iter()
+        .map(|m| (*m, container(pod, *m, view, known, old_of(&m.spec.name), reached(&members, m, view, &old_of))))
+        .collect();
     let phase = match known.verdict {
         Some((phase, ..)) => phase.clone(),
         None => phase(pod, &statuses, view, known.ending).to_string(),
@@ -82,6 +84,27 @@ pub fn status(pod: &Pod, view: &View, known: &Known<'_>, old: Option<&PodStatus>
     }
 }
 
+/// Whether a pod came as far as this container: its turn was there, or that of a later one.
+fn reached<'a>(members: &[Member<'_>], member: &Member<'_>, view: &View, old_of: &dyn Fn(&str) -> Option<&'a ContainerStatus>) -> bool {
+    let old_state = |m: &Member<'_>| old_of(&m.spec.name).and_then(|o| o.state.clone()).unwrap_or_default();
+    let seen = |m: &Member<'_>| {
+        let old = old_state(m);
+        view.latest(&m.spec.name).is_some() || old.running.is_some() || old.terminated.is_some()
+    };
+    let done = |m: &Member<'_>| match m.role {
+        Role::Sidecar => seen(m),
+        _ => {
+            view.latest(&m.spec.name).is_some_and(|c| c.exited() && c.status.exit_code == 0)
+                || old_state(m).terminated.is_some_and(|t| t.exit_code == 0)
+        }
+    };
+    let of_init = || members.iter().filter(|m| m.role != Role::Main);
+    match member.role {
+        Role::Main => members.iter().any(|m| m.role == Role::Main && seen(m)) || of_init().last().is_none_or(done),
+        _ => of_init().skip_while(|m| m.spec.name != member.spec.name).any(seen) || members.iter().any(|m| m.role == Role::Main && seen(m)),
+    }
+}
+
 fn terminated(c: &ContainerView, known: &Known<'_>) -> ContainerState {
     let status = &c.status;
     let reason = match status.reason.as_str() {
@@ -111,11 +134,11 @@ fn waiting(reason: &str, message: &str) -> ContainerState {
     }
 }
 
-fn container(pod: &Pod, member: Member<'_>, view: &View, known: &Known<'_>, old: Option<&ContainerStatus>) -> ContainerStatus {
+fn container(pod: &Pod, member: Member<'_>, view: &View, known: &Known<'_>, old: Option<&ContainerStatus>, reached: bool) -> ContainerStatus {
     let name = &member.spec.name;
     let latest = view.latest(name);
     let has_init = pod::spec(pod).init_containers.iter().flatten().next().is_some();
-    let default_reason = if has_init && member.role == Role::Main { "PodInitializing" } else { "ContainerCreating" };
+    let default_reason = if has_init { "PodInitializing" } else { "ContainerCreating" };
     let why = known.waiting.get(name);
     let previous = view.previous(name).map(|c| terminated(c, known));
     let mut last_state = previous;
@@ -135,6 +158,7 @@ fn container(pod: &Pod, member: Member<'_>, view: &View, known: &Known<'_>, old:
             let was_terminated = old.and_then(|o| o.state.as_ref()).filter(|s| s.terminated.is_some());
             match was_terminated {
                 Some(state) => state.clone(),
+                None if !reached => waiting(default_reason, ""),
                 None if known.verdict.is_some() && latest.is_none() && old.is_none() => waiting(default_reason, ""),
                 None => ContainerState {
                     terminated: Some(ContainerStateTerminated {
@@ -364,6 +388,22 @@ mod tests {
         let init = serde_json::json!({"initContainers": [{"name": "i"}], "containers": [{"name": "a"}]});
         check(&init, "i", false, "Pending containers with unready status: [a]");
         check(&init, "i!0 a", false, "Running ready");
+    }
+
+    #[test]
+    fn a_pod_whose_initialization_failed_never_came_to_its_containers() {
+        let spec = serde_json::json!({"restartPolicy": "Never",
+            "initContainers": [{"name": "i"}, {"name": "j"}], "containers": [{"name": "a"}]});
+        let failed = check(&spec, "i!1", true, "Failed PodFailed");
+        let reason = |s: &ContainerStatus| s.state.as_ref().and_then(|s| s.waiting.as_ref()).and_then(|w| w.reason.clone());
+        assert_eq!(reason(&failed.container_statuses.unwrap()[0]).as_deref(), Some("PodInitializing"));
+        let of_init = failed.init_container_statuses.unwrap();
+        assert_eq!(of_init[0].state.as_ref().unwrap().terminated.as_ref().unwrap().exit_code, 1);
+        assert_eq!(reason(&of_init[1]).as_deref(), Some("PodInitializing"));
+        // What ran before it was lost is not waiting.
+        let lost = check(&spec, "i!0 j!0", true, "Failed PodFailed");
+        let state = lost.container_statuses.unwrap()[0].state.clone().unwrap();
+        assert_eq!(state.terminated.unwrap().reason.as_deref(), Some("ContainerStatusUnknown"));
     }
 
     #[test]
