@@ -134,7 +134,7 @@ pub fn validate_create(r: &Resource, object: &Value) -> Vec<FieldError> {
 }
 
 pub fn validate_update(r: &Resource, subresource: &str, new: &Value, old: &Value) -> Vec<FieldError> {
-    if subresource == "status" { api::validate::update_status(r, new, old) } else { api::validate::update(r, new, old) }
+    api::validate::update_through(r, subresource, new, old)
 }
 
 pub fn apply_defaults(group: &str, version: &str, kind: &str, object: &mut Value) {

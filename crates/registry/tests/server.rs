@@ -68,6 +68,48 @@ async fn pod_from_creation_to_eviction() {
 }
 
 #[tokio::test]
+async fn what_of_a_pod_its_subresources_may_change() {
+    let cluster = Cluster::start().await;
+    cluster.namespace("a").await;
+    let pods = "/api/v1/namespaces/a/pods";
+    let container = json!({"name": "c", "image": "i", "resources": {"requests": {"cpu": "1", "memory": "1Gi"}, "limits": {"cpu": "2"}}});
+    let pod = json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "p"}, "spec": {"containers": [container]}});
+    assert_eq!(cluster.post(&admin(), pods, &pod).await.0, 201);
+    let change = async |subresource: &str, at: &str, value: Value| {
+        let path = format!("{pods}/p{subresource}");
+        let mut pod = cluster.get(&admin(), &format!("{pods}/p")).await;
+        match at.rsplit_once('/') {
+            Some((parent, key)) => pod.pointer_mut(parent).expect("a parent")[key] = value,
+            None => pod = value,
+        }
+        cluster.call(&admin(), "PUT", &path, Some(&pod)).await
+    };
+    let shell = json!([{"name": "shell", "image": "i"}]);
+    let (code, refused) = change("", "/spec/ephemeralContainers", shell.clone()).await;
+    assert_eq!(code, 422, "{refused}");
+    let (code, made) = change("/ephemeralcontainers", "/spec/ephemeralContainers", shell).await;
+    assert_eq!((code, &made["metadata"]["generation"]), (200, &json!(2)), "{made}");
+    let (code, refused) = change("/ephemeralcontainers", "/spec/ephemeralContainers", json!([])).await;
+    assert!(code == 422 && refused["message"].as_str().unwrap().contains("may not be removed"), "{refused}");
+
+    let requests = "/spec/containers/0/resources/requests";
+    let (code, refused) = change("", requests, json!({"cpu": "2", "memory": "1Gi"})).await;
+    assert_eq!(code, 422, "{refused}");
+    let (code, resized) = change("/resize", requests, json!({"cpu": "2", "memory": "1Gi"})).await;
+    assert_eq!((code, &resized["metadata"]["generation"]), (200, &json!(3)), "{resized}");
+    assert_eq!(resized.pointer(requests), Some(&json!({"cpu": "2", "memory": "1Gi"})));
+    for (at, value, sentence) in [
+        (requests, json!({"cpu": "2"}), "resource requests cannot be removed"),
+        (requests, json!({"cpu": "2", "memory": "1Gi", "hugepages-2Mi": "2Mi"}), "only cpu and memory resources are mutable"),
+        (requests, json!({"cpu": "3", "memory": "1Gi"}), "must be less than or equal to cpu limit"),
+        ("/spec/containers/0/resources", json!({"requests": {"cpu": "2", "memory": "1Gi"}, "limits": {"cpu": "2", "memory": "1Gi"}}), "Pod QOS Class may not change"),
+    ] {
+        let (code, refused) = change("/resize", at, value).await;
+        assert!(code == 422 && refused["message"].as_str().unwrap().contains(sentence), "{sentence}: {refused}");
+    }
+}
+
+#[tokio::test]
 async fn service_addresses() {
     let cluster = Cluster::start().await;
     let services = "/api/v1/namespaces/default/services";
@@ -118,6 +160,10 @@ async fn service_account_that_may_only_read_pods() {
         "spec": {"resourceAttributes": {"namespace": "a", "verb": "delete", "resource": "pods"}}});
     let (code, answer) = cluster.bearer(token, "POST", "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews", Some(&review)).await;
     assert_eq!((code, &answer["status"]["allowed"]), (201, &json!(false)), "{answer}");
+    // An answer that is not kept has no columns.
+    let (path, table) = ("/apis/authorization.k8s.io/v1/selfsubjectaccessreviews", "application/json;as=Table;v=v1;g=meta.k8s.io");
+    assert_eq!(cluster.post_accepting(&admin(), table, path, &review).await.0, 406);
+    assert_eq!(cluster.post_accepting(&admin(), &format!("{table},application/json"), path, &review).await.0, 201);
     let rules = json!({"apiVersion": "authorization.k8s.io/v1", "kind": "SelfSubjectRulesReview", "spec": {"namespace": "a"}});
     let (_, answer) = cluster.bearer(token, "POST", "/apis/authorization.k8s.io/v1/selfsubjectrulesreviews", Some(&rules)).await;
     let rules = answer["status"]["resourceRules"].as_array().unwrap();

@@ -165,7 +165,12 @@ pub fn update_through(resource: &Resource, subresource: &str, new: &Value, old: 
             pod::update_ephemeral(&At::root(new, &errs), &At::root(old, &errs));
             errs.into_inner()
         }
-        _ => metadata_update(new, old),
+        "resize" => {
+            let errs = Errors::default();
+            pod::update_resize(&At::root(new, &errs), &At::root(old, &errs));
+            errs.into_inner()
+        }
+        _ => update(resource, new, old),
     }
 }
 

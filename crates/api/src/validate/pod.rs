@@ -385,6 +385,34 @@ pub fn update_ephemeral(pod: &At<'_>, old: &At<'_>) {
     }
 }
 
+/// A pod whose containers got other requests and limits: of CPU and memory alone, and none may go.
+pub fn update_resize(pod: &At<'_>, old: &At<'_>) {
+    meta::update(&pod.at("metadata"), &old.at("metadata"));
+    let s = pod.at("spec");
+    spec(&s, pod.at("metadata").at("name").text(), true);
+    let mut foreign = false;
+    for list in ["initContainers", "containers"] {
+        for (c, o) in s.at(list).items().zip(old.at("spec").at(list).items()) {
+            for kind in ["requests", "limits"] {
+                let (now, before) = (c.at("resources").at(kind), o.at("resources").at(kind));
+                let gone = before.v.as_object().into_iter().flatten().any(|(k, _)| matches!(k.as_str(), "cpu" | "memory") && !now.at(k).set());
+                if gone {
+                    now.forbidden(format!("resource {kind} cannot be removed"));
+                }
+                let others = |v: &Value| {
+                    let mut v = v.as_object().cloned().unwrap_or_default();
+                    v.retain(|k, _| !matches!(k.as_str(), "cpu" | "memory"));
+                    Value::Object(v)
+                };
+                foreign |= !same(&others(now.v), &others(before.v));
+            }
+        }
+    }
+    if foreign {
+        s.forbidden("only cpu and memory resources are mutable");
+    }
+}
+
 /// A pod whose status changed.
 pub fn update_status(pod: &At<'_>, old: &At<'_>) {
     meta::update(&pod.at("metadata"), &old.at("metadata"));

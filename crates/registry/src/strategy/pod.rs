@@ -99,6 +99,15 @@ impl Strategy for Resize {
         }
         bump(new, old);
     }
+
+    fn validate_update(&self, ctx: &Ctx, new: &Value, old: &Value) -> Vec<api::field::FieldError> {
+        let mut errors = api::validate::update_through(ctx.resource, &ctx.subresource, new, old);
+        if qos_class(new) != text(old, "/status/qosClass") {
+            let detail = "Pod QOS Class may not change as a result of resizing";
+            errors.push(api::field::FieldError::invalid(&api::field::Path::new("spec"), text(new, "/status/qosClass"), detail));
+        }
+        errors
+    }
 }
 
 fn copy(to: &mut Value, from: &Value, key: &str) {

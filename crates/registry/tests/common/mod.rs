@@ -95,6 +95,13 @@ impl Cluster {
         self.send(request.body(Full::from(bytes)).unwrap(), None).await
     }
 
+    /// A POST that takes the given media types.
+    pub async fn post_accepting(&self, user: &UserInfo, accept: &str, path: &str, body: &Value) -> (u16, Value) {
+        let mut request = Self::request("POST", path).body(Full::from(body.to_string())).unwrap();
+        request.headers_mut().insert("accept", accept.parse().unwrap());
+        self.send(request, Some(user)).await
+    }
+
     pub async fn post(&self, user: &UserInfo, path: &str, body: &Value) -> (u16, Value) {
         self.call(user, "POST", path, Some(body)).await
     }
