@@ -1,7 +1,9 @@
 //! Requests for resources: from the parsed path to the verb, and from its result to the response.
 use std::sync::Arc;
 
+use futures::StreamExt;
 use http::{Method, Response};
+use http_body_util::BodyExt;
 use serde_json::{Value, json};
 
 use crate::body::{self, Body};
@@ -255,7 +257,8 @@ impl Server {
         creater: Arc<dyn crate::strategy::Creater>,
         expect: Expect,
     ) -> Result<Response<Body>, Status> {
-        let accepted = self.accepted(rq, Endpoint::Resource)?;
+        // What is not kept has no metadata to show, and no columns.
+        let accepted = self.accepted(rq, Endpoint::Plain)?;
         let options = WriteOptions::parse(&rq.query, "CreateOptions", false, false)?;
         let mut value = self.read_object(rq, &ctx, &expect, &options).await?;
         let op = self.op(rq, with_dry_run(ctx, options.dry_run));
@@ -384,7 +387,33 @@ impl Server {
             query: rq.request.uri().query().unwrap_or_default().to_string(),
         };
         let location = locator.locate(&op.ctx, &request).await?;
+        if subresource == "log" && streaming::server::is_websocket(rq.headers()) {
+            return self.log_over_websocket(rq, &location).await;
+        }
         self.forward(rq, &location).await
+    }
+
+    /// The backend knows plain answers alone; the client gets this one as messages.
+    async fn log_over_websocket(self: &Arc<Server>, mut rq: Rq, location: &crate::Location) -> Result<Response<Body>, Status> {
+        let (answer, send) = match streaming::server::reader(&mut rq.request) {
+            Ok(agreed) => agreed,
+            Err(refusal) => return Ok(refusal.map(crate::body::boxed)),
+        };
+        let headers = rq.request.headers_mut();
+        headers.remove(http::header::CONNECTION);
+        headers.remove(http::header::UPGRADE);
+        let response = self.forward(rq, location).await?;
+        if !response.status().is_success() {
+            return Ok(response);
+        }
+        let data = response.into_body().into_data_stream();
+        let data = data.take_while(|part| std::future::ready(part.is_ok())).filter_map(|part| std::future::ready(part.ok()));
+        self.streams.spawn(async move {
+            if let Err(error) = send(data).await {
+                tracing::debug!(%error, "a log over a WebSocket ended");
+            }
+        });
+        Ok(answer.map(crate::body::boxed))
     }
 }
 

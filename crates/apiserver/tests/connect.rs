@@ -247,3 +247,39 @@ async fn upgrades_pass_through() {
     assert_eq!(echoed, "hello");
     drop(l.cluster);
 }
+
+#[tokio::test]
+async fn a_log_comes_over_a_websocket() {
+    let l = listening().await;
+    for (protocol, payload) in [("binary.k8s.io", "\u{2}GET /logs/x false "), ("base64.binary.k8s.io", "\u{1}R0VUIC9sb2dzL3ggZmFsc2Ug")] {
+        let io = TokioIo::new(l.connect(Some(&l.ca), b"http/1.1").await);
+        let (mut sender, connection) = hyper::client::conn::http1::handshake(io).await.unwrap();
+        tokio::spawn(connection.with_upgrades());
+        let request = Request::builder()
+            .uri(format!("{PODS}/p/log"))
+            .header("host", "x")
+            .header("connection", "Upgrade")
+            .header("upgrade", "websocket")
+            .header("sec-websocket-version", "13")
+            .header("sec-websocket-key", "dGhlIHNhbXBsZSBub25jZQ==")
+            .header("sec-websocket-protocol", protocol)
+            .body(Empty::<Bytes>::new())
+            .unwrap();
+        let response = sender.send_request(request).await.unwrap();
+        assert_eq!(response.status(), 101);
+        assert_eq!(response.headers()["sec-websocket-accept"], "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=");
+        assert_eq!(response.headers()["sec-websocket-protocol"], protocol);
+        let mut io = TokioIo::new(hyper::upgrade::on(response).await.unwrap());
+        let mut frames = Vec::new();
+        // The server ends the connection without waiting for our close.
+        let _ = io.read_to_end(&mut frames).await;
+        // An empty message, one with the log, and the end: opcode, length, payload.
+        let (kind, text) = payload.split_at(1);
+        let opcode = 0x80 | kind.as_bytes()[0];
+        let mut expected = vec![opcode, 0, opcode, u8::try_from(text.len()).unwrap()];
+        expected.extend_from_slice(text.as_bytes());
+        expected.extend([0x88, 0]);
+        assert_eq!(frames, expected, "{}", String::from_utf8_lossy(&frames));
+    }
+    drop(l.cluster);
+}

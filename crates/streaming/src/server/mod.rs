@@ -2,6 +2,7 @@
 
 mod exec;
 mod port_forward;
+mod reader;
 
 use bytes::Bytes;
 use http::header::{
@@ -15,6 +16,7 @@ use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 
 pub use exec::{ExecStreams, Options, Resize, StatusSink, exec};
 pub use port_forward::{PortForward, PortForwards, port_forward};
+pub use reader::reader;
 
 /// An answer without or with a small body.
 pub type Answer = Response<Full<Bytes>>;
