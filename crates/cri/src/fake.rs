@@ -254,6 +254,7 @@ impl RuntimeService for Fake {
             annotations: config.annotations.clone(),
             mounts: config.mounts.clone(),
             log_path: config.log_path.clone(),
+            resources: config.linux.as_ref().and_then(|l| l.resources.clone()).map(|linux| ContainerResources { linux: Some(linux) }),
             ..Default::default()
         };
         state.containers.insert(id.clone(), Entry { sandbox: request.pod_sandbox_id, config, status });

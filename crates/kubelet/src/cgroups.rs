@@ -46,6 +46,13 @@ impl PodCgroups {
         self.cgroups.set(&path, &limits(pod))
     }
 
+    /// Lifts the pod's limits, so that containers in it can be resized in any order.
+    pub fn widen(&self, pod: &Pod) -> Result<(), sys::Error> {
+        let new = limits(pod);
+        let none = Limits { cpu_quota: new.cpu_quota.map(|_| -1), cpu_period: new.cpu_period, memory: new.memory.map(|_| -1), ..Limits::default() };
+        self.cgroups.set(&self.path(pod), &none)
+    }
+
     /// Removes it; an orphan's class is not known.
     pub fn remove(&self, pod: &Pod, uid: &str) {
         let known = pod::spec(pod).containers.first().map(|_| resources::qos(pod));

@@ -313,6 +313,15 @@ pub fn container(pod: &Pod, container: &Container, parts: Parts<'_>) -> Result<C
     })
 }
 
+/// Puts a container into the process namespace of another one.
+pub fn share_processes(config: &mut ContainerConfig, target: &str) {
+    let security = config.linux.as_mut().and_then(|l| l.security_context.as_mut());
+    if let Some(options) = security.and_then(|s| s.namespace_options.as_mut()) {
+        options.pid = NamespaceMode::Target as i32;
+        options.target_id = target.to_string();
+    }
+}
+
 fn security(pod: &Pod, container: &Container) -> LinuxContainerSecurityContext {
     let of_pod = spec(pod).security_context.as_ref();
     let own = container.security_context.as_ref();

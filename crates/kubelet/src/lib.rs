@@ -26,6 +26,7 @@ mod plan;
 mod pod;
 mod probes;
 mod report;
+mod resize;
 mod resources;
 mod server;
 mod start;

@@ -56,6 +56,38 @@ pub fn members(pod: &Pod) -> Vec<Member<'_>> {
         .collect()
 }
 
+/// The containers that were added for debugging, as any other container. No list of [`members`] has them:
+/// they are started once, and the pod's state does not depend on them.
+pub fn ephemeral(pod: &Pod) -> Vec<Container> {
+    let all = spec(pod).ephemeral_containers.iter().flatten().cloned();
+    all.map(|e| Container {
+        name: e.name,
+        image: e.image,
+        command: e.command,
+        args: e.args,
+        working_dir: e.working_dir,
+        env: e.env,
+        env_from: e.env_from,
+        image_pull_policy: e.image_pull_policy,
+        security_context: e.security_context,
+        stdin: e.stdin,
+        stdin_once: e.stdin_once,
+        tty: e.tty,
+        termination_message_path: e.termination_message_path,
+        termination_message_policy: e.termination_message_policy,
+        volume_devices: e.volume_devices,
+        volume_mounts: e.volume_mounts,
+        ..Container::default()
+    })
+    .collect()
+}
+
+/// The container whose processes one for debugging is to see.
+pub fn target<'a>(pod: &'a Pod, name: &str) -> Option<&'a str> {
+    let own = spec(pod).ephemeral_containers.iter().flatten().find(|e| e.name == name)?;
+    own.target_container_name.as_deref().filter(|t| !t.is_empty())
+}
+
 /// The container of this name.
 pub fn member<'a>(pod: &'a Pod, name: &str) -> Option<Member<'a>> {
     members(pod).into_iter().find(|m| m.spec.name == name)
@@ -79,7 +111,9 @@ pub fn uid(pod: &Pod) -> String {
 /// The path that events about a container carry.
 pub fn field_path(pod: &Pod, name: &str) -> String {
     let init = spec(pod).init_containers.iter().flatten().any(|c| c.name == name);
-    format!("spec.{}{{{name}}}", if init { "initContainers" } else { "containers" })
+    let ephemeral = spec(pod).ephemeral_containers.iter().flatten().any(|c| c.name == name);
+    let list = if init { "initContainers" } else if ephemeral { "ephemeralContainers" } else { "containers" };
+    format!("spec.{list}{{{name}}}")
 }
 
 /// The pod's directory of logs: `<namespace>_<name>_<uid>`.

@@ -102,6 +102,11 @@ pub fn patch(old: &Value, new: &Value, uid: &str) -> Option<Value> {
             c
         })
         .collect();
+    // These two are there while they hold; the others become false.
+    let of_resizes = |c: &Value| matches!(c["type"].as_str(), Some("PodResizePending" | "PodResizeInProgress"));
+    let now = new["conditions"].as_array().unwrap_or(&none);
+    let gone = before.iter().filter(|b| of_resizes(b) && now.iter().all(|c| c["type"] != b["type"]));
+    let changed: Vec<Value> = changed.into_iter().chain(gone.map(|b| json!({"$patch": "delete", "type": b["type"]}))).collect();
     if !changed.is_empty() {
         status.insert("conditions".to_string(), Value::Array(changed));
     }

@@ -65,6 +65,35 @@ impl Worker {
         Ok(next)
     }
 
+    /// Starts what was added for debugging and never ran. Answers when to look again.
+    pub(crate) async fn start_ephemeral(&mut self) -> Result<Option<Duration>, String> {
+        let status = self.pod.status.as_ref().and_then(|s| s.ephemeral_container_statuses.clone()).unwrap_or_default();
+        let ended = |name: &str| status.iter().any(|s| s.name == name && s.state.as_ref().is_some_and(|s| s.terminated.is_some()));
+        let unseen = |c: &Container| self.view.latest(&c.name).is_none_or(|v| v.stillborn()) && !ended(&c.name);
+        let due: Vec<Container> = pod::ephemeral(&self.pod).into_iter().filter(unseen).collect();
+        if due.is_empty() || self.view.ready_sandbox().is_none() {
+            return Ok(None);
+        }
+        let place = self.place(&Plan::default()).await?;
+        let mut next: Option<Duration> = None;
+        for container in due {
+            match self.start_container(&container, &place).await {
+                Ok(()) => {
+                    self.waiting.remove(&container.name);
+                }
+                Err(Failure::Ending) => return Ok(Some(Duration::ZERO)),
+                Err(Failure::Waits(reason, message, time)) => {
+                    let about = self.container_reference(&container.name);
+                    self.shared.recorder.event(&about, EventType::Warning, "Failed", format!("Error: {reason}"));
+                    self.waiting.insert(container.name.clone(), (reason, message));
+                    next = Some(next.map_or(time, |n: Duration| n.min(time)));
+                }
+            }
+        }
+        self.look().await.map_err(|e| e.to_string())?;
+        Ok(next)
+    }
+
     async fn place(&mut self, plan: &Plan) -> Result<Place, String> {
         let pod = self.pod.clone();
         let attempt = plan.sandbox.or_else(|| self.view.sandbox().and_then(|s| s.metadata.as_ref()).map(|m| m.attempt)).unwrap_or(0);
@@ -178,7 +207,13 @@ impl Worker {
             message_file,
             capacity: self.shared.memory_capacity,
         };
-        let config = config::container(&pod, container, parts).map_err(|e| fail("CreateContainerConfigError", e))?;
+        let mut config = config::container(&pod, container, parts).map_err(|e| fail("CreateContainerConfigError", e))?;
+        if let Some(target) = pod::target(&pod, name) {
+            let Some(running) = self.view.latest(target).filter(|v| v.running()) else {
+                return Err(fail("CreateContainerConfigError", format!("unable to find target container {}", pod::go_quote(target))));
+            };
+            config::share_processes(&mut config, &running.status.id);
+        }
 
         if let Some(stillborn) = latest.as_ref().filter(|c| c.stillborn()) {
             let request = RemoveContainerRequest { container_id: stillborn.status.id.clone() };

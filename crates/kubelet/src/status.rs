@@ -1,6 +1,6 @@
 //! The status that the API gets: (specification, what the runtime has, what the worker knows) → status. Pure.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{
@@ -11,6 +11,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
 use crate::plan::{Probe, Results, init_failed, started};
 use crate::pod::{self, Member, Role};
+use crate::resize::Note;
 use crate::resources;
 use crate::view::{ContainerView, View};
 
@@ -29,6 +30,10 @@ pub struct Known<'a> {
     pub ending: bool,
     /// Phase, reason and message that stand above all: rejected, evicted, out of time.
     pub verdict: Option<&'a (String, String, String)>,
+    /// Containers that still have what the API was told before.
+    pub unresized: &'a HashSet<String>,
+    /// What keeps them.
+    pub resize_note: Option<&'a Note>,
     pub now: Timestamp,
 }
 
@@ -63,6 +68,15 @@ pub fn status(pod: &Pod, view: &View, known: &Known<'_>, old: Option<&PodStatus>
         Some(old) => old.pod_ips.clone().unwrap_or_default(),
         None => ips.into_iter().map(|ip| PodIP { ip }).collect(),
     };
+    let of_ephemeral: Vec<ContainerStatus> = pod::ephemeral(pod)
+        .iter()
+        .map(|spec| {
+            let old = old.and_then(|s| s.ephemeral_container_statuses.as_ref()).into_iter().flatten().find(|c| c.name == spec.name);
+            let status = container(pod, Member { role: Role::Main, spec }, view, known, old, old.is_some_and(|o| o.container_id.is_some()));
+            // Nobody waits for it.
+            ContainerStatus { ready: false, started: None, ..status }
+        })
+        .collect();
     let conditions = conditions(pod, &phase, &statuses, view, known, old);
     let (of_init, of_main): (Vec<_>, Vec<_>) = statuses.into_iter().partition(|(m, _)| m.role != Role::Main);
     let list = |all: Vec<(Member<'_>, ContainerStatus)>| Some(all.into_iter().map(|(_, s)| s).collect::<Vec<_>>()).filter(|l| !l.is_empty());
@@ -79,6 +93,7 @@ pub fn status(pod: &Pod, view: &View, known: &Known<'_>, old: Option<&PodStatus>
         qos_class: Some(resources::qos(pod).as_str().to_string()),
         init_container_statuses: list(of_init),
         container_statuses: list(of_main),
+        ephemeral_container_statuses: Some(of_ephemeral).filter(|l| !l.is_empty()),
         observed_generation: pod.metadata.generation,
         ..PodStatus::default()
     }
@@ -186,6 +201,9 @@ fn container(pod: &Pod, member: Member<'_>, view: &View, known: &Known<'_>, old:
     let image = latest.and_then(|c| c.status.image.as_ref()).map(|i| if i.user_specified_image.is_empty() { &i.image } else { &i.user_specified_image });
     // A container without an instance keeps the count that the API has.
     let restart_count = latest.map_or_else(|| old.map_or(0, |o| o.restart_count), |c| i32::try_from(c.attempt()).unwrap_or(i32::MAX));
+    let resized = Some((member.spec.resources.clone(), member.spec.resources.as_ref().and_then(|r| r.requests.clone())));
+    let kept = old.filter(|_| known.unresized.contains(name)).map(|o| (o.resources.clone(), o.allocated_resources.clone()));
+    let (resources, allocated) = kept.or(resized).unwrap_or_default();
     ContainerStatus {
         name: name.clone(),
         container_id: latest.filter(|c| !c.stillborn()).map(|c| format!("{}://{}", known.runtime, c.status.id)),
@@ -196,8 +214,8 @@ fn container(pod: &Pod, member: Member<'_>, view: &View, known: &Known<'_>, old:
         restart_count,
         last_state: Some(last_state.unwrap_or_default()),
         state: Some(state),
-        resources: member.spec.resources.clone().filter(|r| r.limits.is_some() || r.requests.is_some()),
-        allocated_resources: member.spec.resources.as_ref().and_then(|r| r.requests.clone()),
+        resources: resources.filter(|r| r.limits.is_some() || r.requests.is_some()),
+        allocated_resources: allocated,
         ..ContainerStatus::default()
     }
 }
@@ -325,8 +343,10 @@ fn conditions(
         ("ContainersReady", containers_ready()),
         ("PodScheduled", Verdict::yes()),
     ];
+    let resize = known.resize_note.map(|(kind, reason, message)| (*kind, Verdict { status: true, reason, message: message.clone() }));
     wanted
         .into_iter()
+        .chain(resize)
         .map(|(kind, verdict)| {
             let text = if verdict.status { "True" } else { "False" };
             let before = old.and_then(|o| o.conditions.as_ref()).into_iter().flatten().find(|c| c.type_ == kind);
@@ -362,6 +382,8 @@ mod tests {
             start_time: Timestamp::UNIX_EPOCH,
             ending,
             verdict: None,
+            unresized: &HashSet::new(),
+            resize_note: None,
             now: Timestamp::UNIX_EPOCH,
         };
         let status = status(&pod, &view, &known, None);
@@ -428,6 +450,8 @@ mod tests {
             start_time: Timestamp::UNIX_EPOCH,
             ending: false,
             verdict: None,
+            unresized: &HashSet::new(),
+            resize_note: None,
             now: Timestamp::UNIX_EPOCH,
         };
         let status = status(&pod, &view, &known, None);

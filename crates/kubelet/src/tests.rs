@@ -243,3 +243,44 @@ async fn pods_are_adopted_and_orphans_end_after_a_restart() {
     assert!(third.api.patches.lock().is_empty());
     assert!(!third.root.join("kubelet/pods/u").exists());
 }
+
+#[tokio::test]
+async fn a_debugging_container_joins_and_the_pod_does_not_mind() {
+    let world = World::new();
+    let mut it = pod(json!({"containers": [{"name": "a", "image": "i:1"}]}));
+    world.put(&it);
+    let status = world.until("running", phase("Running")).await;
+    let target = world.container_id(&status, 0);
+    it.spec.as_mut().unwrap().ephemeral_containers = serde_json::from_value(json!([{"name": "shell", "image": "i:1", "targetContainerName": "a", "tty": true}])).unwrap();
+    world.put(&it);
+    let status = world.until("debugged", |s| s["ephemeralContainerStatuses"][0]["state"]["running"].is_object()).await;
+    assert_eq!(status["conditions"]["Ready"], "True");
+    let id = status["ephemeralContainerStatuses"][0]["containerID"].as_str().unwrap().trim_start_matches("fake://").to_string();
+    let config = world.fake.container_config(&id).unwrap();
+    assert!(config.tty);
+    let namespaces = config.linux.unwrap().security_context.unwrap().namespace_options.unwrap();
+    assert_eq!((namespaces.pid, namespaces.target_id), (cri::v1::NamespaceMode::Target as i32, target));
+    // Its end is told, and it is not started again.
+    world.fake.exit(&id, 7);
+    let status = world.until("left", |s| s["ephemeralContainerStatuses"][0]["state"]["terminated"]["exitCode"] == 7).await;
+    assert_eq!((&status["phase"], &status["conditions"]["Ready"]), (&json!("Running"), &json!("True")));
+    assert_eq!(world.fake.calls().iter().filter(|c| **c == "create_container").count(), 2);
+}
+
+#[tokio::test]
+async fn a_running_container_is_resized_in_place() {
+    let world = World::new();
+    let sized = |cpu: &str| pod(json!({"containers": [{"name": "a", "image": "i:1", "resources": {"requests": {"cpu": cpu}, "limits": {"cpu": "1"}}}]}));
+    world.put(&sized("100m"));
+    world.until("running", phase("Running")).await;
+    world.put(&sized("200m"));
+    let status = world.until("resized", |s| s["containerStatuses"][0]["resources"]["requests"]["cpu"] == "200m").await;
+    assert_eq!(status["containerStatuses"][0]["restartCount"], 0);
+    assert_eq!(world.fake.calls().iter().filter(|c| **c == "update_container_resources").count(), 1);
+    // Refused by the node: what is there stays, and a condition says why.
+    let mut too_much = sized("300m");
+    too_much.metadata.labels = Some([("reject".to_string(), String::new())].into());
+    world.put(&too_much);
+    let status = world.until("deferred", |s| s["conditions"]["PodResizePending"] == "True").await;
+    assert_eq!(status["containerStatuses"][0]["resources"]["requests"]["cpu"], "200m");
+}

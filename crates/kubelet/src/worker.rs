@@ -11,7 +11,7 @@
 //! A crash in any state is harmless: Syncing continues from what the runtime has; Ending and Finished
 //! are reached again from the pod in the API; what has no pod in the API any more ends as an orphan.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -129,6 +129,8 @@ impl Inbox {
 const RETRY: Duration = Duration::from_secs(2);
 /// How often a running pod is looked at without any reason, as upstream's sync period.
 const RESYNC: Duration = Duration::from_secs(60);
+/// When a resize that could not be done is tried again.
+const RESIZE_AGAIN: Duration = Duration::from_secs(10);
 
 /// The worker.
 pub struct Worker {
@@ -151,6 +153,9 @@ pub struct Worker {
     start_time: Timestamp,
     verdict: Option<(String, String, String)>,
     admitted: bool,
+    /// Containers that do not have yet what they are to have.
+    pub(crate) unresized: HashSet<String>,
+    pub(crate) resize_note: Option<crate::resize::Note>,
     /// Nothing will run any more.
     finished: bool,
     cleaned: bool,
@@ -195,6 +200,8 @@ impl Worker {
             start_time,
             verdict: None,
             admitted: false,
+            unresized: HashSet::new(),
+            resize_note: None,
             finished: false,
             cleaned: false,
             failures: 0,
@@ -321,6 +328,16 @@ impl Worker {
                 return self.failed(error);
             }
             self.clear_away().await;
+        }
+        match self.start_ephemeral().await {
+            Ok(wait) => next = wait.map_or(next, |w| next.min(w)),
+            Err(error) => return self.failed(error),
+        }
+        match self.resize().await {
+            Ok(true) => next = Duration::ZERO,
+            Ok(false) if self.resize_note.is_some() => next = next.min(RESIZE_AGAIN),
+            Ok(false) => {}
+            Err(error) => return self.failed(error),
         }
         self.failures = 0;
         self.probe();
@@ -525,6 +542,8 @@ impl Worker {
             start_time: self.start_time,
             ending: self.finished || self.gone || self.pod.metadata.deletion_timestamp.is_some(),
             verdict: self.verdict.as_ref(),
+            unresized: &self.unresized,
+            resize_note: self.resize_note.as_ref(),
             now: Timestamp::now(),
         };
         let current = self.pod.status.as_ref();

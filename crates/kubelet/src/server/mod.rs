@@ -158,7 +158,7 @@ impl Server {
 
     async fn logs(&self, namespace: &str, name: &str, container: &str, options: logs::Options, tasks: &Tasks) -> Result<Response<Body>, (StatusCode, String)> {
         let pod = self.pod(namespace, name, None)?;
-        if pod::member(&pod, container).is_none() {
+        if pod::member(&pod, container).is_none() && pod::ephemeral(&pod).iter().all(|e| e.name != container) {
             return Err((StatusCode::NOT_FOUND, format!("container {} not found in pod {}", pod::go_quote(container), pod::go_quote(&format!("{name}_{namespace}")))));
         }
         let instances = self.instances(&pod, container).await?;

@@ -80,7 +80,8 @@ impl Server {
         let pod = self.pod(namespace, name, uid)?;
         let id = self.running(&pod, container).await?;
         // The container decides about the terminal, as it was created.
-        let tty = crate::pod::member(&pod, container).is_some_and(|m| m.spec.tty == Some(true));
+        let tty = crate::pod::member(&pod, container).is_some_and(|m| m.spec.tty == Some(true))
+            || crate::pod::ephemeral(&pod).iter().any(|e| e.name == container && e.tty == Some(true));
         let prepare = cri::v1::AttachRequest {
             container_id: id,
             stdin: streams.stdin,
