@@ -82,6 +82,11 @@ impl<'de> Visitor<'de> for Tree<'_> {
 
 /// Names the repeated keys of a document that is known to parse.
 fn find(bytes: &[u8]) -> Vec<String> {
+    keys(bytes).into_iter().filter(|(_, again)| *again).map(|(path, _)| format!("duplicate field \"{path}\"")).collect()
+}
+
+/// The paths of all keys in the order of the document, and whether each was there before.
+fn keys(bytes: &[u8]) -> Vec<(String, bool)> {
     let finder = Finder { path: &RefCell::new(String::new()), found: &RefCell::new(Vec::new()) };
     let mut reader = serde_json::Deserializer::from_slice(bytes);
     // the same bytes were read without error before
@@ -89,10 +94,22 @@ fn find(bytes: &[u8]) -> Vec<String> {
     finder.found.take()
 }
 
+/// Puts messages about unknown and duplicate fields into the order in which a document has the fields.
+pub fn in_order_of(bytes: &[u8], mut messages: Vec<String>) -> Vec<String> {
+    let keys = keys(bytes);
+    let place = |message: &String| {
+        let again = message.starts_with("duplicate ");
+        let path = message.split_once('"').map_or("", |(_, rest)| rest.trim_end_matches('"'));
+        keys.iter().position(|(key, was_there)| key == path && *was_there == again).unwrap_or(keys.len())
+    };
+    messages.sort_by_cached_key(place);
+    messages
+}
+
 #[derive(Clone, Copy)]
 struct Finder<'a> {
     path: &'a RefCell<String>,
-    found: &'a RefCell<Vec<String>>,
+    found: &'a RefCell<Vec<(String, bool)>>,
 }
 
 impl<'de> DeserializeSeed<'de> for Finder<'_> {
@@ -148,9 +165,7 @@ impl<'de> Visitor<'de> for Finder<'_> {
                     path.push('.');
                 }
                 path.push_str(&key);
-                if !seen.insert(key) {
-                    self.found.borrow_mut().push(format!("duplicate field \"{path}\""));
-                }
+                self.found.borrow_mut().push((path.clone(), !seen.insert(key)));
             }
             access.next_value_seed(self)?;
             self.path.borrow_mut().truncate(length);
@@ -172,6 +187,16 @@ mod tests {
         assert_eq!(
             decoded.duplicates,
             ["duplicate field \"spec.l[1].x\"", "duplicate field \"spec.r\"", "duplicate field \"a\""]
+        );
+    }
+
+    #[test]
+    fn complaints_follow_the_document() {
+        let text = br#"{"spec":{"x":1,"r":1,"r":3},"y":2}"#;
+        let given = ["duplicate field \"spec.r\"", "unknown field \"spec.x\"", "unknown field \"y\""].map(String::from).to_vec();
+        assert_eq!(
+            in_order_of(text, given),
+            ["unknown field \"spec.x\"", "duplicate field \"spec.r\"", "unknown field \"y\""]
         );
     }
 

@@ -10,7 +10,7 @@ pub(crate) mod wire;
 
 use serde_json::Value;
 
-pub use json::parse as parse_json;
+pub use json::{in_order_of, parse as parse_json};
 pub use protobuf::{
     decode_envelope, decode_message, encode_message, encode_object as encode_protobuf, encode_watch_event_protobuf,
     frame, watch_event_protobuf, Envelope, MAGIC,
