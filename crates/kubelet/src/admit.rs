@@ -6,7 +6,7 @@ use std::sync::Arc;
 use api::quantity::Quantity;
 use k8s_openapi::api::core::v1::{NodeSelectorTerm, Pod};
 
-use crate::pod::spec;
+use crate::pod::{is_sidecar, spec};
 use crate::resources::{List, pod_requests};
 
 /// Reason and message of a refusal.
@@ -24,6 +24,11 @@ pub fn admit(pod: &Pod, labels: &BTreeMap<String, String>, node_name: &str, allo
         && !required.node_selector_terms.iter().any(|t| term_matches(t, labels, node_name))
     {
         return Err(affinity());
+    }
+    let taken: Vec<HostPort<'_>> = others.iter().flat_map(|other| host_ports(other)).collect();
+    if host_ports(pod).iter().any(|port| taken.iter().any(|other| port.meets(other))) {
+        let message = "Pod was rejected: Predicate NodePorts failed: node(s) didn't have free ports for the requested pod ports";
+        return Err(("NodePorts".to_string(), message.to_string()));
     }
     let number = |name: &str| allocatable.get(name).and_then(|q| Quantity::parse(&q.0).ok());
     let out_of = |name: &str, requested: i64, used: i64, capacity: i64| {
@@ -50,6 +55,33 @@ pub fn admit(pod: &Pod, labels: &BTreeMap<String, String>, node_name: &str, allo
         }
     }
     Ok(())
+}
+
+/// A port of the node that a pod wants for itself.
+struct HostPort<'a> {
+    address: &'a str,
+    protocol: &'a str,
+    port: i32,
+}
+
+impl HostPort<'_> {
+    /// Both cannot be had: an empty address is all of them.
+    fn meets(&self, other: &HostPort<'_>) -> bool {
+        let all = |address: &str| matches!(address, "" | "0.0.0.0" | "::");
+        (self.port, self.protocol) == (other.port, other.protocol)
+            && (self.address == other.address || all(self.address) || all(other.address))
+    }
+}
+
+fn host_ports(pod: &Pod) -> Vec<HostPort<'_>> {
+    let sidecars = spec(pod).init_containers.iter().flatten().filter(|c| is_sidecar(c));
+    let ports = spec(pod).containers.iter().chain(sidecars).flat_map(|c| c.ports.iter().flatten());
+    ports
+        .filter_map(|p| {
+            let port = p.host_port.filter(|port| *port > 0)?;
+            Some(HostPort { address: p.host_ip.as_deref().unwrap_or_default(), protocol: p.protocol.as_deref().unwrap_or("TCP"), port })
+        })
+        .collect()
 }
 
 /// Whether a term selects a node.
@@ -85,7 +117,8 @@ mod tests {
     fn check(spec: serde_json::Value, others: usize, expect: &str) {
         let labels = BTreeMap::from([("zone".to_string(), "a".to_string())]);
         let allocatable: List = [("cpu", "1"), ("memory", "1Gi"), ("pods", "2")].map(|(k, v)| (k.to_string(), Text(v.to_string()))).into();
-        let other = Arc::new(pod(serde_json::json!({"containers": [{"name": "a", "resources": {"requests": {"cpu": "600m"}}}]})));
+        let other = Arc::new(pod(serde_json::json!({"containers": [{"name": "a", "resources": {"requests": {"cpu": "600m"}},
+            "ports": [{"containerPort": 80, "hostPort": 80, "hostIP": "10.0.0.1"}]}]})));
         let result = admit(&pod(spec), &labels, "node", &allocatable, &vec![other; others]);
         assert_eq!(result.map_or_else(|(r, m)| format!("{r}|{m}"), |()| "ok".into()), expect);
     }
@@ -94,6 +127,13 @@ mod tests {
     fn refusals_are_worded_as_upstream() {
         let cpu = |n: &str| serde_json::json!({"containers": [{"name": "a", "resources": {"requests": {"cpu": n}}}]});
         check(cpu("400m"), 1, "ok");
+        let port = |port: serde_json::Value| serde_json::json!({"containers": [{"name": "a", "ports": [port]}]});
+        let taken = "NodePorts|Pod was rejected: Predicate NodePorts failed: node(s) didn't have free ports for the requested pod ports";
+        check(port(serde_json::json!({"containerPort": 1, "hostPort": 80})), 1, taken);
+        check(port(serde_json::json!({"containerPort": 1, "hostPort": 80, "hostIP": "10.0.0.1", "protocol": "TCP"})), 1, taken);
+        check(port(serde_json::json!({"containerPort": 1, "hostPort": 80, "hostIP": "10.0.0.2"})), 1, "ok");
+        check(port(serde_json::json!({"containerPort": 1, "hostPort": 80, "protocol": "UDP"})), 1, "ok");
+        check(port(serde_json::json!({"containerPort": 80})), 1, "ok");
         check(cpu("500m"), 1, "OutOfcpu|Pod was rejected: Node didn't have enough resource: cpu, requested: 500, used: 600, capacity: 1000");
         check(serde_json::json!({"containers": []}), 2, "OutOfpods|Pod was rejected: Node didn't have enough resource: pods, requested: 1, used: 2, capacity: 2");
         check(serde_json::json!({"containers": [], "nodeSelector": {"zone": "a"}}), 0, "ok");
