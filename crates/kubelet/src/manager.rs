@@ -113,6 +113,7 @@ pub async fn take_changes(pods: Arc<Pods>, shared: Arc<Shared>, mut changes: Unb
                 if let Some(old) = old.filter(|o| pod::uid(o) != pod::uid(&new)) {
                     pods.gone(&shared, old);
                 }
+                shared.reporter.seen(&new);
                 pods.update(&shared, new);
             }
             (Some(old), None) => pods.gone(&shared, old),

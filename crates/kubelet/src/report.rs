@@ -1,5 +1,6 @@
 //! Tells the API the status of pods: only what changed, the newest state only, and a state that will
-//! last a few milliseconds not at all. Runs a few worker tasks.
+//! last a few milliseconds not at all. Says it again when somebody else has overwritten it, as the node
+//! life cycle controller does. Runs a few worker tasks.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -25,19 +26,19 @@ pub struct PodKey {
 /// What is written about pods. A trait, so that tests need no API server.
 #[async_trait]
 pub trait PodApi: Send + Sync {
-    /// Strategic merge patch of the status. `false`: the pod is gone, or another one of that name is there.
-    async fn patch_status(&self, pod: &PodKey, patch: Value) -> Result<bool, String>;
+    /// Strategic merge patch of the status, and the pod after it. `None`: the pod is gone, or another one of that name is there.
+    async fn patch_status(&self, pod: &PodKey, patch: Value) -> Result<Option<Pod>, String>;
     /// Removes the pod at once: nothing of it is left on this node.
     async fn delete(&self, pod: &PodKey) -> Result<(), String>;
 }
 
 #[async_trait]
 impl PodApi for Client {
-    async fn patch_status(&self, pod: &PodKey, patch: Value) -> Result<bool, String> {
+    async fn patch_status(&self, pod: &PodKey, patch: Value) -> Result<Option<Pod>, String> {
         let api = Api::<Pod>::namespaced(self.clone(), &pod.namespace);
         match api.patch_status(&pod.name, &PatchParams::default(), &Patch::Strategic(patch)).await {
-            Ok(_) => Ok(true),
-            Err(kube::Error::Api(status)) if status.code == 404 || status.code == 409 => Ok(false),
+            Ok(pod) => Ok(Some(pod)),
+            Err(kube::Error::Api(status)) if status.code == 404 || status.code == 409 => Ok(None),
             Err(error) => Err(error.to_string()),
         }
     }
@@ -115,10 +116,45 @@ pub fn patch(old: &Value, new: &Value, uid: &str) -> Option<Value> {
 
 struct Entry {
     key: PodKey,
-    /// What the API has, as far as we know.
+    /// What the API has, as far as we know, and since which of its versions.
     written: Value,
-    wanted: Option<Value>,
+    version: u64,
+    /// The newest status that was given to us: what the API is to have.
+    told: Value,
+    /// It has not been sent yet.
+    pending: bool,
+    /// Something is being sent, so what the API shows meanwhile may be older.
+    sending: bool,
+    /// What was sent last.
+    sent: Value,
     waiting: Vec<oneshot::Sender<()>>,
+}
+
+impl Entry {
+    /// The API has this. Returns whether it has to be told again, and whether with the very words of the last time.
+    fn found(&mut self, pod: &Pod) -> Option<Again> {
+        let version = version(pod);
+        if self.sending || version < self.version {
+            return None;
+        }
+        self.version = version;
+        self.written = serde_json::to_value(&pod.status).unwrap_or_default();
+        let patch = patch(&self.written, &self.told, &self.key.uid)?;
+        self.pending = true;
+        Some(if patch == self.sent { Again::Later } else { Again::Now })
+    }
+}
+
+/// When a status is to be told again.
+#[derive(Debug, PartialEq)]
+enum Again {
+    Now,
+    /// The same has been said before and did not last: no duel.
+    Later,
+}
+
+fn version(pod: &Pod) -> u64 {
+    pod.metadata.resource_version.as_deref().and_then(|v| v.parse().ok()).unwrap_or(0)
 }
 
 /// The reporter. Clones are the same.
@@ -131,6 +167,8 @@ pub struct Reporter {
 
 /// How long a state may wait for a better one, when nobody waits for it.
 const PATIENCE: Duration = Duration::from_millis(150);
+/// How long we wait before we say the same again; upstream's status manager looks as often.
+const REPEAT: Duration = Duration::from_secs(10);
 const WORKERS: usize = 4;
 
 impl Reporter {
@@ -144,27 +182,47 @@ impl Reporter {
         reporter
     }
 
-    /// The pod is to have this status. `current` is what the API server showed last. Not `urgent`: it may wait a little.
-    pub fn set(&self, key: &PodKey, current: Option<&PodStatus>, status: &PodStatus, urgent: bool) {
-        let wanted = serde_json::to_value(status).unwrap_or_default();
+    /// The pod is to have this status; `pod` is what the API server showed last. Not `urgent`: it may wait a little.
+    pub fn set(&self, key: &PodKey, pod: &Pod, status: &PodStatus, urgent: bool) {
+        let told = serde_json::to_value(status).unwrap_or_default();
         {
             let mut entries = self.entries.lock();
             let entry = entries.entry(key.uid.clone()).or_insert_with(|| Entry {
                 key: key.clone(),
-                written: serde_json::to_value(current).unwrap_or_default(),
-                wanted: None,
+                written: serde_json::to_value(&pod.status).unwrap_or_default(),
+                version: version(pod),
+                told: Value::Null,
+                pending: false,
+                sending: false,
+                sent: Value::Null,
                 waiting: Vec::new(),
             });
-            if patch(&entry.written, &wanted, &key.uid).is_none() {
-                entry.wanted = None;
+            entry.told = told;
+            // While something is being sent, its answer will tell.
+            entry.pending = entry.sending || patch(&entry.written, &entry.told, &key.uid).is_some();
+            if !entry.pending {
                 return;
             }
-            entry.wanted = Some(wanted);
         }
         if urgent {
             self.queue.add(key.uid.clone());
         } else {
             self.queue.add_after(key.uid.clone(), PATIENCE);
+        }
+    }
+
+    /// The API server shows this pod. If its status is not what we told last, it is told again.
+    pub fn seen(&self, pod: &Pod) {
+        let uid = pod.metadata.uid.clone().unwrap_or_default();
+        let again = self.entries.lock().get_mut(&uid).and_then(|entry| if entry.pending { None } else { entry.found(pod) });
+        self.again(uid, again);
+    }
+
+    fn again(&self, uid: String, again: Option<Again>) {
+        match again {
+            Some(Again::Now) => self.queue.add(uid),
+            Some(Again::Later) => self.queue.add_after(uid, REPEAT),
+            None => {}
         }
     }
 
@@ -186,7 +244,7 @@ impl Reporter {
     pub fn waiting_reason(&self, uid: &str, container: &str) -> Option<String> {
         let entries = self.entries.lock();
         let entry = entries.get(uid)?;
-        let status = entry.wanted.as_ref().unwrap_or(&entry.written);
+        let status = &entry.told;
         let lists = ["initContainerStatuses", "containerStatuses"].into_iter().filter_map(|l| status[l].as_array());
         let found = lists.flatten().find(|c| c["name"] == container)?;
         found["state"]["waiting"]["reason"].as_str().map(str::to_string)
@@ -203,31 +261,37 @@ impl Reporter {
     }
 
     async fn write(&self, uid: &str) -> Result<(), String> {
-        let (key, wanted, patch, waiting) = {
+        let (key, patch, waiting) = {
             let mut entries = self.entries.lock();
             let Some(entry) = entries.get_mut(uid) else { return Ok(()) };
             let waiting = std::mem::take(&mut entry.waiting);
-            let Some(wanted) = entry.wanted.take() else { return Ok(()) };
-            let Some(patch) = patch(&entry.written, &wanted, uid) else { return Ok(()) };
-            (entry.key.clone(), wanted, patch, waiting)
+            if !std::mem::take(&mut entry.pending) {
+                return Ok(());
+            }
+            let Some(patch) = patch(&entry.written, &entry.told, uid) else { return Ok(()) };
+            entry.sending = true;
+            entry.sent = patch.clone();
+            (entry.key.clone(), patch, waiting)
         };
-        match self.api.patch_status(&key, patch).await {
-            Ok(true) => {
-                if let Some(entry) = self.entries.lock().get_mut(uid) {
-                    entry.written = wanted;
-                }
+        let answer = self.api.patch_status(&key, patch).await;
+        let mut entries = self.entries.lock();
+        let Some(entry) = entries.get_mut(uid) else { return Ok(()) };
+        entry.sending = false;
+        match answer {
+            Ok(Some(pod)) => {
+                let again = entry.found(&pod);
                 for waiter in waiting {
                     // Whoever gave up waiting needs nothing.
                     let _ = waiter.send(());
                 }
+                drop(entries);
+                self.again(uid.to_string(), again);
                 Ok(())
             }
-            Ok(false) => Ok(()),
+            Ok(None) => Ok(()),
             Err(error) => {
-                if let Some(entry) = self.entries.lock().get_mut(uid) {
-                    entry.wanted.get_or_insert(wanted);
-                    entry.waiting.extend(waiting);
-                }
+                entry.pending = true;
+                entry.waiting.extend(waiting);
                 Err(error)
             }
         }
@@ -252,26 +316,92 @@ pub mod tests {
         );
     }
 
-    /// Remembers what is written.
+    /// Remembers what is written, and holds the status of pods.
     #[derive(Default)]
     pub struct FakeApi {
         pub patches: Mutex<Vec<Value>>,
         pub deleted: Mutex<Vec<String>>,
         pub changed: tokio::sync::Notify,
+        pods: Mutex<HashMap<String, (u64, Map<String, Value>)>>,
+    }
+
+    impl FakeApi {
+        /// Somebody writes a field of the status.
+        fn write(&self, uid: &str, fields: &Value) -> Pod {
+            let mut pods = self.pods.lock();
+            let (version, status) = pods.entry(uid.to_string()).or_default();
+            *version += 1;
+            for (key, value) in fields.as_object().into_iter().flatten() {
+                match value {
+                    Value::Null => drop(status.remove(key)),
+                    Value::Array(items) if key == "conditions" => {
+                        let all = status.entry(key).or_insert_with(|| json!([])).as_array_mut().expect("a list");
+                        for item in items {
+                            all.retain(|c| c["type"] != item["type"]);
+                            let mut item = item.clone();
+                            item.as_object_mut().expect("an object").retain(|_, v| !v.is_null());
+                            all.push(item);
+                        }
+                        all.retain(|c| c.get("$patch").is_none());
+                    }
+                    Value::Array(items) => {
+                        let items = items.iter().filter(|i| i.get("$patch").is_none()).cloned().collect();
+                        status.insert(key.clone(), Value::Array(items));
+                    }
+                    other => drop(status.insert(key.clone(), other.clone())),
+                }
+            }
+            serde_json::from_value(json!({"metadata": {"uid": uid, "resourceVersion": version.to_string()}, "status": status})).unwrap()
+        }
     }
 
     #[async_trait]
     impl PodApi for FakeApi {
-        async fn patch_status(&self, _: &PodKey, patch: Value) -> Result<bool, String> {
+        async fn patch_status(&self, pod: &PodKey, patch: Value) -> Result<Option<Pod>, String> {
+            let after = self.write(&pod.uid, &patch["status"]);
             self.patches.lock().push(patch);
             self.changed.notify_waiters();
-            Ok(true)
+            Ok(Some(after))
         }
         async fn delete(&self, pod: &PodKey) -> Result<(), String> {
             self.deleted.lock().push(pod.uid.clone());
             self.changed.notify_waiters();
             Ok(())
         }
+    }
+
+    async fn written(api: &FakeApi, count: usize) {
+        loop {
+            let changed = api.changed.notified();
+            if api.patches.lock().len() >= count {
+                return;
+            }
+            changed.await;
+        }
+    }
+
+    /// What another writes over ours is told again at once, the same thing once more only after a while.
+    #[tokio::test]
+    async fn what_was_overwritten_is_told_again() {
+        let api = Arc::new(FakeApi::default());
+        let tasks = Tasks::new();
+        let reporter = Reporter::new(api.clone(), &tasks);
+        let key = PodKey { namespace: "n".into(), name: "p".into(), uid: "u".into() };
+        let status = PodStatus { phase: Some("Running".into()), host_ip: Some("192.0.2.1".into()), ..PodStatus::default() };
+        reporter.set(&key, &Pod::default(), &status, true);
+        written(&api, 1).await;
+        reporter.flush("u").await;
+        reporter.seen(&api.write("u", &json!({"nominatedNodeName": "theirs"})));
+        let overwritten = api.write("u", &json!({"phase": "Pending"}));
+        reporter.seen(&overwritten);
+        written(&api, 2).await;
+        assert_eq!(api.patches.lock()[1]["status"], json!({"phase": "Running"}));
+        reporter.flush("u").await;
+        // An event that is older than our write says nothing, and a duel is not fought.
+        reporter.seen(&overwritten);
+        reporter.seen(&api.write("u", &json!({"phase": "Pending"})));
+        assert!(tokio::time::timeout(PATIENCE, written(&api, 3)).await.is_err());
+        tasks.shutdown(Duration::from_secs(1)).await;
     }
 
     #[tokio::test]
@@ -281,10 +411,10 @@ pub mod tests {
         let reporter = Reporter::new(api.clone(), &tasks);
         let key = PodKey { namespace: "n".into(), name: "p".into(), uid: "u".into() };
         let status = |phase: &str| PodStatus { phase: Some(phase.into()), ..PodStatus::default() };
-        reporter.set(&key, None, &status("Pending"), false);
-        reporter.set(&key, None, &status("Running"), true);
+        reporter.set(&key, &Pod::default(), &status("Pending"), false);
+        reporter.set(&key, &Pod::default(), &status("Running"), true);
         reporter.flush("u").await;
-        reporter.set(&key, None, &status("Running"), true);
+        reporter.set(&key, &Pod::default(), &status("Running"), true);
         reporter.flush("u").await;
         let phases: Vec<Value> = api.patches.lock().iter().map(|p| p["status"]["phase"].clone()).collect();
         assert_eq!(phases, ["Running"]);

@@ -550,7 +550,7 @@ impl Worker {
         let status = status::status(&self.pod, &self.view, &known, current);
         // A pod on its way to Running is told about when it is there, or takes its time.
         let passing = status.phase.as_deref() == Some("Pending") && self.waiting.is_empty();
-        self.shared.reporter.set(&self.key(), current, &status, settled && !passing);
+        self.shared.reporter.set(&self.key(), &self.pod, &status, settled && !passing);
     }
 
     /// Keeps the newest two instances of each container, and no sandbox that holds nothing.
