@@ -22,7 +22,7 @@ use parking_lot::Mutex;
 use reconcile::{EventType, Queue, Recorder, Reference, Requeue, run_workers};
 use serde_json::{Value, json};
 
-use crate::Context;
+use crate::{Context, pods};
 use graph::{Coordinates, Graph, Identity, Kind, Misplaced, State, Uid};
 use plan::{Action, Standing, decide};
 use slim::{Meta, Slim};
@@ -36,6 +36,15 @@ const PARALLEL: usize = 16;
 
 /// Kinds that are served, by group and kind.
 type Kinds = HashMap<(String, String), Arc<Kind>>;
+
+/// Why an object is to be looked at again, ever later.
+#[derive(Debug, thiserror::Error)]
+enum Error {
+    #[error("{}", pods::text(.0))]
+    Api(#[from] kube::Error),
+    #[error("an owner is of a kind that is not served, or has not been seen yet")]
+    Unsure,
+}
 
 #[derive(Clone)]
 struct Collector {
@@ -75,7 +84,7 @@ pub fn start(context: &Context) {
 }
 
 impl Collector {
-    async fn work(&self, uid: &Uid) -> kube::Result<Requeue> {
+    async fn work(&self, uid: &Uid) -> Result<Requeue, Error> {
         let (state, identity) = {
             let graph = self.graph.lock();
             let Some(identity) = graph.identity(uid).cloned() else { return Ok(Requeue::No) };
@@ -83,7 +92,7 @@ impl Collector {
         };
         match state {
             State::Settled | State::Blocked => Ok(Requeue::No),
-            State::Unblocked => self.drop_finalizer(uid, &identity, "foregroundDeletion").await,
+            State::Unblocked => Ok(self.drop_finalizer(uid, &identity, "foregroundDeletion").await?),
             State::Orphaning(dependents) => {
                 let results: Vec<kube::Result<()>> = futures::stream::iter(dependents)
                     .map(|(dependent, at)| async move { self.release(&dependent, &at, uid).await })
@@ -91,14 +100,14 @@ impl Collector {
                     .collect()
                     .await;
                 results.into_iter().collect::<kube::Result<()>>()?;
-                self.drop_finalizer(uid, &identity, "orphan").await
+                Ok(self.drop_finalizer(uid, &identity, "orphan").await?)
             }
             State::Owned => self.judge(uid, &identity).await,
         }
     }
 
     /// Looks at the object and its owners as they are now, and does what follows.
-    async fn judge(&self, uid: &Uid, identity: &Identity) -> kube::Result<Requeue> {
+    async fn judge(&self, uid: &Uid, identity: &Identity) -> Result<Requeue, Error> {
         let Some(live) = self.live(uid, identity).await? else {
             self.forget(uid);
             return Ok(Requeue::No);
@@ -114,12 +123,8 @@ impl Collector {
         let dependents = self.graph.lock().dependents(uid);
         match decide(&live, &standings, dependents) {
             Action::Nothing => Ok(Requeue::No),
-            Action::Retry => {
-                self.queue.add_rate_limited(uid.clone());
-                // The delay grows until something else has been decided.
-                Ok(Requeue::After(Duration::from_secs(1000)))
-            }
-            Action::Keep(keep) => self.replace_owners(identity, &live, keep).await,
+            Action::Retry => Err(Error::Unsure),
+            Action::Keep(keep) => Ok(self.replace_owners(identity, &live, keep).await?),
             Action::Delete { policy, unblock } => {
                 let mut live = live;
                 if unblock {
@@ -131,7 +136,7 @@ impl Collector {
                     let Some(changed) = self.live(uid, identity).await? else { return Ok(Requeue::No) };
                     live = changed;
                 }
-                self.delete(uid, identity, &live, policy).await
+                Ok(self.delete(uid, identity, &live, policy).await?)
             }
         }
     }
