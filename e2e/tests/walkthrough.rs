@@ -92,6 +92,7 @@ const KUBECTL: &[(&str, Test)] = &[
     ("set image, rollout", rollout),
     ("apply, server-side apply, diff, delete", apply),
     ("patch", patch),
+    ("top", top),
     ("restarts and replacement", restarts),
     ("configmap and secret", config),
     ("job", job),
@@ -279,6 +280,21 @@ fn scale(k: &Shell, _: &Env) -> Result<()> {
         ensure!(pods["items"].as_array().map(Vec::len) == Some(1), "more than one pod is left");
         Ok(())
     })
+}
+
+/// What nodes and pods use, and the group that tells it.
+fn top(k: &Shell, _: &Env) -> Result<()> {
+    let service = k.kubectl.json(&["get", "apiservice", "v1beta1.metrics.k8s.io"])?;
+    ensure!(service["status"]["conditions"][0]["status"] == "True", "the APIService is not available: {service}");
+    contains(&k.kubectl.run(&["top", "nodes"])?, &["CPU(cores)", "MEMORY(bytes)"])?;
+    let node = k.kubectl.json(&["get", "--raw", "/apis/metrics.k8s.io/v1beta1/nodes"])?;
+    let memory = node["items"][0]["usage"]["memory"].as_str().unwrap_or_default();
+    ensure!(memory.ends_with("Ki") || memory.ends_with("Mi"), "the node uses no memory: {node}");
+    let pod = k.echo_pod()?;
+    eventually("the pod is measured", 40, || contains(&k.run(&["top", "pods"])?, &[&pod]))?;
+    contains(&k.run(&["top", "pods", "-l", "app=echo", "--containers"])?, &[&pod, "echo"])?;
+    k.kubectl.fails(&["-n", k.namespace, "top", "pod", "no-such-pod"])?;
+    contains(&k.run(&["get", "pods.v1beta1.metrics.k8s.io"])?, &["CPU", "MEMORY", "WINDOW", &pod])
 }
 
 fn rollout(k: &Shell, _: &Env) -> Result<()> {

@@ -34,6 +34,7 @@ const LAYERS: &[(&str, &str)] = &[
     ("proxy", "reconcile client api nft"),
     ("overlay", "reconcile client api netlink sys"),
     ("dns", "reconcile client api"),
+    ("metrics", "reconcile client api"),
     ("knarr", "*"),
     ("xtask", ""),
     ("e2e", ""),

@@ -17,6 +17,7 @@ use crate::encrypt::{EncryptionConfig, Transformer};
 use crate::location::Locator;
 use crate::server::Server;
 use crate::strategy::{Creater, Strategy, Virtual};
+use crate::types::Resource;
 
 /// (group, plural, subresource or "").
 pub type Key = (String, String, String);
@@ -40,6 +41,7 @@ pub struct Parts {
     pub(crate) post_start: Vec<(String, PostStart)>,
     pub(crate) checks: Vec<(String, Check)>,
     pub(crate) documents: HashMap<String, (String, Vec<u8>)>,
+    pub(crate) served: Vec<&'static [Resource]>,
 }
 
 impl Parts {
@@ -58,6 +60,17 @@ impl Parts {
 
     pub fn virtual_resource(&mut self, group: &str, plural: &str, resource: Arc<dyn Virtual>) {
         self.virtuals.insert(Self::key(group, plural, ""), resource);
+    }
+
+    /// A group version beside the built-in ones, all of whose resources are computed: discovery shows it, and each of
+    /// them is answered by the [`Virtual`] that is installed for it.
+    pub fn served_group(&mut self, resources: &'static [Resource]) {
+        self.served.push(resources);
+    }
+
+    /// A resource of a group that was installed.
+    pub(crate) fn served(&self, group: &str, version: &str, plural: &str) -> Option<&'static Resource> {
+        self.served.iter().copied().flatten().find(|r| r.plural == plural && r.group == group && r.version == version)
     }
 
     pub fn locator(&mut self, group: &str, plural: &str, subresource: &str, locator: Arc<dyn Locator>) {

@@ -66,9 +66,9 @@ impl Server {
 
     fn paths(&self) -> Vec<String> {
         let mut paths: Vec<String> = vec!["/api".into(), "/api/v1".into(), "/apis".into()];
-        for group in api::resources::groups().iter().filter(|g| !g.name.is_empty()) {
+        for group in self.groups().iter().filter(|g| !g.name.is_empty()) {
             paths.push(format!("/apis/{}", group.name));
-            paths.extend(group.versions.iter().map(|v| format!("/apis/{}/{v}", group.name)));
+            paths.extend(group.versions.iter().map(|v| format!("/apis/{}/{}", group.name, v.version)));
         }
         for endpoint in ["healthz", "livez", "readyz"] {
             paths.push(format!("/{endpoint}"));

@@ -3,7 +3,7 @@ use std::collections::HashMap;
 use std::io::{Read, Write};
 use std::sync::{Arc, OnceLock};
 
-use api::discovery::{self, GroupEntry};
+use api::discovery::{self, GroupEntry, VersionEntry};
 use bytes::Bytes;
 use flate2::read::GzDecoder;
 use flate2::write::GzEncoder;
@@ -35,10 +35,6 @@ pub struct Published {
 const V2_PROTOBUF: &str = "application/com.github.proto-openapi.spec.v2.v1.0+protobuf";
 
 impl Published {
-    fn groups(&self) -> &[GroupEntry] {
-        self.groups.get_or_init(discovery::built_in)
-    }
-
     /// The document under this name, made by `make` the first time.
     fn get(&self, name: &str, content_type: &'static str, make: impl FnOnce() -> Vec<u8>) -> Result<Arc<Document>, Status> {
         if let Some(document) = self.documents.lock().get(name) {
@@ -87,9 +83,28 @@ impl Document {
 }
 
 impl Server {
+    /// All groups: the built-in ones, then those that were installed.
+    pub(crate) fn groups(&self) -> &[GroupEntry] {
+        self.documents.groups.get_or_init(|| {
+            let mut groups = discovery::built_in();
+            for resources in self.core.parts().served.iter().filter(|r| !r.is_empty()) {
+                let version = VersionEntry {
+                    version: resources[0].version.to_string(),
+                    resources: resources.iter().map(discovery::Entry::from).collect(),
+                    stale: false,
+                };
+                match groups.iter_mut().find(|g| g.name == resources[0].group) {
+                    Some(group) => group.versions.push(version),
+                    None => groups.push(GroupEntry { name: resources[0].group.to_string(), versions: vec![version] }),
+                }
+            }
+            groups
+        })
+    }
+
     /// `/api`, `/apis` and below.
     pub(crate) fn discovery(&self, rq: &Rq, path: &str) -> Result<Response<Body>, Status> {
-        let groups = self.documents.groups();
+        let groups = self.groups();
         let parts: Vec<&str> = path.trim_start_matches('/').split('/').collect();
         if let [root @ ("api" | "apis")] = parts[..]
             && let Some(version) = aggregated_version(rq.headers())

@@ -31,7 +31,8 @@ pub(crate) fn page_not_found() -> Response<Body> {
 impl Server {
     pub(crate) async fn resource(self: &Arc<Server>, rq: Rq) -> Result<Response<Body>, Status> {
         let info = &rq.info;
-        let Some(resource) = model::find(&info.group, &info.version, &info.resource) else {
+        let installed = || self.core.parts().served(&info.group, &info.version, &info.resource);
+        let Some(resource) = model::find(&info.group, &info.version, &info.resource).or_else(installed) else {
             return Ok(page_not_found());
         };
         let named = !info.path_name().is_empty();

@@ -1,6 +1,5 @@
 //! The controllers, one module each: a pure plan (what is to be done, given what is) and a thin
 //! reconcile (read, plan, act). They meet the API server through the client alone and know no storage.
-//! Not here yet: autoscaling.
 #![forbid(unsafe_code)]
 
 pub mod amount;
@@ -25,6 +24,7 @@ pub mod node_ipam;
 pub mod node_lifecycle;
 pub mod ownership;
 pub mod pod_gc;
+pub mod podautoscaler;
 pub mod pods;
 pub mod replicaset;
 pub mod resource_claim;
@@ -83,6 +83,8 @@ pub struct Config {
     pub token_signer: Option<Arc<pki::jwt::Signer>>,
     /// Where nodes get their ranges of pod addresses from.
     pub node_ranges: Option<NodeRanges>,
+    /// How pods are autoscaled.
+    pub autoscaling: podautoscaler::Settings,
     /// Workers by name of the controller, where they differ from its own number.
     pub workers: BTreeMap<&'static str, usize>,
 }

@@ -74,7 +74,7 @@ pub const CONTROLLERS: &[Controller] = &[
 
     on("replicaset-controller", "replicaset", "replicaset-controller", Some(|c, _| replicaset::start(c))),
 
-    on("horizontal-pod-autoscaler-controller", "horizontalpodautoscaling", "horizontal-pod-autoscaler", None),
+    on("horizontal-pod-autoscaler-controller", "horizontalpodautoscaling", "horizontal-pod-autoscaler", Some(|c, config| crate::podautoscaler::start(c, config.autoscaling.clone()))),
 
     on("disruption-controller", "disruption", "disruption-controller", Some(|c, _| disruption::start(c))),
 

@@ -11,6 +11,7 @@ mod files;
 mod images;
 mod layout;
 mod material;
+mod metrics;
 mod network;
 mod node;
 mod preflight;

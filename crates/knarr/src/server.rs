@@ -119,7 +119,7 @@ async fn start(config: &Config, layout: &Layout, progress: &Progress, core: &Tas
     let material = material::prepare(layout, config, node_ip, &mut random)?;
     progress.done("certificates");
 
-    let server = api_server(config, layout, &material, node_ip, core).await?;
+    let (server, usage) = api_server(config, layout, &material, node_ip, core).await?;
     progress.done("store");
     // The node's parts need nothing of the API server to get ready.
     let prepared = node::prepare(config, layout, &exe);
@@ -146,7 +146,9 @@ async fn start(config: &Config, layout: &Layout, progress: &Progress, core: &Tas
     if runs(Part::Scheduler) {
         scheduler::start(clients.user("system:kube-scheduler", &[]), &informers, control, scheduler::Config::default());
     }
+    crate::metrics::start(&usage, &material.ca, &informers, control)?;
     let admin = clients.user("system:admin", &["system:masters"]);
+    ::metrics::publish(&admin).await?;
     network::publish(&admin, config).await?;
     storage::publish(&admin).await?;
     controllers::volume::start_local_path(clients.service_account("local-path-provisioner"), &informers, control);
@@ -182,7 +184,7 @@ async fn start(config: &Config, layout: &Layout, progress: &Progress, core: &Tas
     })
 }
 
-async fn api_server(config: &Config, layout: &Layout, material: &Material, node_ip: Ipv4Addr, core: &Tasks) -> Result<Arc<Server>> {
+async fn api_server(config: &Config, layout: &Layout, material: &Material, node_ip: Ipv4Addr, core: &Tasks) -> Result<(Arc<Server>, ::metrics::Service)> {
     let store = store::embedded::open(layout.store(), store::embedded::Options::default())
         .with_context(|| format!("the store in {} cannot be opened", layout.store().display()))?;
     let settings = apiserver::Config {
@@ -217,10 +219,11 @@ async fn api_server(config: &Config, layout: &Layout, material: &Material, node_
             components: ["controller-manager", "scheduler", "etcd-0"].map(|name| (name.to_string(), healthy.clone())).to_vec(),
         },
     )?;
+    let usage = crate::metrics::install(&mut builder);
     let server = builder.build()?;
     let (running, stop) = (server.clone(), core.token());
     core.spawn_uncancelled(async move { running.run(stop).await });
-    Ok(server)
+    Ok((server, usage))
 }
 
 async fn listen(server: &Arc<Server>, config: &Config, material: &Material, core: &Tasks) -> Result<()> {

@@ -178,6 +178,7 @@ pub async fn run(
         watches: objects::Watches::new(Some(client.clone()), tasks.clone(), wake),
         reporter: report::Reporter::new(Arc::new(client.clone()), &tasks),
         recorder: recorder.clone(),
+        probe_counts: probes::ProbeCounts::default(),
         cgroups,
         services: Some(informers.of::<Service>()),
         allocatable: parking_lot::RwLock::new(allocatable),

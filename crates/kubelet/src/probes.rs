@@ -1,6 +1,6 @@
 //! Probes: one task a running container and kind. It writes results and wakes the pod's worker when one changes.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -33,6 +33,30 @@ impl Results for ProbeResults {
     }
 }
 
+/// What a count is of: kind, result, container, pod, namespace, uid.
+pub type Counted = (&'static str, &'static str, String, String, String, String);
+
+/// How often the probes of containers had which result; clones share the counts.
+#[derive(Clone, Default)]
+pub struct ProbeCounts(Arc<Mutex<BTreeMap<Counted, u64>>>);
+
+impl ProbeCounts {
+    fn count(&self, kind: &'static str, result: &'static str, container: &str, about: &Reference) {
+        let key = (kind, result, container.to_string(), about.name.clone(), about.namespace.clone(), about.uid.clone());
+        *self.0.lock().entry(key).or_default() += 1;
+    }
+
+    /// The pod is gone: so are its series.
+    pub fn forget(&self, uid: &str) {
+        self.0.lock().retain(|key, _| key.5 != uid);
+    }
+
+    /// All counts.
+    pub fn all(&self) -> Vec<(Counted, u64)> {
+        self.0.lock().iter().map(|(k, v)| (k.clone(), *v)).collect()
+    }
+}
+
 /// A running container that is to be probed.
 pub struct Target<'a> {
     pub id: String,
@@ -50,6 +74,7 @@ pub struct Probes {
     recorder: Recorder,
     tasks: Tasks,
     results: Arc<ProbeResults>,
+    counts: ProbeCounts,
     wake: Arc<dyn Fn() + Send + Sync>,
     running: HashMap<(String, Probe), Tasks>,
     /// The containers of the last update; what their probes said holds until they are gone.
@@ -57,8 +82,15 @@ pub struct Probes {
 }
 
 impl Probes {
-    pub fn new(runtime: Arc<dyn cri::RuntimeService>, recorder: Recorder, tasks: Tasks, results: Arc<ProbeResults>, wake: Arc<dyn Fn() + Send + Sync>) -> Probes {
-        Probes { runtime, recorder, tasks, results, wake, running: HashMap::new(), probed: HashSet::new() }
+    pub fn new(
+        runtime: Arc<dyn cri::RuntimeService>,
+        recorder: Recorder,
+        tasks: Tasks,
+        results: Arc<ProbeResults>,
+        counts: ProbeCounts,
+        wake: Arc<dyn Fn() + Send + Sync>,
+    ) -> Probes {
+        Probes { runtime, recorder, tasks, results, counts, wake, running: HashMap::new(), probed: HashSet::new() }
     }
 
     /// Starts what is missing and ends what has nothing to probe.
@@ -96,6 +128,7 @@ impl Probes {
                 runtime: self.runtime.clone(),
                 recorder: self.recorder.clone(),
                 results: self.results.clone(),
+                counts: self.counts.clone(),
                 wake: self.wake.clone(),
                 id: key.0.clone(),
                 kind: key.1,
@@ -131,6 +164,7 @@ struct Prober {
     runtime: Arc<dyn cri::RuntimeService>,
     recorder: Recorder,
     results: Arc<ProbeResults>,
+    counts: ProbeCounts,
     wake: Arc<dyn Fn() + Send + Sync>,
     id: String,
     kind: Probe,
@@ -162,6 +196,12 @@ impl Prober {
                 Probe::Liveness => "Liveness",
                 Probe::Readiness => "Readiness",
             };
+            let result = match &outcome {
+                Outcome::Success => "successful",
+                Outcome::Failure(_) => "failed",
+                Outcome::Error(_) => "unknown",
+            };
+            self.counts.count(word, result, &self.container.name, &self.about);
             match outcome {
                 Outcome::Success => {}
                 Outcome::Failure(text) => self.recorder.event(&self.about, EventType::Warning, "Unhealthy", format!("{word} probe failed: {text}")),
@@ -232,8 +272,8 @@ mod tests {
         let woken = Arc::new(Notify::new());
         let tasks = Tasks::new();
         let results = Arc::new(ProbeResults::default());
-        let wake = woken.clone();
-        let mut probes = Probes::new(fake.clone(), Recorder::none(), tasks.clone(), results.clone(), Arc::new(move || wake.notify_one()));
+        let (wake, counts) = (woken.clone(), ProbeCounts::default());
+        let mut probes = Probes::new(fake.clone(), Recorder::none(), tasks.clone(), results.clone(), counts.clone(), Arc::new(move || wake.notify_one()));
         let container: Container = serde_json::from_value(serde_json::json!({"name": "a",
             "startupProbe": {"exec": {"command": ["x"]}, "periodSeconds": 1},
             "livenessProbe": {"exec": {"command": ["x"]}, "periodSeconds": 1, "failureThreshold": 2}}))
@@ -251,7 +291,12 @@ mod tests {
         woken.notified().await;
         assert_eq!(results.get(&id, Probe::Liveness), Some(false));
         assert_eq!(fake.calls().iter().filter(|c| **c == "exec_sync").count(), before + 2);
+        let counted: Vec<_> = counts.all().into_iter().map(|(key, count)| (key.0, key.1, key.2, count > 0)).collect();
+        let row = |kind, result| (kind, result, "a".to_string(), true);
+        assert_eq!(counted, [row("Liveness", "failed"), row("Liveness", "successful"), row("Startup", "successful")]);
         probes.stop();
+        counts.forget("");
+        assert!(counts.all().is_empty());
         assert_eq!(results.get(&id, Probe::Liveness), None);
 
         // A startup probe without others: its success outlives its end.

@@ -45,6 +45,7 @@ fn shared(root: &Path, fake: &Arc<Fake>, api: &Arc<FakeApi>, pods: &Arc<Pods>, t
         watches: Watches::new(None, tasks.clone(), Arc::new(|_| {})),
         reporter: Reporter::new(api.clone(), tasks),
         recorder: Recorder::none(),
+        probe_counts: Default::default(),
         cgroups: None,
         services: None,
         allocatable: Default::default(),

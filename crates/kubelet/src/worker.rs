@@ -60,6 +60,7 @@ pub struct Shared {
     pub watches: Watches,
     pub reporter: Reporter,
     pub recorder: Recorder,
+    pub probe_counts: crate::probes::ProbeCounts,
     pub cgroups: Option<cgroups::PodCgroups>,
     pub services: Option<Informer<Service>>,
     /// The node's, as last computed.
@@ -178,6 +179,7 @@ impl Worker {
             shared.recorder.clone(),
             shared.tasks.clone(),
             results.clone(),
+            shared.probe_counts.clone(),
             Arc::new(move || wake.wake.notify_one()),
         );
         let start_time = pod.status.as_ref().and_then(|s| s.start_time.as_ref()).map_or_else(Timestamp::now, |t| t.0);
@@ -639,6 +641,7 @@ impl Worker {
             }
         }
         self.probes.stop();
+        self.shared.probe_counts.forget(&self.uid);
     }
 
     /// Of an orphan, only its sandbox knows how long its containers may take.

@@ -10,6 +10,7 @@ mod informer;
 pub mod labels;
 pub mod leader;
 mod lenient;
+mod metrics;
 pub mod node_affinity;
 mod queue;
 pub mod storage;

@@ -1,11 +1,11 @@
 //! A keyed work queue: a key waits at most once, is never worked on twice at a time, and comes back
 //! after a growing delay when its work failed.
 
-use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::fmt::{Debug, Display};
 use std::future::Future;
 use std::hash::Hash;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use parking_lot::Mutex;
@@ -13,6 +13,7 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use crate::Tasks;
+use crate::metrics::{Histogram, Numbers, Observed};
 
 /// First delay after a failure; it doubles with each further one.
 const BASE_DELAY: Duration = Duration::from_millis(5);
@@ -36,12 +37,17 @@ struct Shared<K> {
 struct State<K> {
     ready: VecDeque<K>,
     /// Keys that are to be worked on: those in `ready`, and those that came while being worked on.
-    dirty: HashSet<K>,
-    working: HashSet<K>,
+    dirty: HashMap<K, Instant>,
+    /// Since when each is worked on.
+    working: HashMap<K, Instant>,
     delayed: BTreeMap<(Instant, u64), K>,
     due: HashMap<K, (Instant, u64)>,
     failures: HashMap<K, u32>,
     sequence: u64,
+    adds: u64,
+    retries: u64,
+    waited: Histogram,
+    worked: Histogram,
 }
 
 impl<K: Clone + Eq + Hash + Send + 'static> Default for Queue<K> {
@@ -56,12 +62,16 @@ impl<K: Clone + Eq + Hash + Send + 'static> Queue<K> {
         Queue(Arc::new(Shared {
             state: Mutex::new(State {
                 ready: VecDeque::new(),
-                dirty: HashSet::new(),
-                working: HashSet::new(),
+                dirty: HashMap::new(),
+                working: HashMap::new(),
                 delayed: BTreeMap::new(),
                 due: HashMap::new(),
                 failures: HashMap::new(),
                 sequence: 0,
+                adds: 0,
+                retries: 0,
+                waited: Histogram::default(),
+                worked: Histogram::default(),
             }),
             wake: Notify::new(),
         }))
@@ -101,6 +111,7 @@ impl<K: Clone + Eq + Hash + Send + 'static> Queue<K> {
             let failures = state.failures.entry(key.clone()).or_insert(0);
             let delay = BASE_DELAY.saturating_mul(1 << (*failures).min(20)).min(MAX_DELAY);
             *failures += 1;
+            state.retries += 1;
             delay
         };
         self.add_after(key, delay);
@@ -126,6 +137,12 @@ impl<K: Clone + Eq + Hash + Send + 'static> Queue<K> {
         self.len() == 0
     }
 
+    /// The queue as it is looked at for its counts.
+    pub(crate) fn observed(&self) -> Weak<dyn Observed> {
+        let shared: Arc<dyn Observed> = self.0.clone();
+        Arc::downgrade(&shared)
+    }
+
     /// Waits for a key. The caller must call [`Queue::done`] with it when the work is over.
     pub async fn next(&self) -> K {
         loop {
@@ -133,8 +150,11 @@ impl<K: Clone + Eq + Hash + Send + 'static> Queue<K> {
                 let mut state = self.0.state.lock();
                 state.promote(Instant::now());
                 if let Some(key) = state.ready.pop_front() {
-                    state.dirty.remove(&key);
-                    state.working.insert(key.clone());
+                    let now = Instant::now();
+                    if let Some(since) = state.dirty.remove(&key) {
+                        state.waited.observe(now - since);
+                    }
+                    state.working.insert(key.clone(), now);
                     if !state.ready.is_empty() {
                         self.0.wake.notify_one();
                     }
@@ -157,8 +177,10 @@ impl<K: Clone + Eq + Hash + Send + 'static> Queue<K> {
     /// The work on a key is over; when it was put in meanwhile, it is ready again.
     pub fn done(&self, key: &K) {
         let mut state = self.0.state.lock();
-        state.working.remove(key);
-        if state.dirty.contains(key) {
+        if let Some(since) = state.working.remove(key) {
+            state.worked.observe(since.elapsed());
+        }
+        if state.dirty.contains_key(key) {
             state.ready.push_back(key.clone());
             drop(state);
             self.0.wake.notify_one();
@@ -168,7 +190,12 @@ impl<K: Clone + Eq + Hash + Send + 'static> Queue<K> {
 
 impl<K: Clone + Eq + Hash> State<K> {
     fn add(&mut self, key: K) {
-        if self.dirty.insert(key.clone()) && !self.working.contains(&key) {
+        if self.dirty.contains_key(&key) {
+            return;
+        }
+        self.adds += 1;
+        self.dirty.insert(key.clone(), Instant::now());
+        if !self.working.contains_key(&key) {
             self.ready.push_back(key);
         }
     }
@@ -181,6 +208,22 @@ impl<K: Clone + Eq + Hash> State<K> {
             let key = entry.remove();
             self.due.remove(&key);
             self.add(key);
+        }
+    }
+}
+
+impl<K: Send> Observed for Shared<K> {
+    fn numbers(&self) -> Numbers {
+        let state = self.state.lock();
+        let running = || state.working.values().map(|since| since.elapsed());
+        Numbers {
+            depth: state.ready.len(),
+            adds: state.adds,
+            retries: state.retries,
+            waited: state.waited.clone(),
+            worked: state.worked.clone(),
+            unfinished: running().sum(),
+            longest: running().max().unwrap_or_default(),
         }
     }
 }
@@ -204,6 +247,7 @@ where
     E: Display + Send + 'static,
 {
     let work = Arc::new(work);
+    tasks.queues.register(name, queue.observed());
     for _ in 0..workers {
         let queue = queue.clone();
         let work = work.clone();

@@ -6,11 +6,14 @@ use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::metrics::Registry;
+
 /// A group of named tasks. Clones are the same group.
 #[derive(Clone, Default)]
 pub struct Tasks {
     tracker: TaskTracker,
     stop: CancellationToken,
+    pub(crate) queues: Registry,
 }
 
 impl Tasks {
@@ -22,7 +25,7 @@ impl Tasks {
     /// A group that is cancelled when this one is, or alone by its own [`Tasks::cancel`]. Its tasks
     /// are waited for by both.
     pub fn child(&self) -> Tasks {
-        Tasks { tracker: self.tracker.clone(), stop: self.stop.child_token() }
+        Tasks { tracker: self.tracker.clone(), stop: self.stop.child_token(), queues: self.queues.clone() }
     }
 
     /// Runs `future` until it ends or the group is cancelled. A panic is reported under the task's
@@ -54,6 +57,11 @@ impl Tasks {
         F: Future<Output = ()> + Send + 'static,
     {
         self.tracker.spawn(future);
+    }
+
+    /// The counts of the work queues of this group, its parents and children, in Prometheus' text format.
+    pub fn metrics(&self) -> String {
+        self.queues.render()
     }
 
     /// Asks every task of the group to end.

@@ -154,6 +154,7 @@ impl Runtime {
             life: watch::Sender::new(Life::Created),
             turn: tokio::sync::Mutex::new(()),
             resources: Mutex::new(config.linux.as_ref().and_then(|l| l.resources.clone())),
+            written: Mutex::default(),
             config,
         })
     }

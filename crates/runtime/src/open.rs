@@ -120,6 +120,7 @@ impl Runtime {
                 dir,
                 turn: tokio::sync::Mutex::new(()),
                 resources: Mutex::new(config.linux.as_ref().and_then(|l| l.resources.clone())),
+                written: Mutex::default(),
                 config,
             };
             self.containers.lock().insert(id, Arc::new(container));

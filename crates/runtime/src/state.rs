@@ -142,6 +142,8 @@ pub(crate) struct Container {
     pub turn: tokio::sync::Mutex<()>,
     /// The limits last set.
     pub resources: Mutex<Option<LinuxContainerResources>>,
+    /// Bytes and inodes of the writable layer, and when they were counted.
+    pub written: Mutex<Option<(std::time::Instant, (u64, u64))>>,
 }
 
 /// What of a container never changes, as it is in its file.

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use cri::v1::*;
 use sys::cgroup::Stats;
@@ -37,11 +38,27 @@ fn memory(stats: &Stats, timestamp: i64) -> MemoryUsage {
     }
 }
 
+/// How long the size of a writable layer counts: finding it takes a walk through all its files, which
+/// must not be paid with every look at the use of the processor.
+const COUNTED: Duration = Duration::from_secs(60);
+
+fn written(container: &Container) -> (u64, u64) {
+    let mut known = container.written.lock();
+    match *known {
+        Some((at, usage)) if at.elapsed() < COUNTED => usage,
+        _ => {
+            let usage = tree_usage(&container.dir.join("upper"));
+            *known = Some((Instant::now(), usage));
+            usage
+        }
+    }
+}
+
 impl Runtime {
     pub(crate) fn container_stats_of(&self, container: &Container) -> ContainerStats {
         let timestamp = files::now();
         let stats = self.cgroups.stats(&container.fixed.cgroup).ok();
-        let (bytes, inodes) = tree_usage(&container.dir.join("upper"));
+        let (bytes, inodes) = written(container);
         ContainerStats {
             attributes: Some(ContainerAttributes {
                 id: container.id.clone(),

@@ -355,6 +355,12 @@ pub fn columns(group: &str, kind: &str) -> &'static [Column] {
             text("Reason", "Why it failed, in a word."),
             text("Message", "Why it failed, in a sentence."),
         ] },
+        ("metrics.k8s.io", "NodeMetrics" | "PodMetrics") => const { &[
+            NAME,
+            text("cpu", "Processor time that is used."),
+            text("memory", "Memory that is used."),
+            text("Window", "Time over which the use of the processor is averaged."),
+        ] },
         _ => DEFAULT,
     }
 }

@@ -50,6 +50,21 @@ pub fn job(p: &Printer<'_>) -> Vec<Value> {
     ]
 }
 
+/// What a node or all containers of a pod together use.
+pub fn metrics(p: &Printer<'_>) -> Vec<Value> {
+    let sum = |name: &str| {
+        let of = |v: &Value| v.pointer(&format!("/usage/{name}")).and_then(|q| Quantity::from_value(q).ok());
+        let mut all = p.list("/containers").iter().filter_map(of).chain(of(p.obj));
+        let first = all.next().unwrap_or_else(Quantity::zero);
+        let sum = all.fold(first, |mut sum, q| {
+            sum.add(&q);
+            sum
+        });
+        Value::from(sum.canonical())
+    };
+    vec![p.name(), sum("cpu"), sum("memory"), p.text("/window").into()]
+}
+
 /// Addresses of a load balancer, sorted.
 pub fn load_balancer(p: &Printer<'_>) -> String {
     let mut all: Vec<&str> = p

@@ -115,6 +115,8 @@ mod tests {
         for r in crate::resources::all() {
             cells(r.group, r.kind, json!({"metadata": meta()}));
         }
+        let used = json!({"metadata": meta(), "window": "15s", "containers": [{"usage": {"cpu": "1500u", "memory": "1Mi"}}, {"usage": {"cpu": "2500000n", "memory": "3Mi"}}]});
+        assert_eq!(cells("metrics.k8s.io", "PodMetrics", used), "x|4m|4Mi|15s");
         assert_eq!(cells("x.io", "Thing", json!({"metadata": meta()})), "x|2026-01-01T00:00:00Z");
         assert_eq!(column_definitions("", "Pod")[0]["format"], "name");
     }

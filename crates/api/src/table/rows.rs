@@ -573,6 +573,7 @@ pub fn row(group: &str, kind: &str, p: &Printer<'_>) -> Vec<Value> {
         ],
         ("", "ServiceAccount") | ("resource.k8s.io", "DeviceClass" | "ResourceClaimTemplate") => vec![p.name(), p.age()],
         ("", "Status") => vec![p.text("/status").into(), p.text("/reason").into(), p.text("/message").into()],
+        ("metrics.k8s.io", "NodeMetrics" | "PodMetrics") => kinds::metrics(p),
         _ => vec![p.name(), p.text("/metadata/creationTimestamp").into()],
     }
 }

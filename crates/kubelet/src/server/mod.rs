@@ -2,6 +2,10 @@
 //! token) and authorized by the API server. One task accepts, one a connection serves.
 
 mod auth;
+mod cadvisor;
+mod exposition;
+mod own;
+mod resource;
 mod route;
 mod stats;
 mod stream;
@@ -123,8 +127,10 @@ impl Server {
                 Ok(self.list(&self.pods.list().into_iter().filter(running).collect::<Vec<_>>()))
             }
             Route::Summary => Ok(json(&stats::summary(&self.config, &self.shared, &self.pods).await)),
-            Route::ResourceMetrics => Ok(text(StatusCode::OK, stats::resource_metrics(&self.shared).await)),
-            Route::Metrics => Ok(text(StatusCode::OK, stats::metrics(&self.pods, &self.shared).await)),
+            Route::ResourceMetrics => Ok(text(StatusCode::OK, resource::metrics(&self.shared, &self.pods).await)),
+            Route::Metrics => Ok(text(StatusCode::OK, own::metrics(&self.config, &self.pods, &self.shared).await)),
+            Route::CadvisorMetrics => Ok(text(StatusCode::OK, cadvisor::metrics(&self.shared).await)),
+            Route::ProbeMetrics => Ok(text(StatusCode::OK, own::probes(&self.shared.probe_counts))),
             Route::Logs { namespace, pod, container, options } => self.logs(&namespace, &pod, &container, options, tasks).await,
             Route::Exec { namespace, pod, uid, container, command, streams } => {
                 self.exec(request, &namespace, &pod, uid.as_deref(), &container, command, streams, tasks).await

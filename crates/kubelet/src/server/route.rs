@@ -23,6 +23,8 @@ pub enum Route {
     Summary,
     Metrics,
     ResourceMetrics,
+    CadvisorMetrics,
+    ProbeMetrics,
     Logs { namespace: String, pod: String, container: String, options: logs::Options },
     Exec { namespace: String, pod: String, uid: Option<String>, container: String, command: Vec<String>, streams: Streams },
     Attach { namespace: String, pod: String, uid: Option<String>, container: String, streams: Streams },
@@ -77,6 +79,8 @@ impl Route {
                 ["stats", "summary"] | ["stats"] => return Some(Route::Summary),
                 ["metrics"] => return Some(Route::Metrics),
                 ["metrics", "resource"] => return Some(Route::ResourceMetrics),
+                ["metrics", "cadvisor"] => return Some(Route::CadvisorMetrics),
+                ["metrics", "probes"] => return Some(Route::ProbeMetrics),
                 ["containerLogs", namespace, pod, container] => {
                     let number = |key: &str| get(key).and_then(|v| v.parse::<u64>().ok());
                     let since = get("sinceTime").and_then(|t| t.parse::<Timestamp>().ok());
