@@ -163,7 +163,7 @@ impl Server {
                 let selection = Selection::parse(r, &ctx.namespace, "", &list.label_selector, &list.field_selector)?;
                 let page = self.core.list(r, &selection, &list).await?;
                 let items = page.items.iter().map(|e| self.core.served(r, e.parse())).collect();
-                let mut op = self.op(rq, with_dry_run(ctx, options.dry_run));
+                let op = self.op(rq, with_dry_run(ctx, options.dry_run));
                 let items = op.delete_collection(items, &options).await?;
                 let meta = json!({"resourceVersion": page.revision.to_string()});
                 Ok(self.presenter(rq, r, accepted).values(rq.headers(), items, meta))

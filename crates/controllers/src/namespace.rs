@@ -7,8 +7,8 @@ use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::{Namespace, NamespaceCondition, Pod};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::api::{Api, DeleteParams, DynamicObject, ListParams, PostParams};
-use kube::core::PartialObjectMeta;
-use kube::{Client, ResourceExt};
+use kube::core::{PartialObjectMeta, Request};
+use kube::{Client, Resource, ResourceExt};
 use reconcile::{Queue, Requeue, run_workers};
 
 use crate::{Context, pods, resources};
@@ -220,7 +220,7 @@ async fn empty_of(client: &Client, namespace: &str, served: &resources::Served, 
         }
         let params = DeleteParams::background();
         if served.can("deletecollection") {
-            api.delete_collection(&params, &ListParams::default()).await?;
+            delete_collection(client, namespace, served, &params).await?;
         } else {
             for object in &left {
                 match api.delete(&object.name_any(), &params).await {
@@ -244,6 +244,15 @@ async fn empty_of(client: &Client, namespace: &str, served: &resources::Served, 
         Err(error) if absent(&error) => {}
         Err(error) => remains.failures.push(format!("{label}: {}", pods::text(&error))),
     }
+}
+
+/// Asks for all objects of a resource to be deleted; of what is answered, the less the better.
+async fn delete_collection(client: &Client, namespace: &str, served: &resources::Served, params: &DeleteParams) -> kube::Result<()> {
+    let request = Request::new(DynamicObject::url_path(&served.resource, Some(namespace))).delete_collection(params, &ListParams::default());
+    let mut request = request.map_err(kube::Error::BuildRequest)?;
+    let metadata = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1,application/json";
+    request.headers_mut().insert("accept", metadata.parse().expect("a header"));
+    client.request_text(request).await.map(|_| ())
 }
 
 async fn list(api: &Api<DynamicObject>) -> kube::Result<Vec<PartialObjectMeta<DynamicObject>>> {

@@ -1,4 +1,5 @@
 //! DELETE: grace, finalizers, propagation, preconditions; and deletecollection.
+use futures::StreamExt;
 use serde_json::Value;
 
 use super::{DeleteOptions, Op, same};
@@ -10,6 +11,8 @@ use crate::strategy::DefaultGc;
 use crate::types::Status;
 
 const ATTEMPTS: usize = 32;
+/// Objects of a collection that are deleted at once.
+const AT_ONCE: usize = 64;
 
 /// What a delete did.
 pub struct Deleted {
@@ -199,19 +202,23 @@ impl Op {
         finalizers
     }
 
-    /// Deletes each of these; what is gone already does not matter.
-    pub async fn delete_collection(&mut self, items: Vec<Value>, options: &DeleteOptions) -> Result<Vec<Value>, Status> {
-        let mut deleted = Vec::with_capacity(items.len());
-        for item in items {
-            self.ctx.name = object::name(&item).to_string();
-            self.ctx.namespace = object::meta(&item, "namespace").to_string();
-            match self.delete(options).await {
-                Ok(_) => deleted.push(item),
-                Err(status) if status.code == 404 => {}
-                Err(status) => return Err(status),
+    /// Deletes each of these; what is gone already does not matter. Many at once, so that they share
+    /// the store's commits; all are tried, and the first failure is told.
+    pub async fn delete_collection(&self, items: Vec<Value>, options: &DeleteOptions) -> Result<Vec<Value>, Status> {
+        let deletions = items.into_iter().map(|item| {
+            let mut op = self.clone();
+            op.ctx.name = object::name(&item).to_string();
+            op.ctx.namespace = object::meta(&item, "namespace").to_string();
+            async move {
+                match op.delete(options).await {
+                    Ok(_) => Ok(Some(item)),
+                    Err(status) if status.code == 404 => Ok(None),
+                    Err(status) => Err(status),
+                }
             }
-        }
-        Ok(deleted)
+        });
+        let results: Vec<Result<Option<Value>, Status>> = futures::stream::iter(deletions).buffered(AT_ONCE).collect().await;
+        results.into_iter().filter_map(Result::transpose).collect()
     }
 }
 

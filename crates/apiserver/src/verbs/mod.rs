@@ -23,6 +23,7 @@ use crate::types::{FieldError, Status};
 pub use options::{DeleteOptions, FieldValidation, ListOptions, WriteOptions};
 
 /// One write (or other use) of a resource by somebody.
+#[derive(Clone)]
 pub struct Op {
     pub core: Arc<Core>,
     pub ctx: Ctx,
