@@ -95,6 +95,7 @@ impl Setup {
             signing_ca: general.or(special),
             token_signer,
             node_ranges: ranges(values)?,
+            autoscaling: autoscaling(values)?,
             workers,
         };
         Ok(Setup { config, own_accounts: values.bool("use-service-account-credentials") })
@@ -117,6 +118,18 @@ impl Setup {
         tracing::info!("started {} controllers; known by name only: {}", running.len(), known.iter().map(|c| c.name).collect::<Vec<_>>().join(" "));
         Ok(running.iter().map(|c| c.name.to_string()).collect())
     }
+}
+
+fn autoscaling(values: &Values) -> Result<controllers::podautoscaler::Settings> {
+    let duration = |name: &str| values.duration(&format!("horizontal-pod-autoscaler-{name}"));
+    let signed = |name: &str| jiff::SignedDuration::try_from(duration(name)).with_context(|| format!("--horizontal-pod-autoscaler-{name} is out of range"));
+    Ok(controllers::podautoscaler::Settings {
+        sync_period: duration("sync-period"),
+        downscale_stabilization: signed("downscale-stabilization")?,
+        tolerance: values.float("horizontal-pod-autoscaler-tolerance"),
+        cpu_initialization_period: signed("cpu-initialization-period")?,
+        initial_readiness_delay: signed("initial-readiness-delay")?,
+    })
 }
 
 fn selection(values: &Values) -> Result<Selection> {
