@@ -281,6 +281,7 @@ async fn a_running_container_is_resized_in_place() {
     // Refused by the node: what is there stays, and a condition says why.
     let mut too_much = sized("300m");
     too_much.metadata.labels = Some([("reject".to_string(), String::new())].into());
+    too_much.status = serde_json::from_value(json!({"containerStatuses": status["containerStatuses"]})).unwrap();
     world.put(&too_much);
     let status = world.until("deferred", |s| s["conditions"]["PodResizePending"] == "True").await;
     assert_eq!(status["containerStatuses"][0]["resources"]["requests"]["cpu"], "200m");
