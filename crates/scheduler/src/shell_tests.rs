@@ -75,7 +75,8 @@ impl Fake {
                         Some((c, kind, object)) => {
                             at += 1;
                             if c == collection {
-                                let line = format!("{}\n", json!({"type": kind, "object": object}));
+                                // the type first, as every API server has it
+                                let line = format!("{{\"type\":\"{kind}\",\"object\":{object}}}\n");
                                 return Some((Ok(http_body::Frame::data(Bytes::from(line))), (at, changed)));
                             }
                         }
