@@ -287,7 +287,7 @@ fn top(k: &Shell, _: &Env) -> Result<()> {
     let service = k.kubectl.json(&["get", "apiservice", "v1beta1.metrics.k8s.io"])?;
     ensure!(service["status"]["conditions"][0]["status"] == "True", "the APIService is not available: {service}");
     contains(&k.kubectl.run(&["top", "nodes"])?, &["CPU(cores)", "MEMORY(bytes)"])?;
-    let node = k.kubectl.json(&["get", "--raw", "/apis/metrics.k8s.io/v1beta1/nodes"])?;
+    let node: Value = serde_json::from_str(&k.kubectl.run(&["get", "--raw", "/apis/metrics.k8s.io/v1beta1/nodes"])?)?;
     let memory = node["items"][0]["usage"]["memory"].as_str().unwrap_or_default();
     ensure!(memory.ends_with("Ki") || memory.ends_with("Mi"), "the node uses no memory: {node}");
     let pod = k.echo_pod()?;
