@@ -196,5 +196,5 @@ fn machine() -> String {
     let model = model.lines().find(|l| l.starts_with("model name")).and_then(|l| l.split(": ").nth(1)).unwrap_or("unknown").to_string();
     let kernel = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
     let groups = if Path::new("/sys/fs/cgroup/cgroup.controllers").exists() { "2" } else { "1" };
-    format!("{cores} cores ({model}), kernel {}, cgroup version {groups}", kernel.trim())
+    format!("{cores} cores ({model}), kernel {}, cgroup version {groups}", kernel.trim().split('-').next().unwrap_or_default())
 }
