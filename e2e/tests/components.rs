@@ -181,9 +181,8 @@ fn server(test: &Test) -> Result<()> {
     output(&mut test.env.knarr(&["up", "--disable", "controllers,scheduler"]))?;
     let made = test.kubectl().run(&["create", "deployment", "early", "--image=busybox"])?;
     ensure!(made.contains("created"), "{made}");
-    std::thread::sleep(Duration::from_secs(2));
-    let sets = test.kubectl().json(&["get", "replicasets"])?;
-    ensure!(sets["items"].as_array().is_some_and(Vec::is_empty), "somebody runs the deployment controller: {sets}");
+    let seen = test.kubectl().fails(&["wait", "--for=jsonpath={.status.observedGeneration}=1", "deployment/early", "--timeout=2s"])?;
+    ensure!(seen.contains("timed out"), "somebody runs the deployment controller: {seen}");
     test.kubectl().run(&["delete", "deployment", "early"]).map(|_| ())
 }
 

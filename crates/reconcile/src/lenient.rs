@@ -39,7 +39,8 @@ fn retry<K: DeserializeOwned>(text: &str) -> serde_json::Result<Decoded<K>> {
     let mut value: Value = serde_json::from_str(text)?;
     fill_transition_times(&mut value);
     let metadata = value.get("metadata").cloned().unwrap_or_default();
-    Ok(serde_json::from_value(value).map_or_else(
+    // From text as above: from the tree, the types' code would be compiled a second time.
+    Ok(serde_json::from_str(&value.to_string()).map_or_else(
         |error| {
             let text = |key: &str| metadata.get(key).and_then(Value::as_str).unwrap_or_default().to_string();
             Decoded::Odd(Odd { namespace: text("namespace"), name: text("name"), version: text("resourceVersion"), error: error.to_string() })
