@@ -5,7 +5,8 @@ use std::sync::Arc;
 use k8s_openapi::api::rbac::v1::{ClusterRole, PolicyRule};
 use kube::ResourceExt;
 use kube::api::{Api, Patch, PatchParams};
-use reconcile::{Informer, Queue, Requeue, labels, run_workers};
+use reconcile::{Informer, Queue, Requeue, run_workers};
+use rules::labels;
 use serde_json::json;
 
 use crate::Context;

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use k8s_openapi::api::core::v1::{PersistentVolume, Pod, Volume};
 use kube::ResourceExt;
-use reconcile::storage;
+use rules::storage;
 
 use crate::admit::term_matches;
 use crate::objects::Objects;

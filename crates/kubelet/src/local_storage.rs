@@ -1,6 +1,6 @@
 //! The node's share of the local-path provisioner: it says where its directories are, and removes one
 //! when it is asked to. Runs one task. Requests and answers are annotations of the node's own object
-//! (`reconcile::storage::local`); nothing outside the one directory is ever touched.
+//! (`rules::storage::local`); nothing outside the one directory is ever touched.
 
 use std::fs;
 use std::io::ErrorKind;
@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use k8s_openapi::api::core::v1::Node;
 use kube::api::{Api, Patch, PatchParams};
 use kube::{Client, ResourceExt};
-use reconcile::storage::local::{self, Removal};
+use rules::storage::local::{self, Removal};
 use reconcile::{Informer, Queue, Requeue, Tasks, run_workers};
 use serde_json::{Value, json};
 

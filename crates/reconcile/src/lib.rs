@@ -7,13 +7,10 @@
 
 mod events;
 mod informer;
-pub mod labels;
 pub mod leader;
 mod lenient;
 mod metrics;
-pub mod node_affinity;
 mod queue;
-pub mod storage;
 mod tasks;
 
 pub use events::{EventType, Recorder, Reference};

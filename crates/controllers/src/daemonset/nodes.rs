@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use k8s_openapi::api::apps::v1::DaemonSet;
 use k8s_openapi::api::core::v1::{Affinity, Node, NodeSelector, NodeSelectorRequirement, NodeSelectorTerm, Pod, PodSpec, PodTemplateSpec, Taint, Toleration};
 use kube::ResourceExt;
-use reconcile::node_affinity;
+use rules::node_affinity;
 
 use super::{GENERATION, GENERATION_LABEL};
 use crate::history::REVISION_LABEL;

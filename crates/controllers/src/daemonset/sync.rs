@@ -9,7 +9,8 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 use kube::ResourceExt;
 use kube::api::{Api, PostParams};
 use parking_lot::Mutex;
-use reconcile::{EventType, Informer, Queue, Reference, Requeue, labels, run_workers};
+use reconcile::{EventType, Informer, Queue, Reference, Requeue, run_workers};
+use rules::labels;
 
 use super::plan::{self, Actions, View};
 use super::{Backoff, history, nodes};

@@ -9,7 +9,8 @@ use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 use kube::api::{Api, DeleteParams, Patch, PatchParams, PostParams};
 use kube::{Client, ResourceExt};
-use reconcile::{EventType, Informer, Queue, Recorder, Reference, Requeue, labels, run_workers};
+use reconcile::{EventType, Informer, Queue, Recorder, Reference, Requeue, run_workers};
+use rules::labels;
 use serde_json::json;
 
 use super::plan::{self, Scale, wanted};

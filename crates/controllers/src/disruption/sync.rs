@@ -10,7 +10,8 @@ use k8s_openapi::api::policy::v1::{PodDisruptionBudget, PodDisruptionBudgetStatu
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 use kube::api::{Api, PostParams};
 use kube::{Client, ResourceExt};
-use reconcile::{EventType, Informer, Queue, Recorder, Reference, Requeue, labels, run_workers};
+use reconcile::{EventType, Informer, Queue, Recorder, Reference, Requeue, run_workers};
+use rules::labels;
 
 use super::plan;
 use super::scale::{Expected, Scales};

@@ -7,7 +7,8 @@ use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::core::v1::Pod;
 use kube::api::{Api, Patch, PatchParams};
 use kube::{Client, ResourceExt};
-use reconcile::{Informer, Queue, Requeue, labels, run_workers};
+use reconcile::{Informer, Queue, Requeue, run_workers};
+use rules::labels;
 use serde_json::json;
 
 use super::pod::tracked;

@@ -9,7 +9,8 @@ use k8s_openapi::api::batch::v1::{Job, JobStatus};
 use k8s_openapi::api::core::v1::Pod;
 use kube::ResourceExt;
 use kube::api::{Api, Patch, PatchParams, PostParams};
-use reconcile::{EventType, Informer, Queue, Recorder, Reference, Requeue, labels, run_workers};
+use reconcile::{EventType, Informer, Queue, Recorder, Reference, Requeue, run_workers};
+use rules::labels;
 use serde_json::json;
 
 use super::memory::Memory;

@@ -8,7 +8,8 @@ use k8s_openapi::api::apps::v1::{ControllerRevision, StatefulSet, StatefulSetSta
 use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod};
 use kube::ResourceExt;
 use kube::api::{Api, DeleteParams, PostParams, Preconditions};
-use reconcile::{EventType, Informer, Queue, Reference, Requeue, labels, run_workers};
+use reconcile::{EventType, Informer, Queue, Reference, Requeue, run_workers};
+use rules::labels;
 
 use super::plan::{self, Action, Plan, View};
 use super::{claims, identity, revisions};

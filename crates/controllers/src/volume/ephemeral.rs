@@ -6,7 +6,8 @@ use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::ResourceExt;
 use kube::api::{Api, PostParams};
-use reconcile::{EventType, Queue, Recorder, Reference, Requeue, run_workers, storage};
+use reconcile::{EventType, Queue, Recorder, Reference, Requeue, run_workers};
+use rules::storage;
 
 use crate::{Context, ownership, pods as control};
 

@@ -6,7 +6,8 @@ use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim};
 use kube::ResourceExt;
 use kube::api::Api;
 use reconcile::EventType::{self, Normal, Warning};
-use reconcile::{Queue, Recorder, Reference, Requeue, run_workers, storage};
+use reconcile::{Queue, Recorder, Reference, Requeue, run_workers};
+use rules::storage;
 
 use crate::Context;
 

@@ -14,7 +14,7 @@ use k8s_openapi::api::storage::v1::StorageClass;
 use kube::api::{Api, DeleteParams, Patch, PatchParams, PostParams};
 use kube::{Client, ResourceExt};
 use reconcile::EventType::{Normal, Warning};
-use reconcile::storage::{self, local};
+use rules::storage::{self, local};
 use reconcile::{Informer, Queue, Recorder, Reference, Requeue, run_workers};
 use serde_json::json;
 

@@ -8,7 +8,8 @@ use k8s_openapi::api::storage::v1::VolumeAttributesClass;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::api::{Api, ListParams, PostParams};
 use kube::{Client, ResourceExt};
-use reconcile::{Informer, Queue, Requeue, run_workers, storage};
+use reconcile::{Informer, Queue, Requeue, run_workers};
+use rules::storage;
 
 use super::binder::plan::ended;
 use crate::Context;

@@ -8,7 +8,7 @@ use api::quantity::Quantity;
 use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim};
 use k8s_openapi::api::storage::v1::StorageClass;
 use kube::ResourceExt;
-use reconcile::storage::{self, Site};
+use rules::storage::{self, Site};
 
 use super::{Lookup, Reach};
 use crate::pod::PodInfo;
@@ -185,7 +185,7 @@ fn has_space(known: &dyn Lookup, class: &StorageClass, claim: &PersistentVolumeC
     let labels = labels.iter().map(|(k, v)| (k.to_string(), v.to_string())).collect();
     known.capacities().iter().any(|capacity| {
         let size = capacity.maximum_volume_size.as_ref().or(capacity.capacity.as_ref()).and_then(|q| Quantity::parse(&q.0).ok());
-        let selected = capacity.node_topology.as_ref().is_some_and(|s| reconcile::labels::matches(s, &labels));
+        let selected = capacity.node_topology.as_ref().is_some_and(|s| rules::labels::matches(s, &labels));
         capacity.storage_class_name == class.name_any() && selected && size.is_some_and(|s| s >= wanted)
     })
 }

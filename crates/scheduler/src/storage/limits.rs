@@ -4,7 +4,7 @@
 use std::collections::{BTreeSet, HashMap};
 
 use kube::ResourceExt;
-use reconcile::storage;
+use rules::storage;
 
 use super::Lookup;
 use super::binding::claim_names;

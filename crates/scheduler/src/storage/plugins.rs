@@ -12,7 +12,8 @@ use k8s_openapi::api::storage::v1::{CSIDriver, CSINode, CSIStorageCapacity, Stor
 use kube::api::{Api, PostParams};
 use kube::{Client, ResourceExt};
 use parking_lot::Mutex;
-use reconcile::{Informer, Informers, Tasks, storage};
+use reconcile::{Informer, Informers, Tasks};
+use rules::storage;
 use tokio::sync::Notify;
 
 use super::binding::{self, Plan, Promised, Question};

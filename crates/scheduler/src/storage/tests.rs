@@ -7,7 +7,7 @@ use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim};
 use k8s_openapi::api::storage::v1::{CSIDriver, CSINode, CSIStorageCapacity, StorageClass};
 use kube::ResourceExt;
 use parking_lot::Mutex;
-use reconcile::storage;
+use rules::storage;
 use serde_json::{Value, json};
 
 use super::binding::{self, Claims, Promised, Question};

@@ -17,7 +17,8 @@ use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim, Pod};
 use k8s_openapi::api::storage::v1::StorageClass;
 use kube::api::{Api, DeleteParams, PostParams};
 use kube::{Client, ResourceExt};
-use reconcile::{EventType, Informer, Queue, Recorder, Reference, Requeue, run_workers, storage};
+use reconcile::{EventType, Informer, Queue, Recorder, Reference, Requeue, run_workers};
+use rules::storage;
 
 use crate::Context;
 use plan::{ClaimAction, Note, VolumeAction, World, plan_claim, plan_volume};

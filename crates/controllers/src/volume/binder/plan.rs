@@ -6,7 +6,7 @@ use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim, Pod};
 use k8s_openapi::api::storage::v1::StorageClass;
 use kube::ResourceExt;
 use reconcile::EventType::{self, Normal, Warning};
-use reconcile::storage::{self, Site};
+use rules::storage::{self, Site};
 
 use super::recycle;
 

@@ -58,7 +58,7 @@ fn pod(volume: &PersistentVolume) -> Option<Pod> {
         return None;
     };
     // Half a minute for each gibibyte.
-    let deadline = least.max(30 * (reconcile::storage::capacity(volume).value() >> 30));
+    let deadline = least.max(30 * (rules::storage::capacity(volume).value() >> 30));
     let pod = json!({
         "metadata": {"name": name(&volume.name_any()), "namespace": NAMESPACE},
         "spec": {

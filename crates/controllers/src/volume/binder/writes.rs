@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use k8s_openapi::api::core::v1::{ObjectReference, PersistentVolume, PersistentVolumeClaim};
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use kube::{Resource, ResourceExt};
-use reconcile::storage;
+use rules::storage;
 
 const PRE_RESIZE: &str = "volume.alpha.kubernetes.io/pre-resize-capacity";
 
