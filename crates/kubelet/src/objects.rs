@@ -2,21 +2,19 @@
 //! are needed; and a task for each object that a volume shows, which wakes the pods that show it.
 
 use std::collections::{HashMap, HashSet};
-use std::fmt::Debug;
 use std::sync::Arc;
-use std::time::Duration;
 
 use async_trait::async_trait;
-use futures::{StreamExt, TryStreamExt};
 use jiff::Timestamp;
-use k8s_openapi::NamespaceResourceScope;
 use k8s_openapi::api::authentication::v1::{BoundObjectReference, TokenRequest, TokenRequestSpec};
 use k8s_openapi::api::core::v1::{ConfigMap, PersistentVolume, PersistentVolumeClaim, Pod, Secret, ServiceAccount};
-use kube::api::{Api, ListParams, PostParams, WatchEvent, WatchParams};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use kube::api::{Api, PostParams};
 use kube::{Client, Resource, ResourceExt};
 use parking_lot::Mutex;
-use reconcile::Tasks;
-use serde::de::DeserializeOwned;
+use reconcile::{Feed, Sink, Tasks};
+use serde::Deserialize;
+use serde_json::value::RawValue;
 
 /// The kinds that volumes and environments take values from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -96,7 +94,8 @@ impl Objects for ApiObjects {
         {
             return Ok(token.text.clone());
         }
-        let account = pod.spec.as_ref().and_then(|s| s.service_account_name.clone()).filter(|n| !n.is_empty()).unwrap_or_else(|| "default".into());
+        let account =
+            pod.spec.as_ref().and_then(|s| s.service_account_name.clone()).filter(|n| !n.is_empty()).unwrap_or_else(|| "default".into());
         let request = TokenRequest {
             spec: Some(TokenRequestSpec {
                 audiences: Some(vec![audience.to_string()].into_iter().filter(|a| !a.is_empty()).collect()),
@@ -179,15 +178,18 @@ impl Watches {
             let key = (kind, namespace.to_string(), name.clone());
             let entry = watched.entry(key.clone()).or_insert_with(|| {
                 let tasks = self.tasks.child();
-                let (wake, all, client, namespace) = (self.wake.clone(), self.watched.clone(), client.clone(), namespace.to_string());
+                let (wake, all) = (self.wake.clone(), self.watched.clone());
                 let changed = move || {
                     let users: Vec<String> = all.lock().get(&key).map(|w| w.users.iter().cloned().collect()).unwrap_or_default();
                     users.iter().for_each(|uid| wake(uid));
                 };
-                match kind {
-                    Kind::ConfigMap => tasks.spawn("watch of a config map", watch::<ConfigMap>(client, namespace, name, changed)),
-                    Kind::Secret => tasks.spawn("watch of a secret", watch::<Secret>(client, namespace, name, changed)),
-                }
+                let path = match kind {
+                    Kind::ConfigMap => ConfigMap::url_path(&(), Some(&namespace)),
+                    Kind::Secret => Secret::url_path(&(), Some(&namespace)),
+                };
+                let feed = Feed::new(client.clone(), path).selected(&format!("metadata.name={name}"));
+                let mut seen = Seen { changed, last: None, listed: None };
+                tasks.spawn(format!("watch of {kind:?} {namespace}/{name}"), async move { feed.follow(&mut seen).await });
                 Watched { users: HashSet::new(), tasks }
             });
             entry.users.insert(uid.to_string());
@@ -195,48 +197,48 @@ impl Watches {
     }
 }
 
-/// Calls `changed` whenever the object is another one, never gives up.
-async fn watch<K>(client: Client, namespace: String, name: String, changed: impl Fn() + Send)
-where
-    K: Resource<Scope = NamespaceResourceScope, DynamicType = ()> + DeserializeOwned + Clone + Debug + Send + 'static,
-{
-    let api = Api::<K>::namespaced(client, &namespace);
-    let fields = format!("metadata.name={name}");
-    let mut seen: Option<Option<String>> = None;
-    let mut pause = Duration::from_millis(100);
-    loop {
-        // The list tells what happened since the last watch ended.
-        match api.list(&ListParams::default().fields(&fields)).await {
-            Ok(list) => {
-                pause = Duration::from_millis(100);
-                let version = list.items.first().and_then(|o| o.resource_version());
-                if seen.as_ref().is_some_and(|s| *s != version) {
-                    changed();
-                }
-                seen = Some(version);
-                let from = list.metadata.resource_version.unwrap_or_default();
-                if let Ok(events) = api.watch(&WatchParams::default().fields(&fields).timeout(290), &from).await {
-                    let mut events = events.boxed();
-                    while let Ok(Some(event)) = events.try_next().await {
-                        match event {
-                            WatchEvent::Added(o) | WatchEvent::Modified(o) => {
-                                seen = Some(o.resource_version());
-                                changed();
-                            }
-                            WatchEvent::Deleted(_) => {
-                                seen = Some(None);
-                                changed();
-                            }
-                            WatchEvent::Bookmark(_) => {}
-                            WatchEvent::Error(_) => break,
-                        }
-                    }
-                }
-            }
-            Err(error) => tracing::debug!(namespace, name, "cannot watch: {error}"),
+/// Calls `changed` whenever the object is another one.
+struct Seen<F> {
+    changed: F,
+    /// The version that was last seen, if there was an object; None before the first list.
+    last: Option<Option<String>>,
+    /// That of the list that is being taken in.
+    listed: Option<String>,
+}
+
+#[derive(Deserialize)]
+struct Head {
+    metadata: ObjectMeta,
+}
+
+fn version(object: &RawValue) -> Option<String> {
+    serde_json::from_str::<Head>(object.get()).ok()?.metadata.resource_version
+}
+
+impl<F: Fn() + Send> Sink for Seen<F> {
+    fn begin(&mut self) {
+        self.listed = None;
+    }
+
+    fn page(&mut self, objects: &[&RawValue]) {
+        self.listed = objects.first().and_then(|object| version(object)).or(self.listed.take());
+    }
+
+    fn listed(&mut self) {
+        let now = self.listed.take();
+        if self.last.replace(now.clone()).is_some_and(|last| last != now) {
+            (self.changed)();
         }
-        tokio::time::sleep(pause).await;
-        pause = (pause * 2).min(Duration::from_secs(30));
+    }
+
+    fn put(&mut self, object: &RawValue) {
+        self.last = Some(version(object));
+        (self.changed)();
+    }
+
+    fn remove(&mut self, _: &RawValue) {
+        self.last = Some(None);
+        (self.changed)();
     }
 }
 

@@ -7,17 +7,16 @@ use std::any::{Any, TypeId};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt::Debug;
 use std::sync::Arc;
-use std::time::Duration;
 
-use futures::{StreamExt, TryStreamExt};
-use kube::api::{Api, ListParams, ObjectList, Request, WatchEvent, WatchParams};
 use kube::{Client, Resource, ResourceExt};
 use parking_lot::{Mutex, RwLock};
 use serde::de::DeserializeOwned;
+use serde_json::value::RawValue;
 use tokio::sync::watch;
 
 use crate::Tasks;
-use crate::lenient::{Decoded, Odd};
+use crate::feed::{Feed, Sink};
+use crate::lenient::{Decoded, Odd, decode};
 
 /// A kind that an informer can hold: any k8s-openapi type.
 pub trait Object: Resource<DynamicType = ()> + DeserializeOwned + Clone + Debug + Send + Sync + 'static {}
@@ -94,13 +93,11 @@ impl Informers {
     pub fn selected<K: Object>(&self, fields: &str) -> Informer<K> {
         let mut by_kind = self.by_kind.lock();
         let shared = by_kind.entry((TypeId::of::<K>(), fields.to_string())).or_insert_with(|| {
-            let shared = Arc::new(Shared::<K> {
-                objects: RwLock::default(),
-                handlers: Mutex::default(),
-                synced: watch::Sender::new(false),
-            });
-            let task = run(shared.clone(), Api::<K>::all(self.client.clone()), fields.to_string());
-            self.tasks.spawn(format!("informer {}", K::plural(&())), task);
+            let shared =
+                Arc::new(Shared::<K> { objects: RwLock::default(), handlers: Mutex::default(), synced: watch::Sender::new(false) });
+            let feed = Feed::new(self.client.clone(), K::url_path(&(), None)).selected(fields);
+            let mut intake = Intake { shared: shared.clone(), names: BTreeSet::new() };
+            self.tasks.spawn(format!("informer {}", K::plural(&())), async move { feed.follow(&mut intake).await });
             shared
         });
         Informer(shared.clone().downcast::<Shared<K>>().expect("the key holds the type"))
@@ -198,24 +195,6 @@ impl<K: Object> Shared<K> {
             tell(&handlers, &Change { old, new: None });
         }
     }
-
-    fn replace(&self, listed: Vec<Decoded<K>>) {
-        let names: BTreeSet<Key> = listed
-            .iter()
-            .map(|decoded| match decoded {
-                Decoded::Whole(object) => key(object),
-                Decoded::Odd(odd) => (odd.namespace.clone(), odd.name.clone()),
-            })
-            .collect();
-        let gone: Vec<Key> = self.objects.read().keys().filter(|k| !names.contains(*k)).cloned().collect();
-        gone.iter().for_each(|key| self.remove(key));
-        for decoded in listed {
-            match decoded {
-                Decoded::Whole(object) => self.put(object),
-                Decoded::Odd(odd) => complain::<K>(&odd),
-            }
-        }
-    }
 }
 
 /// An object that does not fit its type stays as it was last seen, or unseen.
@@ -227,96 +206,50 @@ fn tell<K>(handlers: &[Handler<K>], change: &Change<K>) {
     handlers.iter().for_each(|handler| handler(change));
 }
 
-const PAGE: u32 = 500;
-const MAX_PAUSE: Duration = Duration::from_secs(5);
-
-async fn run<K: Object>(shared: Arc<Shared<K>>, api: Api<K>, fields: String) {
-    let mut pause = Duration::from_millis(20);
-    loop {
-        match list_and_watch(&shared, &api, &fields).await {
-            Ok(()) => pause = Duration::from_millis(20),
-            Err(error) => {
-                tracing::debug!(kind = %K::kind(&()), "listing again after {pause:?}: {error}");
-                tokio::time::sleep(pause).await;
-                pause = (pause * 2).min(MAX_PAUSE);
-            }
-        }
-    }
+/// Feeds one informer. While a list is taken in, `names` grows to all that is in it.
+struct Intake<K> {
+    shared: Arc<Shared<K>>,
+    names: BTreeSet<Key>,
 }
 
-/// Returns `Ok` when the watch cannot be resumed and a new list is due, after a good start.
-async fn list_and_watch<K: Object>(shared: &Shared<K>, api: &Api<K>, fields: &str) -> kube::Result<()> {
-    let mut params = ListParams::default().limit(PAGE);
-    if !fields.is_empty() {
-        params = params.fields(fields);
+impl<K: Object> Sink for Intake<K> {
+    fn begin(&mut self) {
+        self.names.clear();
     }
-    let client = api.clone().into_client();
-    let requests = Request::new(api.resource_url());
-    let mut listed = Vec::new();
-    let mut version = loop {
-        let request = requests.list(&params).map_err(kube::Error::BuildRequest)?;
-        let page: ObjectList<Decoded<K>> = client.request(request).await?;
-        listed.extend(page.items);
-        match page.metadata.continue_.filter(|c| !c.is_empty()) {
-            Some(token) => params = params.continue_token(&token),
-            None => break page.metadata.resource_version.unwrap_or_default(),
-        }
-    };
-    shared.replace(listed);
-    shared.synced.send_replace(true);
 
-    let mut params = WatchParams::default().timeout(290);
-    if !fields.is_empty() {
-        params = params.fields(fields);
-    }
-    let mut failures = 0;
-    loop {
-        let request = requests.watch(&params, &version).map_err(kube::Error::BuildRequest)?;
-        let mut events = match client.request_events::<Decoded<K>>(request).await {
-            Ok(events) => events.boxed(),
-            Err(kube::Error::Api(status)) if status.code == 410 => return Ok(()),
-            Err(error) if failures > 10 => return Err(error),
-            Err(error) => {
-                failures += 1;
-                tracing::debug!(kind = %K::kind(&()), "watching again: {error}");
-                tokio::time::sleep(Duration::from_millis(50 << failures.min(6))).await;
-                continue;
-            }
-        };
-        loop {
-            match events.try_next().await {
-                Ok(Some(event)) => {
-                    failures = 0;
-                    match event {
-                        WatchEvent::Added(Decoded::Whole(object)) | WatchEvent::Modified(Decoded::Whole(object)) => {
-                            version = object.resource_version().unwrap_or(version);
-                            shared.put(object);
-                        }
-                        WatchEvent::Added(Decoded::Odd(odd)) | WatchEvent::Modified(Decoded::Odd(odd)) => {
-                            complain::<K>(&odd);
-                            version = odd.version;
-                        }
-                        WatchEvent::Deleted(Decoded::Whole(object)) => {
-                            version = object.resource_version().unwrap_or(version);
-                            shared.remove(&key(&object));
-                        }
-                        WatchEvent::Deleted(Decoded::Odd(odd)) => {
-                            shared.remove(&(odd.namespace, odd.name));
-                            version = odd.version;
-                        }
-                        WatchEvent::Bookmark(bookmark) => version = bookmark.metadata.resource_version,
-                        WatchEvent::Error(status) if status.code == 410 => return Ok(()),
-                        WatchEvent::Error(status) => return Err(kube::Error::Api(status)),
-                    }
+    fn page(&mut self, objects: &[&RawValue]) {
+        for raw in objects {
+            match decode::<K>(raw) {
+                Decoded::Whole(object) => {
+                    self.names.insert(key(&object));
+                    self.shared.put(object);
                 }
-                Ok(None) => break,
-                Err(error) => {
-                    tracing::debug!(kind = %K::kind(&()), "the watch broke: {error}");
-                    failures += 1;
-                    tokio::time::sleep(Duration::from_millis(50)).await;
-                    break;
+                Decoded::Odd(odd) => {
+                    complain::<K>(&odd);
+                    self.names.insert((odd.namespace, odd.name));
                 }
             }
         }
+    }
+
+    fn listed(&mut self) {
+        let names = std::mem::take(&mut self.names);
+        let gone: Vec<Key> = self.shared.objects.read().keys().filter(|k| !names.contains(*k)).cloned().collect();
+        gone.iter().for_each(|key| self.shared.remove(key));
+        self.shared.synced.send_replace(true);
+    }
+
+    fn put(&mut self, raw: &RawValue) {
+        match decode::<K>(raw) {
+            Decoded::Whole(object) => self.shared.put(object),
+            Decoded::Odd(odd) => complain::<K>(&odd),
+        }
+    }
+
+    fn remove(&mut self, raw: &RawValue) {
+        self.shared.remove(&match decode::<K>(raw) {
+            Decoded::Whole(object) => key(&object),
+            Decoded::Odd(odd) => (odd.namespace, odd.name),
+        });
     }
 }

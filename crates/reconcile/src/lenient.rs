@@ -4,8 +4,7 @@
 //! The case that is known: Go writes a time that was never set as `null`, also in a condition's
 //! `lastTransitionTime`, which the published schema requires.
 
-use serde::de::{DeserializeOwned, Error};
-use serde::{Deserialize, Deserializer};
+use serde::de::DeserializeOwned;
 use serde_json::Value;
 use serde_json::value::RawValue;
 
@@ -21,32 +20,31 @@ pub(crate) enum Decoded<K> {
 pub(crate) struct Odd {
     pub namespace: String,
     pub name: String,
-    pub version: String,
     pub error: String,
 }
 
-impl<'de, K: DeserializeOwned> Deserialize<'de> for Decoded<K> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let raw = Box::<RawValue>::deserialize(deserializer)?;
-        match serde_json::from_str(raw.get()) {
-            Ok(object) => Ok(Decoded::Whole(object)),
-            Err(_) => retry(raw.get()).map_err(D::Error::custom),
-        }
-    }
+/// Reads an object.
+pub(crate) fn decode<K: DeserializeOwned>(raw: &RawValue) -> Decoded<K> {
+    serde_json::from_str(raw.get()).map_or_else(|_| retry(raw), Decoded::Whole)
 }
 
-fn retry<K: DeserializeOwned>(text: &str) -> serde_json::Result<Decoded<K>> {
-    let mut value: Value = serde_json::from_str(text)?;
-    fill_transition_times(&mut value);
-    let metadata = value.get("metadata").cloned().unwrap_or_default();
-    // From text as above: from the tree, the types' code would be compiled a second time.
-    Ok(serde_json::from_str(&value.to_string()).map_or_else(
+fn retry<K: DeserializeOwned>(raw: &RawValue) -> Decoded<K> {
+    let (text, metadata) = filled(raw);
+    // From text as above: from a tree, the types' code would be compiled a second time.
+    serde_json::from_str(&text).map_or_else(
         |error| {
             let text = |key: &str| metadata.get(key).and_then(Value::as_str).unwrap_or_default().to_string();
-            Decoded::Odd(Odd { namespace: text("namespace"), name: text("name"), version: text("resourceVersion"), error: error.to_string() })
+            Decoded::Odd(Odd { namespace: text("namespace"), name: text("name"), error: error.to_string() })
         },
         Decoded::Whole,
-    ))
+    )
+}
+
+/// The object without the known case, and its metadata.
+fn filled(raw: &RawValue) -> (String, Value) {
+    let mut value: Value = serde_json::from_str(raw.get()).expect("raw JSON is JSON");
+    fill_transition_times(&mut value);
+    (value.to_string(), value.get("metadata").cloned().unwrap_or_default())
 }
 
 /// Go's zero time, where `null` stands for it.
@@ -68,40 +66,28 @@ fn fill_transition_times(value: &mut Value) {
 #[cfg(test)]
 mod tests {
     use k8s_openapi::api::core::v1::Service;
-    use kube::api::{ObjectList, WatchEvent};
 
     use super::*;
 
-    const UNSET: &str = r#"{"metadata":{"name":"a","namespace":"n","resourceVersion":"7"},"status":{"conditions":[{"type":"T","status":"True","reason":"R","message":"","lastTransitionTime":null}]}}"#;
-    const ODD: &str = r#"{"metadata":{"name":"b","namespace":"n","resourceVersion":"8"},"spec":{"ports":"none"}}"#;
-    const PLAIN: &str = r#"{"metadata":{"name":"c","namespace":"n","resourceVersion":"9"}}"#;
+    const UNSET: &str = r#"{"metadata":{"name":"a","namespace":"n"},"status":{"conditions":[{"type":"T","status":"True","reason":"R","message":"","lastTransitionTime":null}]}}"#;
+    const ODD: &str = r#"{"metadata":{"name":"b","namespace":"n"},"spec":{"ports":"none"}}"#;
+
+    fn service(text: &str) -> Decoded<Service> {
+        decode(serde_json::from_str(text).expect("JSON"))
+    }
 
     #[test]
-    fn an_odd_object_leaves_the_others_of_its_list() {
+    fn a_time_that_was_never_set_is_gos_zero() {
         assert!(serde_json::from_str::<Service>(UNSET).is_err(), "the type takes it now: this module may go");
-        let text = format!(r#"{{"kind":"ServiceList","apiVersion":"v1","metadata":{{"resourceVersion":"9"}},"items":[{UNSET},{ODD},{PLAIN}]}}"#);
-        let list: ObjectList<Decoded<Service>> = serde_json::from_str(&text).expect("a list");
-        let names: Vec<_> = list
-            .items
-            .iter()
-            .map(|d| match d {
-                Decoded::Whole(s) => s.metadata.name.clone().unwrap_or_default(),
-                Decoded::Odd(odd) => format!("odd {}/{} at {}", odd.namespace, odd.name, odd.version),
-            })
-            .collect();
-        assert_eq!(names, ["a", "odd n/b at 8", "c"]);
-        let Decoded::Whole(first) = &list.items[0] else { panic!("{:?}", list.items[0]) };
-        let conditions = first.status.as_ref().and_then(|s| s.conditions.as_ref()).expect("conditions");
+        let Decoded::Whole(service) = service(UNSET) else { panic!("odd") };
+        let conditions = service.status.and_then(|s| s.conditions).expect("conditions");
         assert_eq!(conditions[0].last_transition_time.0.to_string(), "0001-01-01T00:00:00Z");
     }
 
     #[test]
-    fn events_carry_them_too() {
-        for (object, whole) in [(UNSET, true), (ODD, false), (PLAIN, true)] {
-            let text = format!(r#"{{"type":"MODIFIED","object":{object}}}"#);
-            let event: WatchEvent<Decoded<Service>> = serde_json::from_str(&text).expect("an event");
-            let WatchEvent::Modified(decoded) = event else { panic!("{event:?}") };
-            assert_eq!(matches!(decoded, Decoded::Whole(_)), whole, "{decoded:?}");
-        }
+    fn an_odd_object_is_named() {
+        let Decoded::Odd(odd) = service(ODD) else { panic!("whole") };
+        assert_eq!((&*odd.namespace, &*odd.name), ("n", "b"));
+        assert!(odd.error.contains("invalid type: string"), "{}", odd.error);
     }
 }

@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 
 mod events;
+mod feed;
 mod informer;
 pub mod leader;
 mod lenient;
@@ -14,6 +15,7 @@ mod queue;
 mod tasks;
 
 pub use events::{EventType, Recorder, Reference};
+pub use feed::{Feed, Sink};
 pub use informer::{Change, Informer, Informers, Object};
 pub use queue::{Queue, Requeue, run_workers};
 pub use tasks::Tasks;

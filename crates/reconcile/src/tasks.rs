@@ -3,6 +3,8 @@
 use std::future::Future;
 use std::time::Duration;
 
+use futures::FutureExt;
+use futures::future::BoxFuture;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -30,11 +32,12 @@ impl Tasks {
 
     /// Runs `future` until it ends or the group is cancelled. A panic is reported under the task's
     /// name and ends that task alone.
-    pub fn spawn<F>(&self, name: impl Into<String>, future: F)
-    where
-        F: Future<Output = ()> + Send + 'static,
-    {
-        let name = name.into();
+    pub fn spawn(&self, name: impl Into<String>, future: impl Future<Output = ()> + Send + 'static) {
+        self.spawn_boxed(name.into(), future.boxed());
+    }
+
+    /// Boxed, so that the machinery of a task is compiled once and not for every future that there is.
+    fn spawn_boxed(&self, name: String, future: BoxFuture<'static, ()>) {
         let stop = self.stop.clone();
         let inner = self.tracker.spawn(async move {
             tokio::select! {
@@ -52,11 +55,8 @@ impl Tasks {
     }
 
     /// Runs `future` to its end even when the group is cancelled: for the last writes of a drain.
-    pub fn spawn_uncancelled<F>(&self, future: F)
-    where
-        F: Future<Output = ()> + Send + 'static,
-    {
-        self.tracker.spawn(future);
+    pub fn spawn_uncancelled(&self, future: impl Future<Output = ()> + Send + 'static) {
+        self.tracker.spawn(future.boxed());
     }
 
     /// The counts of the work queues of this group, its parents and children, in Prometheus' text format.

@@ -1,6 +1,6 @@
 //! The part of an object's metadata that the collector reads; nothing else is even decoded.
 
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ListMeta, OwnerReference};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use serde::{Deserialize, Deserializer};
 
 /// An object of any kind.
@@ -23,14 +23,6 @@ pub struct Meta {
     #[serde(deserialize_with = "or_empty")]
     pub finalizers: Vec<String>,
     pub deletion_timestamp: Option<String>,
-}
-
-/// A page of a list.
-#[derive(Debug, Deserialize)]
-pub struct Page {
-    pub metadata: ListMeta,
-    #[serde(deserialize_with = "or_empty")]
-    pub items: Vec<Slim>,
 }
 
 /// A list that may be `null`, as Go prints an empty one.

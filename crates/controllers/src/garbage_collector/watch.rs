@@ -5,18 +5,18 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures::{StreamExt, TryStreamExt};
-use kube::api::{ListParams, WatchEvent, WatchParams};
-use reconcile::Tasks;
+use kube::Resource;
+use kube::core::DynamicObject;
+use reconcile::{Feed, Sink, Tasks};
+use serde_json::value::RawValue;
 
+use super::Collector;
 use super::graph::Kind;
-use super::slim::{Meta, Page, Slim};
-use super::{Collector, request};
+use super::slim::{Meta, Slim};
 use crate::resources;
 
 /// How often the list of kinds is looked at anew.
 const REFRESH: Duration = Duration::from_secs(30);
-const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 
 impl Collector {
     /// Starts and ends the watches as kinds come and go.
@@ -44,8 +44,10 @@ impl Collector {
                     if !running.contains_key(&key(&kind)) {
                         let child = tasks.child();
                         self.unsynced.send_modify(|n| *n += 1);
-                        let (c, kind) = (self.clone(), kind.clone());
-                        child.spawn(format!("garbage-collector {}", served.resource.plural), async move { c.follow(kind).await });
+                        let feed = Feed::new(self.client.clone(), DynamicObject::url_path(&kind.resource, None)).metadata_only();
+                        let mut intake = Intake { collector: self.clone(), kind: kind.clone(), seen: HashSet::new(), listed: false };
+                        let name = format!("garbage-collector {}", served.resource.plural);
+                        child.spawn(name, async move { feed.follow(&mut intake).await });
                         running.insert((served.resource.group.clone(), served.resource.kind.clone()), child);
                     }
                 }
@@ -68,74 +70,63 @@ impl Collector {
         }
     }
 
-    /// Lists and watches the metadata of one kind for ever.
-    async fn follow(&self, kind: Arc<Kind>) {
-        let mut listed = false;
-        let mut pause = Duration::from_millis(100);
-        loop {
-            match self.list_and_watch(&kind, &mut listed).await {
-                Ok(()) => pause = Duration::from_millis(100),
-                Err(error) => {
-                    tracing::debug!(kind = kind.resource.kind, "listing again: {error}");
-                    tokio::time::sleep(pause).await;
-                    pause = (pause * 2).min(LONGEST_PAUSE);
-                }
-            }
-        }
-    }
-
-    /// Ends with `Ok` when the revision is gone and a new list is due.
-    async fn list_and_watch(&self, kind: &Arc<Kind>, listed: &mut bool) -> kube::Result<()> {
-        let mut params = ListParams::default().limit(500);
-        let mut seen = HashSet::new();
-        let mut version = loop {
-            let request = request(kind, None).list_metadata(&params).map_err(kube::Error::BuildRequest)?;
-            let page: Page = self.client.request(request).await?;
-            for object in page.items {
-                self.put(kind, &object.metadata);
-                seen.insert(object.metadata.uid);
-            }
-            match page.metadata.continue_.filter(|c| !c.is_empty()) {
-                Some(token) => params = params.continue_token(&token),
-                None => break page.metadata.resource_version.unwrap_or_default(),
-            }
-        };
-        let gone = self.graph.lock().others(kind, &seen);
-        drop(seen);
-        gone.iter().for_each(|uid| self.forget(uid));
-        if !*listed {
-            *listed = true;
-            self.unsynced.send_modify(|n| *n -= 1);
-        }
-        loop {
-            let request = request(kind, None).watch_metadata(&WatchParams::default().timeout(290), &version);
-            let events = self.client.request_events::<Slim>(request.map_err(kube::Error::BuildRequest)?).await;
-            let mut events = match events {
-                Ok(events) => events.boxed(),
-                Err(kube::Error::Api(status)) if status.code == 410 => return Ok(()),
-                Err(error) => return Err(error),
-            };
-            while let Some(event) = events.try_next().await? {
-                match event {
-                    WatchEvent::Added(object) | WatchEvent::Modified(object) => {
-                        self.put(kind, &object.metadata);
-                        version = object.metadata.resource_version;
-                    }
-                    WatchEvent::Deleted(object) => {
-                        self.forget(&object.metadata.uid);
-                        version = object.metadata.resource_version;
-                    }
-                    WatchEvent::Bookmark(bookmark) => version = bookmark.metadata.resource_version,
-                    WatchEvent::Error(status) if status.code == 410 => return Ok(()),
-                    WatchEvent::Error(status) => return Err(kube::Error::Api(status)),
-                }
-            }
-        }
-    }
-
     fn put(&self, kind: &Arc<Kind>, meta: &Meta) {
         let work = self.graph.lock().put(kind, meta);
         work.look.into_iter().for_each(|uid| self.queue.add(uid));
         self.tell(work.misplaced);
+    }
+}
+
+/// Puts the objects of one kind into the graph.
+struct Intake {
+    collector: Collector,
+    kind: Arc<Kind>,
+    /// What the list that is being taken in has had so far.
+    seen: HashSet<String>,
+    listed: bool,
+}
+
+impl Intake {
+    fn decode(&self, raw: &RawValue) -> Option<Meta> {
+        match serde_json::from_str::<Slim>(raw.get()) {
+            Ok(object) => Some(object.metadata),
+            Err(error) => {
+                tracing::warn!(kind = self.kind.resource.kind, "an object is passed over: {error}");
+                None
+            }
+        }
+    }
+}
+
+impl Sink for Intake {
+    fn begin(&mut self) {
+        self.seen.clear();
+    }
+
+    fn page(&mut self, objects: &[&RawValue]) {
+        for meta in objects.iter().filter_map(|raw| self.decode(raw)).collect::<Vec<_>>() {
+            self.collector.put(&self.kind, &meta);
+            self.seen.insert(meta.uid);
+        }
+    }
+
+    fn listed(&mut self) {
+        let gone = self.collector.graph.lock().others(&self.kind, &std::mem::take(&mut self.seen));
+        gone.iter().for_each(|uid| self.collector.forget(uid));
+        if !std::mem::replace(&mut self.listed, true) {
+            self.collector.unsynced.send_modify(|n| *n -= 1);
+        }
+    }
+
+    fn put(&mut self, raw: &RawValue) {
+        if let Some(meta) = self.decode(raw) {
+            self.collector.put(&self.kind, &meta);
+        }
+    }
+
+    fn remove(&mut self, raw: &RawValue) {
+        if let Some(meta) = self.decode(raw) {
+            self.collector.forget(&meta.uid);
+        }
     }
 }

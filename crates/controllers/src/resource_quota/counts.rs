@@ -5,16 +5,14 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures::{StreamExt, TryStreamExt};
-use kube::Client;
-use kube::Resource;
-use kube::api::{ListParams, WatchEvent, WatchParams};
-use kube::core::{ApiResource, DynamicObject, Request};
+use kube::core::{ApiResource, DynamicObject};
+use kube::{Client, Resource};
 use parking_lot::Mutex;
-use reconcile::Tasks;
+use reconcile::{Feed, Sink, Tasks};
+use serde_json::value::RawValue;
 
 use super::plan::Found;
-use crate::garbage_collector::slim::{Page, Slim};
+use crate::garbage_collector::slim::Slim;
 use crate::resources;
 
 /// Group and plural.
@@ -55,11 +53,14 @@ impl Counts {
         }
     }
 
-    async fn follow(&self, kind: Kind) {
+    async fn follow(self, kind: Kind) {
         let mut pause = Duration::from_millis(100);
         loop {
             let result = match self.served(&kind).await {
-                Ok(Some(resource)) => self.list_and_watch(&kind, &resource).await,
+                Ok(Some(resource)) => {
+                    let feed = Feed::new(self.client.clone(), DynamicObject::url_path(&resource, None)).metadata_only();
+                    feed.once(&mut Intake { counts: &self, kind: &kind, listed: HashMap::new() }).await
+                }
                 Ok(None) => {
                     // A kind that is not served, or not yet: there is none of it.
                     self.set(&kind, HashMap::new());
@@ -92,48 +93,59 @@ impl Counts {
             (self.notify)(kind, None);
         }
     }
+}
 
-    /// Ends with `Ok` when the revision is gone and a new list is due.
-    async fn list_and_watch(&self, kind: &Kind, resource: &ApiResource) -> kube::Result<()> {
-        let request = || Request::new(DynamicObject::url_path(resource, None));
-        let mut params = ListParams::default().limit(500);
-        let mut listed = HashMap::new();
-        let mut version = loop {
-            let page: Page = self.client.request(request().list_metadata(&params).map_err(kube::Error::BuildRequest)?).await?;
-            listed.extend(page.items.into_iter().map(|o| (o.metadata.uid, o.metadata.namespace)));
-            match page.metadata.continue_.filter(|c| !c.is_empty()) {
-                Some(token) => params = params.continue_token(&token),
-                None => break page.metadata.resource_version.unwrap_or_default(),
+/// Counts the objects of one kind.
+struct Intake<'a> {
+    counts: &'a Counts,
+    kind: &'a Kind,
+    /// The list that is being taken in.
+    listed: HashMap<String, String>,
+}
+
+impl Intake<'_> {
+    /// Its uid and namespace.
+    fn decode(&self, raw: &RawValue) -> Option<(String, String)> {
+        match serde_json::from_str::<Slim>(raw.get()) {
+            Ok(object) => Some((object.metadata.uid, object.metadata.namespace)),
+            Err(error) => {
+                tracing::warn!(kind = self.kind.1, "an object is not counted: {error}");
+                None
             }
-        };
-        self.set(kind, listed);
-        loop {
-            let watch = request().watch_metadata(&WatchParams::default().timeout(290), &version).map_err(kube::Error::BuildRequest)?;
-            let mut events = match self.client.request_events::<Slim>(watch).await {
-                Ok(events) => events.boxed(),
-                Err(kube::Error::Api(status)) if status.code == 410 => return Ok(()),
-                Err(error) => return Err(error),
-            };
-            while let Some(event) = events.try_next().await? {
-                match event {
-                    WatchEvent::Added(object) | WatchEvent::Modified(object) => {
-                        if let Some(Some(objects)) = self.kinds.lock().get_mut(kind) {
-                            objects.insert(object.metadata.uid, object.metadata.namespace);
-                        }
-                        version = object.metadata.resource_version;
-                    }
-                    WatchEvent::Deleted(object) => {
-                        if let Some(Some(objects)) = self.kinds.lock().get_mut(kind) {
-                            objects.remove(&object.metadata.uid);
-                        }
-                        version = object.metadata.resource_version;
-                        (self.notify)(kind, Some(&object.metadata.namespace));
-                    }
-                    WatchEvent::Bookmark(bookmark) => version = bookmark.metadata.resource_version,
-                    WatchEvent::Error(status) if status.code == 410 => return Ok(()),
-                    WatchEvent::Error(status) => return Err(kube::Error::Api(status)),
-                }
-            }
+        }
+    }
+
+    fn counted(&self, change: impl FnOnce(&mut HashMap<String, String>)) {
+        if let Some(Some(objects)) = self.counts.kinds.lock().get_mut(self.kind) {
+            change(objects);
+        }
+    }
+}
+
+impl Sink for Intake<'_> {
+    fn begin(&mut self) {
+        self.listed.clear();
+    }
+
+    fn page(&mut self, objects: &[&RawValue]) {
+        let page: Vec<_> = objects.iter().filter_map(|raw| self.decode(raw)).collect();
+        self.listed.extend(page);
+    }
+
+    fn listed(&mut self) {
+        self.counts.set(self.kind, std::mem::take(&mut self.listed));
+    }
+
+    fn put(&mut self, raw: &RawValue) {
+        if let Some((uid, namespace)) = self.decode(raw) {
+            self.counted(|objects| drop(objects.insert(uid, namespace)));
+        }
+    }
+
+    fn remove(&mut self, raw: &RawValue) {
+        if let Some((uid, namespace)) = self.decode(raw) {
+            self.counted(|objects| drop(objects.remove(&uid)));
+            (self.counts.notify)(self.kind, Some(&namespace));
         }
     }
 }
