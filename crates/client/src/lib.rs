@@ -3,12 +3,14 @@
 //! Whoever holds the client cannot tell which it is. Holds no business rules.
 #![forbid(unsafe_code)]
 
+mod delegated;
 mod discover;
 mod https;
 mod in_process;
 mod kubeconfig;
 mod tokens;
 
+pub use delegated::{Delegated, Lifetimes, Target, User};
 pub use discover::{DiscoverError, discover_ca, fingerprint_of};
 pub use https::{Credentials, Https, TlsError, server_name, tls_config};
 pub use in_process::in_process;
