@@ -1,10 +1,13 @@
-"""Creates pods and prints the seconds from the first request until the last pod runs."""
+"""Creates pods and prints the seconds from the first request until the last pod runs.
+
+Answers are read as plain JSON: the client library's models would take a quarter of the machine, which the pods want."""
+import json
 import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 
-from kubernetes import client, config, watch
+from kubernetes import client, config
 
 config.load_kube_config()
 core = client.CoreV1Api()
@@ -15,21 +18,25 @@ running, started, last = set(), threading.Event(), [0.0]
 
 
 def follow():
-    version = core.list_namespaced_pod("default", label_selector=label).metadata.resource_version
+    listed = json.loads(core.list_namespaced_pod("default", label_selector=label, _preload_content=False).data)
+    answer = client.CoreV1Api().list_namespaced_pod(
+        "default", label_selector=label, resource_version=listed["metadata"]["resourceVersion"], watch=True, timeout_seconds=60, _preload_content=False)
     started.set()
-    w = watch.Watch()
-    for event in w.stream(client.CoreV1Api().list_namespaced_pod, "default", label_selector=label, resource_version=version, timeout_seconds=60):
-        if event["object"].status.phase == "Running":
-            running.add(event["object"].metadata.name)
-            last[0] = time.perf_counter()
-            if running >= names:
-                w.stop()
+    text = b""
+    for part in answer.stream(amt=None):
+        *lines, text = (text + part).split(b"\n")
+        for pod in (json.loads(line)["object"] for line in lines):
+            if pod["status"].get("phase") == "Running":
+                running.add(pod["metadata"]["name"])
+                last[0] = time.perf_counter()
+        if running >= names:
+            return
 
 
 def create(pod):
     core.create_namespaced_pod("default", {
         "metadata": {"name": pod, "labels": {"bench": name}},
-        "spec": {"terminationGracePeriodSeconds": 0, "containers": [{"name": "c", "image": "knarr.local/echo:v1", "command": ["/knarr", "sleep", "infinity"]}]}})
+        "spec": {"terminationGracePeriodSeconds": 0, "containers": [{"name": "c", "image": "knarr.local/echo:v1", "command": ["/knarr", "sleep", "infinity"]}]}}, _preload_content=False)
 
 
 thread = threading.Thread(target=follow)

@@ -32,12 +32,13 @@ pub fn launch(exe: &Path, launch: &Launch) -> io::Result<Child> {
     files::write_json(&launch.dir.join(LAUNCH_FILE), launch)?;
     let listener = sys::seqpacket::listen(&launch.dir.join(SOCKET_FILE))?;
     let log = std::fs::File::options().create(true).append(true).open(launch.dir.join(LOG_FILE))?;
+    // Nothing here may need code between fork and exec (a directory of its own does: the shim changes to `/` itself): then
+    // the process is spawned without a copy of our page tables, and of every page that we write meanwhile.
     Command::new(exe)
         .arg("shim")
         .arg(&launch.id)
         .arg(&launch.dir)
         .env_clear()
-        .current_dir("/")
         .stdin(Stdio::from(listener))
         .stdout(Stdio::null())
         .stderr(Stdio::from(log))
