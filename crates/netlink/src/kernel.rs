@@ -3,6 +3,7 @@
 use std::sync::{Mutex, PoisonError};
 
 use netlink_packet_core::{
+    DefaultNla,
     NLM_F_ACK, NLM_F_CREATE, NLM_F_DUMP, NLM_F_EXCL, NLM_F_REPLACE, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage,
     NetlinkPayload,
 };
@@ -154,6 +155,43 @@ fn basics(name: &str, mac: Option<Mac>, mtu: Option<u32>) -> LinkMessage {
     message
 }
 
+const EAFNOSUPPORT: i32 = 97;
+const NESTED: u16 = 1 << 15;
+const IFLA_AF_SPEC: u16 = 26;
+const AF_INET: u16 = 2;
+const IFLA_INET_CONF: u16 = 1;
+const IPV4_DEVCONF_ROUTE_LOCALNET: u16 = 26;
+const AF_INET6: u16 = 10;
+const IFLA_INET6_ADDR_GEN_MODE: u16 = 8;
+const IN6_ADDR_GEN_MODE_EUI64: u8 = 0;
+const IN6_ADDR_GEN_MODE_NONE: u8 = 1;
+
+/// One attribute in the kernel's form, padded.
+fn attribute(kind: u16, value: &[u8]) -> Vec<u8> {
+    let length = 4 + value.len();
+    let mut bytes = u16::try_from(length).expect("attributes here are small").to_ne_bytes().to_vec();
+    bytes.extend(kind.to_ne_bytes());
+    bytes.extend(value);
+    bytes.resize(length.next_multiple_of(4), 0);
+    bytes
+}
+
+fn ipv4_family(loopback_routes: bool) -> Vec<u8> {
+    let value = attribute(IPV4_DEVCONF_ROUTE_LOCALNET, &u32::from(loopback_routes).to_ne_bytes());
+    attribute(AF_INET | NESTED, &attribute(IFLA_INET_CONF | NESTED, &value))
+}
+
+fn ipv6_family(link_local: bool) -> Vec<u8> {
+    let mode = if link_local { IN6_ADDR_GEN_MODE_EUI64 } else { IN6_ADDR_GEN_MODE_NONE };
+    attribute(AF_INET6 | NESTED, &attribute(IFLA_INET6_ADDR_GEN_MODE, &[mode]))
+}
+
+/// The settings of address families. Not by the crate's types: those are of the form in which the kernel reports them,
+/// which is another one than it takes.
+fn families<'a>(families: impl Iterator<Item = &'a Vec<u8>>) -> LinkAttribute {
+    LinkAttribute::Other(DefaultNla::new(IFLA_AF_SPEC | NESTED, families.flatten().copied().collect()))
+}
+
 fn route_message(route: &Route) -> RouteMessage {
     let mut message = RouteMessage::default();
     message.header.address_family = family(route.destination.address);
@@ -272,6 +310,7 @@ impl Netlink for Handle {
     }
 
     fn change_link(&self, index: u32, change: &LinkChange) -> Result<()> {
+        let what = || format!("change link {index}");
         let mut message = LinkMessage::default();
         message.header.index = index;
         if let Some(up) = change.up {
@@ -283,7 +322,20 @@ impl Netlink for Handle {
         message.attributes.extend(change.mac.map(|m| LinkAttribute::Address(m.0.to_vec())));
         message.attributes.extend(change.mtu.map(LinkAttribute::Mtu));
         message.attributes.extend(change.netns.map(LinkAttribute::NetNsFd));
-        self.execute(|| format!("change link {index}"), Message::SetLink(message), 0)
+        let ipv4 = change.loopback_routes.map(ipv4_family);
+        let ipv6 = change.link_local_ipv6.map(ipv6_family);
+        if ipv6.is_some() {
+            let mut with = message.clone();
+            with.attributes.push(families(ipv4.iter().chain(&ipv6)));
+            match self.execute(what, Message::SetLink(with), 0) {
+                Err(Error::Kernel { source, .. }) if source.raw_os_error() == Some(EAFNOSUPPORT) => {}
+                other => return other,
+            }
+        }
+        if ipv4.is_some() {
+            message.attributes.push(families(ipv4.iter()));
+        }
+        self.execute(what, Message::SetLink(message), 0)
     }
 
     fn addresses(&self, index: u32) -> Result<Vec<Prefix>> {

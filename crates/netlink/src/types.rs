@@ -174,6 +174,11 @@ pub struct LinkChange {
     pub mac: Option<Mac>,
     /// An open descriptor of the network namespace it moves to.
     pub netns: Option<RawFd>,
+    /// Whether packets to and from loopback addresses may pass (`route_localnet`).
+    pub loopback_routes: Option<bool>,
+    /// False: it gets no link-local IPv6 address by itself (`addr_gen_mode` none), true: one from its hardware address.
+    /// Passed over where the kernel has no IPv6.
+    pub link_local_ipv6: Option<bool>,
 }
 
 /// A unicast route of the main table.

@@ -96,6 +96,14 @@ fn veth_across_namespaces() {
     assert_eq!((inside.mac, inside.mtu, inside.up), (Some(mac), 1400, false));
     b.change_link(inside.index, &LinkChange { up: Some(true), ..Default::default() }).unwrap();
     assert!(b.link("eth0").unwrap().unwrap().up);
+    let outside = a.link("v0").unwrap().unwrap();
+    let change = LinkChange { loopback_routes: Some(true), link_local_ipv6: Some(false), ..Default::default() };
+    a.change_link(outside.index, &change).unwrap();
+    let setting = |path: &str| netns::run(&one, || std::fs::read_to_string(format!("/proc/sys/net/{path}")).unwrap()).unwrap();
+    assert_eq!(setting("ipv4/conf/v0/route_localnet"), "1\n");
+    if std::path::Path::new("/proc/sys/net/ipv6").exists() {
+        assert_eq!(setting("ipv6/conf/v0/addr_gen_mode"), "1\n");
+    }
     let fd = Some(two.as_raw_fd());
     let outside = a.link("v0").unwrap().unwrap();
     a.change_link(outside.index, &LinkChange { netns: fd, ..Default::default() }).unwrap();

@@ -87,7 +87,7 @@ fn tunnel(net: &dyn Netlink, config: &Config, desired: &Desired) -> Result<Link,
                 up: (!link.up).then_some(true),
                 mtu: (link.mtu != mtu).then_some(mtu),
                 mac: (link.mac != Some(desired.mac)).then_some(desired.mac),
-                netns: None,
+                ..LinkChange::default()
             };
             if change.up.is_some() || change.mtu.is_some() || change.mac.is_some() {
                 net.change_link(link.index, &change)?;

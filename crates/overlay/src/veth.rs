@@ -51,10 +51,13 @@ pub(crate) fn connect(host: &Host, pod: &OwnedFd, veth: &Veth<'_>) -> Result<(),
             netns: Some(pod.as_raw_fd()),
         }),
     })?;
-    netns::run(pod, || inside(veth))??;
-
     let missing = || Error::NotReady(format!("{} went away", veth.name));
     let index = net.link(veth.name)?.ok_or_else(missing)?.index;
+    // Loopback routes let 127.0.0.1:nodePort lead to pods; the packet filter keeps pods from our loopback. Neither is set
+    // by writing to /proc/sys: for IPv6 the kernel lets such a writer spin while others change links.
+    let change = LinkChange { loopback_routes: Some(true), link_local_ipv6: Some(false), ..LinkChange::default() };
+    net.change_link(index, &change)?;
+    netns::run(pod, || inside(veth))??;
     let address: IpAddr = veth.address.into();
     net.add_route(&Route {
         destination: Prefix::host(address),
@@ -64,15 +67,6 @@ pub(crate) fn connect(host: &Host, pod: &OwnedFd, veth: &Veth<'_>) -> Result<(),
         source: Some(veth.gateway.into()),
     })?;
     net.add_neighbour(&Neighbour { index, mac: pod_mac, kind: NeighbourKind::Address(address) })?;
-    let settings = [
-        // Lets 127.0.0.1:nodePort lead to pods; the packet filter keeps pods from our loopback.
-        (format!("ipv4/conf/{}/route_localnet", veth.name), "1"),
-        (format!("ipv6/conf/{}/disable_ipv6", veth.name), "1"),
-    ];
-    // Where /proc/sys is read-only, pods do without these.
-    if let Err(error) = host.sysctls(&settings) {
-        tracing::debug!("{error}: {:?}", std::error::Error::source(&error));
-    }
     Ok(())
 }
 
