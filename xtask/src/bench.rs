@@ -9,23 +9,31 @@ use anyhow::{Context, Result, ensure};
 
 use crate::{release_binary, root, tools};
 
-const DATA: &str = "/var/lib/knarr-bench";
-const RUN: &str = "/run/knarr-bench";
+/// Where all that a server keeps is, on disk.
+const DISK: &str = "/var/lib/knarr-bench";
+/// A tmpfs of ours: for the run directory, as `/run` is one under systemd, and for data that shall be in memory.
+const MEMORY: &str = "/run/knarr-bench";
+const RUN: &str = "/run/knarr-bench/run";
 const REPEATS: usize = 5;
 
 struct Bench {
     binary: PathBuf,
     kubectl: PathBuf,
+    data: &'static str,
     rows: Vec<(String, String, String)>,
 }
 
 /// Measures, prints the table and writes it to docs/benchmarks.md.
 pub fn run() -> Result<()> {
     let tools = tools::install()?;
-    let mut bench = Bench { binary: release_binary()?, kubectl: tools.dir.join("kubectl"), rows: Vec::new() };
+    let mut bench = Bench { binary: release_binary()?, kubectl: tools.dir.join("kubectl"), data: DISK, rows: Vec::new() };
+    fs::create_dir_all(MEMORY)?;
+    shell("mount", &["-t", "tmpfs", "knarr-bench", MEMORY])?;
     let outcome = bench.all();
     // Whatever happened, nothing stays behind.
     bench.knarr(&["down", "--purge"])?;
+    shell("umount", &[MEMORY])?;
+    fs::remove_dir(MEMORY)?;
     outcome?;
     let mut text = format!(
         "# Benchmarks\n\nMeasured by `cargo xtask bench` as whole processes; medians of {REPEATS} unless said otherwise. Memory is PSS, summed over the server and all shims.\n\nMachine: {}\n\n| figure | to reach | measured |\n|---|---|---|\n",
@@ -40,6 +48,12 @@ pub fn run() -> Result<()> {
     Ok(())
 }
 
+fn shell(program: &str, args: &[&str]) -> Result<()> {
+    let status = Command::new(program).args(args).status().with_context(|| program.to_string())?;
+    ensure!(status.success(), "{program} {args:?}: {status}");
+    Ok(())
+}
+
 impl Bench {
     fn row(&mut self, name: &str, goal: &str, value: String) {
         println!("{name}: {value} (to reach: {goal})");
@@ -48,7 +62,7 @@ impl Bench {
 
     fn knarr(&self, args: &[&str]) -> Result<String> {
         let mut command = Command::new(&self.binary);
-        command.args(args).args(["--data-dir", DATA, "--run-dir", RUN]).env("HOME", "/tmp/knarr-bench-home").env_remove("KUBECONFIG");
+        command.args(args).args(["--data-dir", self.data, "--run-dir", RUN]).env("HOME", "/tmp/knarr-bench-home").env_remove("KUBECONFIG");
         if args[0] == "up" {
             command.args(["--secure-port", "17443", "--kubelet-port", "17250", "--node-name", "bench"]);
         }
@@ -58,7 +72,7 @@ impl Bench {
     }
 
     fn kubectl(&self, args: &[&str]) -> Result<String> {
-        let output = Command::new(&self.kubectl).args(args).env("KUBECONFIG", format!("{DATA}/admin.conf")).output()?;
+        let output = Command::new(&self.kubectl).args(args).env("KUBECONFIG", format!("{}/admin.conf", self.data)).output()?;
         ensure!(output.status.success(), "kubectl {args:?}: {}", String::from_utf8_lossy(&output.stderr));
         Ok(String::from_utf8_lossy(&output.stdout).into_owned())
     }
@@ -88,22 +102,35 @@ impl Bench {
             starts.push(self.pods(&format!("single-{round}"), 1)?);
         }
         self.row("pod create → Running, image present", "≤ 45 ms", format!("{:.0} ms", median(&mut starts).as_secs_f64() * 1e3));
-        let mut crowds = Vec::new();
-        for round in 0..3 {
-            crowds.push(self.pods(&format!("crowd-{round}"), 60)?);
-        }
-        self.row("60 pods at once → last Running (median of 3)", "≤ 1.2 s", seconds(median(&mut crowds)));
+        self.crowd("60 pods at once → last Running")?;
         self.shim()?;
-        self.restart()
+        self.restart()?;
+        self.knarr(&["down", "--purge"])?;
+        // How much of it is the file system's.
+        self.data = "/run/knarr-bench/data";
+        self.knarr(&["up"])?;
+        self.pods("warm", 1)?;
+        self.crowd("the same, data directory in memory")
     }
 
-    /// Creates pods by one request each over `kubectl proxy`, and waits for the last to run by a watch.
+    fn crowd(&mut self, name: &str) -> Result<()> {
+        let mut times = Vec::new();
+        for round in 0..REPEATS {
+            // What those before have left behind is cleaned up after they are gone from the API.
+            std::thread::sleep(Duration::from_secs(4));
+            times.push(self.pods(&format!("crowd-{round}"), 60)?);
+        }
+        self.row(name, "≤ 1.2 s", seconds(median(&mut times)));
+        Ok(())
+    }
+
+    /// Creates pods by one request each, and waits for the last to run by a watch.
     fn pods(&self, name: &str, count: usize) -> Result<Duration> {
         let script = include_str!("pods.py");
         let python = self.kubectl.with_file_name("venv/bin/python3");
         let output = Command::new(python)
             .args(["-c", script, name, &count.to_string()])
-            .env("KUBECONFIG", format!("{DATA}/admin.conf"))
+            .env("KUBECONFIG", format!("{}/admin.conf", self.data))
             .output()?;
         ensure!(output.status.success(), "pods: {}", String::from_utf8_lossy(&output.stderr));
         let seconds: f64 = String::from_utf8_lossy(&output.stdout).trim().parse().context("the script's answer")?;
@@ -127,7 +154,7 @@ impl Bench {
     fn restart(&mut self) -> Result<()> {
         let script = include_str!("objects.py");
         let python = self.kubectl.with_file_name("venv/bin/python3");
-        let output = Command::new(python).args(["-c", script, "10000"]).env("KUBECONFIG", format!("{DATA}/admin.conf")).output()?;
+        let output = Command::new(python).args(["-c", script, "10000"]).env("KUBECONFIG", format!("{}/admin.conf", self.data)).output()?;
         ensure!(output.status.success(), "objects: {}", String::from_utf8_lossy(&output.stderr));
         let mut times = Vec::new();
         for _ in 0..REPEATS {
@@ -165,7 +192,7 @@ fn processes(matches: impl Fn(&str) -> bool) -> Vec<u32> {
 
 /// The server and its shims; not what runs in pods.
 fn ours() -> Vec<u32> {
-    processes(|line| line.contains(&format!("{DATA}/bin/knarr-")) && matches!(line.split(' ').nth(1), Some("server" | "shim")))
+    processes(|line| line.contains(&format!("{DISK}/bin/knarr-")) && matches!(line.split(' ').nth(1), Some("server" | "shim")))
 }
 
 fn rollup(pid: u32, names: &[&str]) -> Result<u64> {
@@ -196,5 +223,20 @@ fn machine() -> String {
     let model = model.lines().find(|l| l.starts_with("model name")).and_then(|l| l.split(": ").nth(1)).unwrap_or("unknown").to_string();
     let kernel = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
     let groups = if Path::new("/sys/fs/cgroup/cgroup.controllers").exists() { "2" } else { "1" };
-    format!("{cores} cores ({model}), kernel {}, cgroup version {groups}", kernel.trim().split('-').next().unwrap_or_default())
+    let kernel = kernel.trim().split('-').next().unwrap_or_default();
+    format!("{cores} cores ({model}), kernel {kernel}, cgroup version {groups}, data directory on {}", file_system())
+}
+
+/// The file system of the data directory, and whether it is an ext4 without a journal: there the kernel passes over each
+/// inode that was freed in the last minutes whenever it makes a new one.
+fn file_system() -> String {
+    let found = Command::new("findmnt").args(["-no", "FSTYPE,SOURCE", "-T", "/var/lib"]).output();
+    let text = found.map(|o| String::from_utf8_lossy(&o.stdout).into_owned()).unwrap_or_default();
+    let (kind, source) = text.trim().split_once(char::is_whitespace).unwrap_or((text.trim(), ""));
+    let device = source.trim().trim_start_matches("/dev/");
+    let journal = fs::read_to_string(format!("/sys/fs/ext4/{device}/journal_task")).unwrap_or_default();
+    match journal.trim() {
+        "<none>" => format!("{kind} without a journal"),
+        _ => kind.to_string(),
+    }
 }
