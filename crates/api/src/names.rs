@@ -136,6 +136,12 @@ pub fn dns1035_label(v: &str) -> Vec<String> {
     errs
 }
 
+/// Whether a resource is an extended one: its domain is not Kubernetes' own, and quotas can name it.
+pub fn is_extended_resource(name: &str) -> bool {
+    let native = !name.contains('/') || name.contains("kubernetes.io/");
+    !native && !name.starts_with("requests.") && qualified_name(&format!("requests.{name}")).is_empty()
+}
+
 /// A label key: a name of up to 63 bytes with an optional DNS subdomain and a slash before it.
 pub fn qualified_name(v: &str) -> Vec<String> {
     const TEXT: &str = "must consist of alphanumeric characters, '-', '_' or '.', and must start and end with an alphanumeric character";

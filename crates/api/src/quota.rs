@@ -6,6 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde_json::{Map, Value};
 
 use crate::gotime;
+use crate::names::is_extended_resource;
 use crate::quantity::{Format, Quantity};
 
 /// Amounts by quota name (`requests.cpu`, `count/jobs.batch`).
@@ -171,11 +172,6 @@ fn is_standard(name: &str) -> bool {
     matches!(name, "cpu" | "memory" | "ephemeral-storage")
 }
 
-/// Extended resources have a domain that is not Kubernetes' own.
-fn is_extended(name: &str) -> bool {
-    name.contains('/') && !name.contains("kubernetes.io/") && !name.starts_with("requests.")
-}
-
 fn pod_usage(pod: &Value, usage: &mut Usage) {
     usage.insert("pods".into(), one());
     for (name, amount) in pod_total(pod, "requests") {
@@ -183,7 +179,7 @@ fn pod_usage(pod: &Value, usage: &mut Usage) {
         if is_standard(&name) || huge {
             usage.insert(name.clone(), amount.clone());
         }
-        if is_standard(&name) || huge || is_extended(&name) {
+        if is_standard(&name) || huge || is_extended_resource(&name) {
             usage.insert(format!("requests.{name}"), amount);
         }
     }
@@ -207,7 +203,7 @@ pub fn concerns(group: &str, plural: &str, name: &str) -> bool {
             };
             match which {
                 "limits" => is_standard(resource),
-                "requests" => is_standard(resource) || resource.starts_with("hugepages-") || is_extended(resource),
+                "requests" => is_standard(resource) || resource.starts_with("hugepages-") || is_extended_resource(resource),
                 _ => name == "pods" || is_standard(name) || name.starts_with("hugepages-"),
             }
         }

@@ -52,6 +52,11 @@ pub fn tls_config(ca: &str, credentials: &Credentials) -> Result<rustls::ClientC
     if roots.is_empty() {
         return Err(TlsError::Ca("it holds no certificate".into()));
     }
+    tls_config_with(roots, credentials)
+}
+
+/// The TLS configuration of a client that trusts these roots.
+pub(crate) fn tls_config_with(roots: rustls::RootCertStore, credentials: &Credentials) -> Result<rustls::ClientConfig, TlsError> {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let builder = rustls::ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()

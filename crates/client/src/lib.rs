@@ -9,6 +9,7 @@ mod https;
 mod in_process;
 mod kubeconfig;
 mod tokens;
+mod web;
 
 pub use delegated::{Delegated, Lifetimes, Target, User};
 pub use discover::{DiscoverError, discover_ca, fingerprint_of};
@@ -17,6 +18,7 @@ pub use in_process::in_process;
 pub use kubeconfig::{Entry, KubeconfigError, from_kubeconfig, https_from_kubeconfig};
 pub use kube;
 pub use tokens::service_account;
+pub use web::{CallError, Web, WebError, WebTls};
 
 /// Builds a client over HTTPS to `host:port`. HTTP/2 where the server offers it, so that watches
 /// share one connection; the connection is made on first use and again whenever it is lost.

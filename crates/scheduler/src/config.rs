@@ -4,6 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+use crate::extender::Extender;
 use crate::pod::{RawSpread, Spread};
 use crate::selector::{Labels, NodeTerm};
 
@@ -26,6 +27,20 @@ pub struct Config {
     pub parallel_bindings: usize,
     /// Added to the turn's number to break ties between equal nodes.
     pub seed: u64,
+    /// Those that are asked, in this order; see [`Config::extend`].
+    pub extenders: Vec<Extender>,
+}
+
+impl Config {
+    /// Has extenders asked: the ignorable ones last. No profile looks at the resources of `ignored`,
+    /// whatever its arguments say, unless it is empty.
+    pub fn extend(&mut self, mut extenders: Vec<Extender>, ignored: BTreeSet<String>) {
+        extenders.sort_by_key(|e| e.ignorable);
+        self.extenders = extenders;
+        if !ignored.is_empty() {
+            self.profiles.iter_mut().for_each(|p| p.ignored_resources = ignored.clone());
+        }
+    }
 }
 
 impl Default for Config {
@@ -37,6 +52,7 @@ impl Default for Config {
             max_backoff: Duration::from_secs(10),
             parallel_bindings: 256,
             seed: 0,
+            extenders: Vec::new(),
         }
     }
 }

@@ -1,14 +1,15 @@
 //! The decision: which node a pod goes to, or why it goes to none and whether preemption would help.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use crate::cluster::{Cluster, NodeIx};
 use crate::config::{Config, Point, Profile};
+use crate::extender::EXTENDER;
 use crate::filters::Cycle;
 use crate::plugin::{Plugin, Rejection};
 use crate::pod::PodInfo;
-use crate::preempt::{Budget, Victims, preempt};
+use crate::preempt::{Budget, Helpless, Victims, best, preempt};
 
 /// One node's rejection.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -37,6 +38,8 @@ pub struct Failure {
     pub plugins: BTreeSet<&'static str>,
     /// Pods whose removal makes room for it on a node.
     pub preemption: Option<Victims>,
+    /// All choices of such pods that were found, the one above among them.
+    pub choices: Vec<Victims>,
     /// It is no longer nominated to the node that it was.
     pub clear_nomination: bool,
 }
@@ -84,33 +87,116 @@ fn mix(seed: u64) -> u64 {
     z ^ (z >> 31)
 }
 
+/// Nodes that are left for a pod, for others to have a say before one is chosen.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Candidates {
+    /// Those that do.
+    pub nodes: Vec<String>,
+    /// Those that do not.
+    pub rejected: Vec<(String, Rejection)>,
+    /// Plug-ins that knew beforehand that no other nodes can do.
+    only_by: BTreeSet<&'static str>,
+    /// It is the node that the pod is nominated to; others have not been looked at.
+    pub nominated: bool,
+    /// Others have left fewer nodes than there were.
+    pub refused: bool,
+}
+
+/// What the filters leave.
+struct Found {
+    fitting: Vec<NodeIx>,
+    rejected: Vec<(NodeIx, Rejection)>,
+    only_by: BTreeSet<&'static str>,
+}
+
 /// Decides for one pod. The same cluster, pod and turn give the same answer.
 pub fn decide(cluster: &mut Cluster, pod: &PodInfo, turn: &Turn<'_>) -> Outcome {
+    let Some((cluster, cycle, whole)) = begin(cluster, pod, turn) else { return no_nodes() };
+    if let Some(rejection) = whole {
+        return Outcome { decision: failed_whole(&cycle, rejection, turn), start: turn.start };
+    }
+    if let Some(node) = nominated(&cycle) {
+        return Outcome { decision: Decision::Bind(cluster.at(node).name().into()), start: turn.start };
+    }
+    let (found, start) = find(&cycle, turn);
+    let decision = if found.fitting.is_empty() { unschedulable(&cycle, found, false, turn) } else { choose(&cycle, &found.fitting, &HashMap::new(), turn.seed) };
+    Outcome { decision, start }
+}
+
+/// The first half of a decision, up to the choice: what the filters leave, or the decision when they
+/// leave nothing to be asked about. `heed` says whether the node that the pod is nominated to comes
+/// before all others.
+pub(crate) fn candidates(cluster: &mut Cluster, pod: &PodInfo, turn: &Turn<'_>, heed: bool) -> (Result<Candidates, Decision>, usize) {
+    let Some((cluster, cycle, whole)) = begin(cluster, pod, turn) else {
+        let Outcome { decision, start } = no_nodes();
+        return (Err(decision), start);
+    };
+    if let Some(rejection) = whole {
+        return (Err(failed_whole(&cycle, rejection, turn)), turn.start);
+    }
+    let name = |node: NodeIx| cluster.at(node).name().to_string();
+    if let Some(node) = nominated(&cycle).filter(|_| heed) {
+        return (Ok(Candidates { nodes: vec![name(node)], nominated: true, ..Candidates::default() }), turn.start);
+    }
+    let (found, start) = find(&cycle, turn);
+    if found.fitting.is_empty() {
+        return (Err(unschedulable(&cycle, found, false, turn)), start);
+    }
+    let Found { fitting, rejected, only_by } = found;
+    let rejected = rejected.into_iter().map(|(n, r)| (name(n), r)).collect();
+    (Ok(Candidates { nodes: fitting.into_iter().map(name).collect(), rejected, only_by, ..Candidates::default() }), start)
+}
+
+/// The second half, after others have struck out nodes and given scores of their own. `None` when the
+/// cluster has changed so that none of the nodes that are left will do any more.
+pub(crate) fn conclude(cluster: &mut Cluster, pod: &PodInfo, turn: &Turn<'_>, candidates: Candidates, scores: &HashMap<String, i64>) -> Option<Decision> {
+    let Some((cluster, cycle, whole)) = begin(cluster, pod, turn) else { return Some(no_nodes().decision) };
+    let fitting: Vec<NodeIx> = candidates.nodes.iter().filter_map(|n| cluster.ix(n)).filter(|n| whole.is_none() && cycle.filter(*n).is_ok()).collect();
+    if !fitting.is_empty() {
+        let scores = scores.iter().filter_map(|(n, score)| Some((cluster.ix(n)?, *score))).collect();
+        return Some(choose(&cycle, &fitting, &scores, turn.seed));
+    }
+    if !candidates.nodes.is_empty() || whole.is_some() {
+        return None;
+    }
+    let rejected = candidates.rejected.into_iter().filter_map(|(n, r)| Some((cluster.ix(&n)?, r))).collect();
+    Some(unschedulable(&cycle, Found { fitting, rejected, only_by: candidates.only_by }, candidates.refused, turn))
+}
+
+fn no_nodes() -> Outcome {
+    let message = "no nodes available to schedule pods".into();
+    Outcome { decision: failed(Failure { message, clear_nomination: true, ..Failure::default() }), start: 0 }
+}
+
+/// Prepares the decision; there is none to take when there is no node.
+fn begin<'a>(cluster: &'a mut Cluster, pod: &'a PodInfo, turn: &Turn<'a>) -> Option<(&'a Cluster, Cycle<'a>, Option<Rejection>)> {
     let profile = &turn.config.profiles[turn.profile];
-    let all = cluster.order().len();
-    if all == 0 {
-        let message = "no nodes available to schedule pods".into();
-        return Outcome { decision: failed(Failure { message, clear_nomination: true, ..Failure::default() }), start: 0 };
+    if cluster.order().is_empty() {
+        return None;
     }
     let resolved = cluster.resolve(&pod.shape, profile, turn.profile);
     let cluster = &*cluster;
     let (cycle, whole) = Cycle::new(cluster, profile, turn.plugins, pod, resolved);
-    if let Some(rejection) = whole {
-        return Outcome { decision: failed_whole(&cycle, rejection, turn, all), start: turn.start };
-    }
-    if let Some(node) = pod.nominated.as_deref().and_then(|n| cluster.ix(n))
-        && cycle.filter(node).is_ok()
-    {
-        return Outcome { decision: Decision::Bind(cluster.at(node).name().into()), start: turn.start };
-    }
-    let (only, only_by) = restricted(&cycle);
-    let wanted = enough(all, profile.percentage_of_nodes_to_score.unwrap_or(turn.config.percentage_of_nodes_to_score));
-    let order = cluster.known_order();
+    Some((cluster, cycle, whole))
+}
+
+/// The node that the pod is nominated to, when it will do.
+fn nominated(cycle: &Cycle<'_>) -> Option<NodeIx> {
+    let node = cycle.cluster.ix(cycle.pod.nominated.as_deref()?)?;
+    cycle.filter(node).is_ok().then_some(node)
+}
+
+/// Runs the filters until enough nodes are found; answers them, and where the next search begins.
+fn find(cycle: &Cycle<'_>, turn: &Turn<'_>) -> (Found, usize) {
+    let order = cycle.cluster.known_order();
+    let all = order.len();
+    let (only, only_by) = restricted(cycle);
+    let wanted = enough(all, cycle.profile.percentage_of_nodes_to_score.unwrap_or(turn.config.percentage_of_nodes_to_score));
     let start = turn.start % all;
     let turning;
-    let candidates: &mut dyn Iterator<Item = NodeIx> = match &only {
+    let candidates: &mut dyn Iterator<Item = NodeIx> = match only {
         Some(only) => {
-            turning = only.clone();
+            turning = only;
             &mut turning.into_iter()
         }
         None => &mut order[start..].iter().chain(&order[..start]).copied(),
@@ -128,18 +214,24 @@ pub fn decide(cluster: &mut Cluster, pod: &PodInfo, turn: &Turn<'_>) -> Outcome 
         }
     }
     let next = (start + fitting.len() + rejected.len()) % all;
-    let decision = match fitting[..] {
-        [] => unschedulable(&cycle, rejected, only_by, turn, all),
-        [one] => Decision::Bind(cluster.at(one).name().into()),
+    (Found { fitting, rejected, only_by }, next)
+}
+
+/// The best of nodes that do, `more` being what others give them.
+fn choose(cycle: &Cycle<'_>, fitting: &[NodeIx], more: &HashMap<NodeIx, i64>, seed: u64) -> Decision {
+    let pick = match fitting {
+        [one] => *one,
         _ => {
-            let scores = cycle.score(&fitting, all);
+            let mut scores = cycle.score(fitting, cycle.cluster.known_order().len());
+            if !more.is_empty() {
+                scores.iter_mut().zip(fitting).for_each(|(score, node)| *score = score.saturating_add(more.get(node).copied().unwrap_or(0)));
+            }
             let best = scores.iter().max().copied().unwrap_or(0);
             let ties: Vec<usize> = (0..scores.len()).filter(|i| scores[*i] == best).collect();
-            let pick = ties[(mix(turn.seed) % ties.len() as u64) as usize];
-            Decision::Bind(cluster.at(fitting[pick]).name().into())
+            fitting[ties[(mix(seed) % ties.len() as u64) as usize]]
         }
     };
-    Outcome { decision, start: next }
+    Decision::Bind(cycle.cluster.at(pick).name().into())
 }
 
 fn failed(failure: Failure) -> Decision {
@@ -170,15 +262,19 @@ fn restricted(cycle: &Cycle<'_>) -> (Option<Vec<NodeIx>>, BTreeSet<&'static str>
 }
 
 /// PreFilter has refused the pod as a whole.
-fn failed_whole(cycle: &Cycle<'_>, rejection: Rejection, turn: &Turn<'_>, all: usize) -> Decision {
+fn failed_whole(cycle: &Cycle<'_>, rejection: Rejection, turn: &Turn<'_>) -> Decision {
     let said = rejection.reasons(cycle.pod).join(", ");
-    let nodes: Vec<(NodeIx, Rejection)> = cycle.cluster.known_order().iter().map(|n| (*n, rejection.clone())).collect();
-    let (preemption, after, clear_nomination) = try_preemption(cycle, &nodes, turn, all);
+    let order = cycle.cluster.known_order();
+    let nodes: Vec<(NodeIx, Rejection)> = order.iter().map(|n| (*n, rejection.clone())).collect();
     let plugins = BTreeSet::from([rejection.plugin]);
-    failed(Failure { message: format!("0/{all} nodes are available: {said}.{after}"), nodes: Vec::new(), plugins, preemption, clear_nomination })
+    let message = format!("0/{} nodes are available: {said}.", order.len());
+    let failure = Failure { message, plugins, ..Failure::default() };
+    failed(try_preemption(cycle, &nodes, turn, failure))
 }
 
-fn unschedulable(cycle: &Cycle<'_>, rejected: Vec<(NodeIx, Rejection)>, only_by: BTreeSet<&'static str>, turn: &Turn<'_>, all: usize) -> Decision {
+fn unschedulable(cycle: &Cycle<'_>, found: Found, refused: bool, turn: &Turn<'_>) -> Decision {
+    let Found { rejected, only_by, .. } = found;
+    let all = cycle.cluster.known_order().len();
     let mut reasons: BTreeMap<String, usize> = BTreeMap::new();
     let mut same: Vec<(&Rejection, usize)> = Vec::new();
     for (_, rejection) in &rejected {
@@ -191,19 +287,22 @@ fn unschedulable(cycle: &Cycle<'_>, rejected: Vec<(NodeIx, Rejection)>, only_by:
         rejection.reasons(cycle.pod).into_iter().for_each(|r| *reasons.entry(r).or_default() += count);
     }
     let mut plugins: BTreeSet<&'static str> = same.iter().map(|(r, _)| r.plugin).collect();
+    if refused {
+        plugins.insert(EXTENDER);
+    }
     if rejected.len() < all && !only_by.is_empty() {
         let names: Vec<&str> = only_by.iter().copied().collect();
         *reasons.entry(format!("node(s) didn't satisfy plugin(s) [{}]", names.join(" "))).or_default() += all - rejected.len();
         plugins.extend(only_by);
     }
-    let (preemption, after, clear_nomination) = try_preemption(cycle, &rejected, turn, all);
-    let message = format!("0/{all} nodes are available: {}.{after}", histogram(&reasons));
-    let nodes = if turn.explain {
-        rejected.into_iter().map(|(n, rejection)| NodeReasons { node: cycle.cluster.at(n).name().into(), rejection }).collect()
-    } else {
-        Vec::new()
-    };
-    failed(Failure { message, nodes, plugins, preemption, clear_nomination })
+    // An extender may strike out all nodes without a word.
+    let said = if reasons.is_empty() { String::new() } else { format!(" {}.", histogram(&reasons)) };
+    let message = format!("0/{all} nodes are available:{said}");
+    let mut failure = try_preemption(cycle, &rejected, turn, Failure { message, plugins, ..Failure::default() });
+    if turn.explain {
+        failure.nodes = rejected.into_iter().map(|(n, rejection)| NodeReasons { node: cycle.cluster.at(n).name().into(), rejection }).collect();
+    }
+    failed(failure)
 }
 
 pub(crate) fn histogram(reasons: &BTreeMap<String, usize>) -> String {
@@ -212,24 +311,58 @@ pub(crate) fn histogram(reasons: &BTreeMap<String, usize>) -> String {
     texts.join(", ")
 }
 
-/// Tries preemption; answers its victims, or what is to be said of it in the message, and whether the
-/// pod loses its nomination.
-fn try_preemption(cycle: &Cycle<'_>, rejected: &[(NodeIx, Rejection)], turn: &Turn<'_>, all: usize) -> (Option<Victims>, String, bool) {
-    let (mut said, mut loses) = (Vec::new(), true);
+/// Tries preemption, and adds to the failure its victims, or what is to be said of it in the message.
+fn try_preemption(cycle: &Cycle<'_>, rejected: &[(NodeIx, Rejection)], turn: &Turn<'_>, mut failure: Failure) -> Failure {
     // Upstream's DynamicResources says so of every pod that has no claims.
-    if after_filters(cycle.profile, "DynamicResources") {
-        said.push("no new claims to deallocate".to_string());
-    }
+    let claims = after_filters(cycle.profile, "DynamicResources");
+    let mut said = Vec::new();
+    failure.clear_nomination = true;
     if after_filters(cycle.profile, "DefaultPreemption") {
-        match preempt(cycle, rejected, turn.budgets, mix(turn.seed), all) {
-            Ok(victims) => return (Some(victims), String::new(), false),
-            Err(helpless) => {
-                loses = helpless.loses_nomination;
-                said.push(format!("preemption: {}", helpless.message));
+        match preempt(cycle, rejected, turn.budgets, mix(turn.seed), cycle.cluster.known_order().len()) {
+            Ok(choices) => return failure.preempting(Ok(choices), claims),
+            Err(Helpless { message, loses_nomination, broken }) => {
+                if broken {
+                    return failure.preempting(Err(message), claims);
+                }
+                failure.clear_nomination = loses_nomination;
+                said.push(format!("preemption: {message}"));
             }
         }
     }
-    (None, if said.is_empty() { String::new() } else { format!(" {}", said.join(", ")) }, loses)
+    if claims {
+        said.insert(0, "no new claims to deallocate".to_string());
+    }
+    if !said.is_empty() {
+        failure.message += &format!(" {}", said.join(", "));
+    }
+    failure
+}
+
+impl Failure {
+    /// The failure with preemption's choices, or why preemption came to nothing. `claims`: the profile
+    /// looks for claims to deallocate too.
+    fn preempting(mut self, choices: Result<Vec<Victims>, String>, claims: bool) -> Failure {
+        self.clear_nomination = false;
+        match choices {
+            Ok(choices) => {
+                self.preemption = best(choices.clone());
+                self.choices = choices;
+                if self.preemption.is_none() {
+                    self.message += if claims { " no new claims to deallocate," } else { "" };
+                    self.message += " preemption: no candidate node for preemption";
+                }
+            }
+            Err(message) => self.message += &format!(" preemption: {message}"),
+        }
+        self
+    }
+
+    /// The failure after others have had a say in what preemption may choose from.
+    pub(crate) fn after_choices(mut self, choices: Result<Vec<Victims>, String>, profile: &Profile) -> Failure {
+        self.preemption = None;
+        self.choices = Vec::new();
+        self.preempting(choices, after_filters(profile, "DynamicResources"))
+    }
 }
 
 fn after_filters(profile: &Profile, plugin: &str) -> bool {

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use crate::cluster::{Cluster, NodeIx};
 use crate::config::Profile;
+use crate::extender::EXTENDER;
 use crate::filters::Cycle;
 use crate::node::NodeView;
 use crate::plugin::Plugin;
@@ -36,7 +37,8 @@ impl Event {
 
 /// Whether an event may help a pod that these plug-ins rejected.
 pub(crate) fn helps(cluster: &mut Cluster, profile: &Profile, number: usize, plugins: &[Arc<dyn Plugin>], pod: &PodInfo, rejected_by: &[&'static str], event: &Event) -> bool {
-    if rejected_by.is_empty() {
+    // Nobody knows what an extender waits for.
+    if rejected_by.is_empty() || rejected_by.contains(&EXTENDER) {
         return true;
     }
     let elsewhere = rejected_by.iter().any(|plugin| match *plugin {

@@ -6,9 +6,13 @@
 //! [`Plugin`].
 #![forbid(unsafe_code)]
 
+mod asking;
 mod cluster;
 mod config;
 mod decide;
+mod extender;
+#[cfg(test)]
+mod extender_tests;
 mod filters;
 mod hints;
 mod node;
@@ -36,6 +40,7 @@ mod write;
 pub use cluster::{Cluster, NodeInfo, NodeIx};
 pub use config::{Config, DEFAULT_NAME, DEFAULT_PLUGINS, DefaultSpread, Point, Profile, Strategy};
 pub use decide::{Decision, Failure, NodeReasons, Outcome, Turn, decide};
+pub use extender::Extender;
 pub use hints::Event;
 pub use node::{Effect, NodeView, Taint};
 pub use plugin::{Check, Plugin, Prepared, Rejection, Site, Why, Work};

@@ -46,14 +46,17 @@ pub(crate) struct Helpless {
     pub message: String,
     /// Whether the pod loses the node that it is nominated to.
     pub loses_nomination: bool,
+    /// Something went wrong, and nothing else is to be said of the pod.
+    pub broken: bool,
 }
 
 fn not_eligible(why: &str) -> Helpless {
-    Helpless { message: format!("not eligible due to {why}."), loses_nomination: false }
+    Helpless { message: format!("not eligible due to {why}."), loses_nomination: false, broken: false }
 }
 
-/// Whose removal makes room for the pod of `cycle`, or what upstream says when nobody's does.
-pub(crate) fn preempt(cycle: &Cycle<'_>, rejected: &[(NodeIx, Rejection)], budgets: &[Budget], seed: u64, all: usize) -> Result<Victims, Helpless> {
+/// Whose removal makes room for the pod of `cycle`, for each node where it does, or what upstream says
+/// when nobody's does.
+pub(crate) fn preempt(cycle: &Cycle<'_>, rejected: &[(NodeIx, Rejection)], budgets: &[Budget], seed: u64, all: usize) -> Result<Vec<Victims>, Helpless> {
     let (pod, cluster) = (cycle.pod, cycle.cluster);
     if pod.shape.never_preempts {
         return Err(not_eligible("preemptionPolicy=Never"));
@@ -70,10 +73,13 @@ pub(crate) fn preempt(cycle: &Cycle<'_>, rejected: &[(NodeIx, Rejection)], budge
     let (mut clean, mut violating): (Vec<Victims>, Vec<Victims>) = (Vec::new(), Vec::new());
     let mut reasons: BTreeMap<String, usize> = BTreeMap::new();
     let mut said: Vec<(Rejection, usize)> = Vec::new();
+    let mut victimless: Vec<String> = Vec::new();
     let mut unhelpful = all - potential.len();
     let start = if potential.is_empty() { 0 } else { seed as usize % potential.len() };
     for node in potential[start..].iter().chain(&potential[..start]) {
         match victims_on(cycle, *node, budgets) {
+            // An extender has refused the node, and the filters do not.
+            Ok(victims) if victims.pods.is_empty() => victimless.push(format!("expected at least one victim pod on node {:?}", victims.node)),
             Ok(victims) if victims.violations == 0 => clean.push(victims),
             Ok(victims) => violating.push(victims),
             Err(rejection) => match said.iter_mut().find(|(known, _)| *known == rejection) {
@@ -86,8 +92,12 @@ pub(crate) fn preempt(cycle: &Cycle<'_>, rejected: &[(NodeIx, Rejection)], budge
         }
     }
     clean.append(&mut violating);
-    if let Some(best) = best(clean) {
-        return Ok(best);
+    if !clean.is_empty() {
+        return Ok(clean);
+    }
+    if !victimless.is_empty() {
+        let message = if victimless.len() == 1 { victimless.remove(0) } else { format!("[{}]", victimless.join(", ")) };
+        return Err(Helpless { message, loses_nomination: false, broken: true });
     }
     for (rejection, count) in said {
         rejection.reasons(pod).into_iter().for_each(|r| *reasons.entry(r).or_default() += count);
@@ -95,7 +105,7 @@ pub(crate) fn preempt(cycle: &Cycle<'_>, rejected: &[(NodeIx, Rejection)], budge
     if unhelpful > 0 {
         *reasons.entry("Preemption is not helpful for scheduling".into()).or_default() += std::mem::take(&mut unhelpful);
     }
-    Err(Helpless { message: format!("0/{all} nodes are available: {}.", histogram(&reasons)), loses_nomination: true })
+    Err(Helpless { message: format!("0/{all} nodes are available: {}.", histogram(&reasons)), loses_nomination: true, broken: false })
 }
 
 /// Ordered by importance: the priority, then the longer run.
@@ -150,7 +160,7 @@ fn by_budget(pods: &[Arc<PodInfo>], budgets: &[Budget]) -> (Vec<Arc<PodInfo>>, V
 
 /// The node whose loss is the least: the fewest violations, the lowest highest priority, the lowest sum
 /// of priorities, the fewest pods, and the latest start of its most important pods.
-fn best(candidates: Vec<Victims>) -> Option<Victims> {
+pub(crate) fn best(candidates: Vec<Victims>) -> Option<Victims> {
     let rank = |v: &Victims| {
         let highest = v.pods.first().map_or(0, |p| p.shape.priority);
         // Raised so that many pods of negative priority do not look better than few.

@@ -125,6 +125,11 @@ impl Queue {
         self.entries.remove(uid);
     }
 
+    /// A pod that is bound by nobody yet.
+    pub fn get(&self, uid: &str) -> Option<&Entry> {
+        self.entries.get(uid)
+    }
+
     /// The pod that is next.
     pub fn pop(&mut self) -> Option<&Entry> {
         let (_, uid) = self.active.pop_first()?;

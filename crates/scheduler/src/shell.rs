@@ -11,9 +11,11 @@ use parking_lot::Mutex;
 use reconcile::{Informers, Recorder, Tasks};
 use tokio::sync::{Notify, Semaphore};
 
+use crate::asking::{Asking, Nodes, Question, needs_nodes};
 use crate::cluster::Cluster;
 use crate::config::{Config, Point};
 use crate::decide::{Decision, Failure, Turn, decide};
+use crate::extender::EXTENDER;
 use crate::hints::{self, Event};
 use crate::node::NodeView;
 use crate::plugin::Plugin;
@@ -27,6 +29,7 @@ pub(crate) struct Shared {
     pub plugins: Vec<Arc<dyn Plugin>>,
     /// By profile.
     pub recorders: Vec<Recorder>,
+    pub nodes: Nodes,
     tasks: Tasks,
     wake: Notify,
     permits: Arc<Semaphore>,
@@ -39,9 +42,11 @@ pub(crate) struct State {
     /// Decided on; the informer does not show them on their nodes yet.
     assumed: HashMap<Box<str>, Arc<PodInfo>>,
     pub budgets: BTreeMap<(String, String), Budget>,
-    budget_list: Option<Vec<Budget>>,
-    start: usize,
-    decisions: u64,
+    budget_list: Option<Arc<[Budget]>>,
+    pub start: usize,
+    pub decisions: u64,
+    /// Extenders are being asked about a pod.
+    pub asking: Option<Asking>,
 }
 
 /// Lets plug-ins tell the scheduler of changes that only they see.
@@ -53,7 +58,12 @@ impl Handle {
     /// are tried again. It runs under the scheduler's lock and must not wait.
     pub fn wake(&self, plugin: &str, helps: impl Fn(&PodInfo) -> bool) {
         let Some(shared) = self.0.get().and_then(Weak::upgrade) else { return };
-        shared.state.lock().queue.wake(|entry| entry.rejected_by.contains(&plugin) && helps(&entry.pod));
+        let mut state = shared.state.lock();
+        if let Some(asking) = &mut state.asking {
+            asking.wake(plugin, &helps);
+        }
+        state.queue.wake(|entry| entry.rejected_by.iter().any(|by| *by == plugin || *by == EXTENDER) && helps(&entry.pod));
+        drop(state);
         shared.wake.notify_one();
     }
 }
@@ -71,11 +81,14 @@ pub fn start(client: Client, informers: &Informers, tasks: &Tasks, config: Confi
         budget_list: None,
         start: 0,
         decisions: config.seed,
+        asking: None,
     };
+    let nodes: Nodes = needs_nodes(&config.extenders).then(|| informers.of());
     let shared = Arc::new(Shared {
         recorders: config.profiles.iter().map(|p| Recorder::new(tasks, client.clone(), p.name.clone(), None)).collect(),
         client,
         plugins,
+        nodes,
         tasks: tasks.clone(),
         wake: Notify::new(),
         permits: Arc::new(Semaphore::new(config.parallel_bindings.max(1))),
@@ -87,13 +100,24 @@ pub fn start(client: Client, informers: &Informers, tasks: &Tasks, config: Confi
     let ready = crate::watch::follow(&shared, informers);
     tasks.spawn("scheduler", async move {
         ready.await;
+        if let Some(nodes) = &shared.nodes {
+            nodes.synced().await;
+        }
         shared.run().await;
     });
 }
 
 impl State {
+    /// All budgets.
+    pub fn budgets(&mut self) -> Arc<[Budget]> {
+        self.budget_list.get_or_insert_with(|| self.budgets.values().cloned().collect()).clone()
+    }
+
     /// Wakes those whom an event may help.
     fn tell(&mut self, shared: &Shared, event: &Event) {
+        if let Some(asking) = &mut self.asking {
+            asking.events.push(event.clone());
+        }
         if self.queue.nobody_waits() {
             return;
         }
@@ -190,6 +214,10 @@ impl Shared {
             // The semaphore is never closed.
             let Ok(permit) = self.permits.clone().acquire_owned().await else { return };
             let next = match self.turn() {
+                Next::Ask(question) => self.ask(*question).await,
+                next => next,
+            };
+            let next = match next {
                 Next::Do(work) => {
                     let shared = self.clone();
                     self.tasks.spawn("scheduler: write", async move {
@@ -203,6 +231,7 @@ impl Shared {
                     continue;
                 }
                 Next::Wait(next) => next,
+                Next::Ask(_) => None,
             };
             drop(permit);
             let pause = next.map_or(Duration::from_secs(60), |at| at.saturating_duration_since(Instant::now()));
@@ -219,24 +248,32 @@ impl Shared {
         let state = &mut *guard;
         let due = state.queue.promote(Instant::now());
         let Some(entry) = state.queue.pop() else { return Next::Wait(due) };
-        let (mut pod, profile) = (entry.pod.clone(), entry.profile);
+        let (mut pod, profile, shape) = (entry.pod.clone(), entry.profile, entry.pod.shape.clone());
         if let Some(nominated) = state.cluster.nominated.get(pod.uid()) {
             pod = nominated.clone();
         }
         state.decisions += 1;
-        let budgets = state.budget_list.get_or_insert_with(|| state.budgets.values().cloned().collect());
+        if let Some(question) = Question::begin(self, state, &pod, profile, shape) {
+            return Next::Ask(Box::new(question));
+        }
+        let budgets = state.budgets();
         let turn = Turn {
             config: &self.config,
             profile,
             plugins: &self.plugins,
-            budgets,
+            budgets: &budgets,
             start: state.start,
             seed: state.decisions,
             explain: false,
         };
         let outcome = decide(&mut state.cluster, &pod, &turn);
         state.start = outcome.start;
-        match outcome.decision {
+        self.act(state, pod, profile, outcome.decision)
+    }
+
+    /// Takes in a decision, and answers what is to be written.
+    pub fn act(&self, state: &mut State, pod: Arc<PodInfo>, profile: usize, decision: Decision) -> Next {
+        match decision {
             Decision::Bind(node) => match self.reserve(&pod, &node) {
                 Ok(()) => {
                     state.cluster.nominate(&pod, None);
@@ -246,7 +283,7 @@ impl Shared {
                 }
                 Err(message) => {
                     state.queue.error(pod.uid(), Instant::now());
-                    Next::Do(Box::new(Work::Failed { pod, profile, message }))
+                    Next::failed(pod, profile, message)
                 }
             },
             Decision::Unschedulable(failure) => {
@@ -282,12 +319,13 @@ impl Shared {
     }
 
     /// A pod does not get to the node that was decided on: it counts there no longer, and is tried
-    /// again.
-    pub fn take_back(&self, pod: &PodInfo, node: &str, retry: bool) {
+    /// again. False when the informer has shown it there after all.
+    pub fn take_back(&self, pod: &PodInfo, node: &str, retry: bool) -> bool {
         self.plugins.iter().rev().for_each(|p| p.unreserve(pod, node));
         let mut state = self.state.lock();
         // The informer may have shown it there meanwhile, whatever the answer was.
-        if state.assumed.remove(pod.uid()).is_some()
+        let assumed = state.assumed.remove(pod.uid()).is_some();
+        if assumed
             && let Some((_, old)) = state.cluster.remove_pod(pod.uid())
         {
             if retry {
@@ -298,6 +336,7 @@ impl Shared {
             state.tell(self, &Event::PodGone { old, node: node.into() });
         }
         self.wake.notify_one();
+        assumed
     }
 
     /// A pod is to be tried at once.
@@ -307,9 +346,18 @@ impl Shared {
     }
 }
 
-enum Next {
+/// What comes of a turn.
+pub(crate) enum Next {
     Do(Box<Work>),
     Wait(Option<Instant>),
+    Ask(Box<Question>),
+}
+
+impl Next {
+    /// Something went wrong with a pod.
+    pub fn failed(pod: Arc<PodInfo>, profile: usize, message: String) -> Next {
+        Next::Do(Box::new(Work::Failed { pod, profile, message }))
+    }
 }
 
 /// What is to be written after a decision.

@@ -30,14 +30,14 @@ struct Objects {
 }
 
 #[derive(Clone)]
-struct Fake(Arc<(Mutex<Objects>, watch::Sender<usize>)>);
+pub(crate) struct Fake(Arc<(Mutex<Objects>, watch::Sender<usize>)>);
 
 impl Fake {
-    fn new() -> Fake {
+    pub fn new() -> Fake {
         Fake(Arc::new((Mutex::default(), watch::Sender::new(0))))
     }
 
-    fn put(&self, collection: &str, mut object: Value) {
+    pub fn put(&self, collection: &str, mut object: Value) {
         let mut objects = self.0.0.lock();
         let namespace = object["metadata"]["namespace"].as_str().unwrap_or_default().to_string();
         let path = format!("{collection}/{namespace}/{}", object["metadata"]["name"].as_str().expect("a name"));
@@ -49,7 +49,7 @@ impl Fake {
         self.0.1.send_replace(count);
     }
 
-    fn remove(&self, path: &str) {
+    pub fn remove(&self, path: &str) {
         let mut objects = self.0.0.lock();
         if let Some(mut object) = objects.all.remove(path) {
             object["metadata"]["resourceVersion"] = json!((objects.events.len() + 1).to_string());
@@ -60,7 +60,7 @@ impl Fake {
         self.0.1.send_replace(count);
     }
 
-    fn pod(&self, name: &str) -> Value {
+    pub fn pod(&self, name: &str) -> Value {
         self.0.0.lock().all.get(&format!("pods/default/{name}")).cloned().unwrap_or(Value::Null)
     }
 
@@ -104,6 +104,10 @@ impl Fake {
                 let from = query.split("resourceVersion=").nth(1).and_then(|v| v.split('&').next()?.parse().ok()).unwrap_or(0);
                 Response::new(self.watch(collection.to_string(), from))
             }
+            (&Method::GET, ["api", "v1", "namespaces", _, "pods", name]) => match self.pod(name) {
+                Value::Null => refuse(404),
+                pod => full(StatusCode::OK, pod),
+            },
             (&Method::GET, [.., collection]) => {
                 let objects = self.0.0.lock();
                 let items: Vec<&Value> = objects.all.iter().filter(|(p, _)| p.starts_with(&format!("{collection}/"))).map(|(_, o)| o).collect();
@@ -146,7 +150,7 @@ impl Fake {
     }
 
     /// Waits until a condition holds.
-    async fn until(&self, what: &str, test: impl Fn(&Fake) -> bool) {
+    pub async fn until(&self, what: &str, test: impl Fn(&Fake) -> bool) {
         let wait = async {
             while !test(self) {
                 tokio::time::sleep(Duration::from_millis(5)).await;
@@ -156,30 +160,34 @@ impl Fake {
         tokio::time::timeout(Duration::from_secs(60), wait).await.unwrap_or_else(|_| panic!("never: {what}; events {:?}", told()));
     }
 
-    fn is_on(&self, name: &str, node: &str) -> bool {
+    pub fn is_on(&self, name: &str, node: &str) -> bool {
         self.pod(name)["spec"]["nodeName"] == node
     }
 
-    fn was_told(&self, start: &str) -> bool {
+    pub fn was_told(&self, start: &str) -> bool {
         self.0.0.lock().told.iter().any(|t| t.starts_with(start))
     }
 }
 
 fn start(fake: &Fake) -> Tasks {
+    start_with(fake, Config::default())
+}
+
+pub(crate) fn start_with(fake: &Fake, config: Config) -> Tasks {
     let tasks = Tasks::new();
     let own = fake.clone();
     let client = client::in_process(move |request| own.clone().answer(request));
     let informers = Informers::new(client.clone(), tasks.clone());
-    let config = Config { initial_backoff: Duration::from_millis(10), max_backoff: Duration::from_millis(50), ..Config::default() };
+    let config = Config { initial_backoff: Duration::from_millis(10), max_backoff: Duration::from_millis(50), ..config };
     crate::start(client, &informers, &tasks, config);
     tasks
 }
 
-fn node(name: &str) -> Value {
+pub(crate) fn node(name: &str) -> Value {
     json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": name, "uid": name}, "status": {"allocatable": {"cpu": "2", "memory": "4Gi", "pods": "10"}}})
 }
 
-fn pod(name: &str, priority: i32, cpu: &str) -> Value {
+pub(crate) fn pod(name: &str, priority: i32, cpu: &str) -> Value {
     json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name, "namespace": "default", "uid": name},
         "spec": {"schedulerName": "default-scheduler", "priority": priority, "containers": [{"name": "c", "resources": {"requests": {"cpu": cpu}}}]}, "status": {"phase": "Pending"}})
 }

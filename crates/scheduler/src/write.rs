@@ -49,6 +49,17 @@ impl Shared {
                 return self.refuse(pod, profile, "SchedulerError", &message, None).await;
             }
         }
+        match crate::extender::bind(&self.config.extenders, pod, node).await {
+            None => {}
+            Some(Ok(())) => return self.bound(pod, node, profile),
+            Some(Err(message)) => {
+                // It may have bound the pod, and only its answer may be lost.
+                if self.take_back(pod, node, true) {
+                    self.refuse(pod, profile, "SchedulerError", &message, None).await;
+                }
+                return;
+            }
+        }
         let binding = Binding {
             metadata: ObjectMeta {
                 name: Some(pod.name().into()),
@@ -60,10 +71,7 @@ impl Shared {
         };
         let bound: kube::Result<Value> = self.api(pod).create_subresource("binding", pod.name(), &PostParams::default(), &binding).await;
         match bound {
-            Ok(_) => {
-                let message = format!("Successfully assigned {}/{} to {node}", pod.namespace(), pod.name());
-                self.recorders[profile].event(&Reference::of(pod.as_ref()), EventType::Normal, "Scheduled", message);
-            }
+            Ok(_) => self.bound(pod, node, profile),
             Err(error) => {
                 let gone = matches!(&error, kube::Error::Api(s) if s.code == 404);
                 self.take_back(pod, node, !gone);
@@ -73,6 +81,11 @@ impl Shared {
                 }
             }
         }
+    }
+
+    fn bound(&self, pod: &PodInfo, node: &str, profile: usize) {
+        let message = format!("Successfully assigned {}/{} to {node}", pod.namespace(), pod.name());
+        self.recorders[profile].event(&Reference::of(pod), EventType::Normal, "Scheduled", message);
     }
 
     /// Tells why a pod was not placed, and writes down to which node it is nominated.

@@ -474,10 +474,6 @@ fn is_native(name: &str) -> bool {
     !name.contains('/') || name.contains("kubernetes.io/")
 }
 
-fn is_extended(name: &str) -> bool {
-    !is_native(name) && !name.starts_with("requests.") && names::qualified_name(&format!("requests.{name}")).is_empty()
-}
-
 const STANDARD: &[&str] = &[
     "cpu", "memory", "ephemeral-storage", "requests.cpu", "requests.memory", "requests.ephemeral-storage", "limits.cpu",
     "limits.memory", "limits.ephemeral-storage", "pods", "resourcequotas", "services", "replicationcontrollers", "secrets",
@@ -507,7 +503,7 @@ fn container_resource_name(at: &At<'_>, name: &str) {
         if !["cpu", "memory", "ephemeral-storage"].contains(&name) && !is_huge_page(name) {
             at.invalid_as(name, "must be a standard resource for containers");
         }
-    } else if !is_native(name) && !is_extended(name) {
+    } else if !is_native(name) && !names::is_extended_resource(name) {
         at.invalid_as(name, "doesn't follow extended resource name standard");
     }
 }
@@ -522,7 +518,7 @@ pub fn resource_amount(at: &At<'_>, name: &str) {
     if q.sign() < 0 {
         at.invalid_as(q.canonical(), "must be greater than or equal to 0");
     }
-    if (WHOLE.contains(&name) || is_extended(name)) && q.milli_value() % 1000 != 0 {
+    if (WHOLE.contains(&name) || names::is_extended_resource(name)) && q.milli_value() % 1000 != 0 {
         at.invalid_as(q.canonical(), "must be an integer");
     }
 }

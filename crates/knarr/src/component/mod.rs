@@ -12,6 +12,7 @@ mod feature_gates;
 mod flags;
 mod scheduler;
 mod scheduler_config;
+mod scheduler_extenders;
 mod scheduler_profiles;
 mod serve;
 

@@ -1,15 +1,17 @@
 //! KubeSchedulerConfiguration v1, as files have it: fields that upstream does not know are refused,
-//! and so is what cannot be done yet; nothing is passed over in silence.
+//! and so is what cannot be done yet; nothing is passed over in silence. Extenders are in
+//! `scheduler_extenders`.
 
 use std::path::Path;
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use reconcile::leader::{Settings, Timing};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::flags::go_duration;
+use super::scheduler_extenders::Extender;
 
 const GROUP: &str = "kubescheduler.config.k8s.io";
 
@@ -131,48 +133,6 @@ pub struct PluginConfig {
     pub args: Value,
 }
 
-/// A web server that has a say in decisions.
-#[derive(Clone, Debug, Default, Deserialize, Serialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
-pub struct Extender {
-    #[serde(rename = "urlPrefix")]
-    url_prefix: String,
-    filter_verb: String,
-    preempt_verb: String,
-    prioritize_verb: String,
-    weight: i64,
-    bind_verb: String,
-    #[serde(rename = "enableHTTPS")]
-    enable_https: bool,
-    tls_config: Option<ExtenderTls>,
-    http_timeout: Option<String>,
-    node_cache_capable: bool,
-    managed_resources: Vec<ManagedResource>,
-    ignorable: bool,
-}
-
-/// How an extender proves itself and we to it.
-#[derive(Clone, Debug, Default, Deserialize, Serialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
-struct ExtenderTls {
-    insecure: bool,
-    server_name: String,
-    cert_file: String,
-    key_file: String,
-    ca_file: String,
-    cert_data: String,
-    key_data: String,
-    ca_data: String,
-}
-
-/// A resource that an extender looks after.
-#[derive(Clone, Debug, Default, Deserialize, Serialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
-struct ManagedResource {
-    name: String,
-    ignored_by_scheduler: bool,
-}
-
 impl File {
     /// The file at `path`, checked.
     pub fn read(path: &str) -> Result<File> {
@@ -209,9 +169,7 @@ impl File {
                 ensure!(configured.insert(&config.name), "profiles[{i}].pluginConfig[{j}]: Duplicate value: {:?}", config.name);
             }
         }
-        if let Some(extender) = file.extenders.first() {
-            bail!("extenders are not supported yet: {} would not be asked", extender.url_prefix);
-        }
+        super::scheduler_extenders::check(&file.extenders)?;
         file.leader_election.settings()?;
         Ok(file)
     }
@@ -274,7 +232,6 @@ mod tests {
             "profiles:\n- schedulerName: a\n- schedulerName: a\n",
             "profiles:\n- schedulerName: a\n- {}\n",
             "leaderElection:\n  leaseDuration: 15\n",
-            "extenders:\n- urlPrefix: http://127.0.0.1:1\n  filterVerb: filter\n",
         ] {
             assert!(parsed(rest).is_err(), "{rest}");
         }

@@ -94,6 +94,7 @@ impl File {
         if !self.profiles.is_empty() {
             config.profiles = self.profiles.iter().map(profile).collect::<Result<_>>()?;
         }
+        super::scheduler_extenders::add(&self.extenders, &mut config)?;
         Ok(config)
     }
 }

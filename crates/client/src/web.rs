@@ -1,0 +1,226 @@
+//! Calls to a web server that is no API server, as a scheduler extender: JSON in, bytes out, over HTTP
+//! or HTTPS. It keeps one idle connection; calls at the same time make more.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::header::{CONTENT_TYPE, HOST};
+use http::{Method, Request, StatusCode, Uri};
+use http_body_util::{BodyExt, Full};
+use hyper::client::conn::http1;
+use hyper_util::rt::TokioIo;
+use parking_lot::Mutex;
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::{DigitallySignedStruct, SignatureScheme};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpStream;
+
+use crate::https::{Credentials, TlsError, server_name, tls_config, tls_config_with};
+
+type BoxError = Box<dyn std::error::Error + Send + Sync>;
+
+/// Where Linux distributions keep the certificates that the machine trusts.
+const TRUSTED: [&str; 4] =
+    ["/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls/certs/ca-bundle.crt", "/etc/ssl/ca-bundle.pem", "/etc/ssl/cert.pem"];
+
+/// How the server proves itself, and who the client is.
+#[derive(Clone, Default)]
+pub struct WebTls {
+    /// The server's certificate is not verified.
+    pub insecure: bool,
+    /// The name that its certificate must have, and that it is asked for; that of the URL when empty.
+    pub server_name: String,
+    /// PEM bundle that it must chain to; what the machine trusts when there is none.
+    pub ca: Option<String>,
+    /// PEM certificate chain and PEM private key of the client.
+    pub certificate: Option<(String, String)>,
+}
+
+/// Why no calls can be made to a URL.
+#[derive(Debug, thiserror::Error)]
+pub enum WebError {
+    /// The URL has no scheme of the web or no host.
+    #[error("{0:?} is no http or https URL")]
+    Url(String),
+    /// The machine's own trusted certificates were not found.
+    #[error("no certificates to trust were found on this machine: name them as the CA")]
+    NoTrust,
+    /// The TLS material is unusable.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
+}
+
+/// Why a call got no answer.
+#[derive(Debug, thiserror::Error)]
+pub enum CallError {
+    /// It took too long.
+    #[error("Post {url:?}: context deadline exceeded (Client.Timeout exceeded while awaiting headers)")]
+    Timeout { url: String },
+    /// The server could not be reached, or broke off.
+    #[error("Post {url:?}: {cause}")]
+    Broken { url: String, cause: BoxError },
+}
+
+/// A server to call. Clones share the connection.
+#[derive(Clone)]
+pub struct Web(Arc<Inner>);
+
+struct Inner {
+    url: String,
+    authority: String,
+    address: String,
+    tls: Option<(tokio_rustls::TlsConnector, ServerName<'static>)>,
+    timeout: Duration,
+    idle: Mutex<Option<http1::SendRequest<Full<Bytes>>>>,
+}
+
+impl std::fmt::Debug for Web {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("Web").field(&self.0.url).finish()
+    }
+}
+
+impl Web {
+    /// A server at `url`, to which the path of a call is appended. A call takes no longer than `timeout`.
+    pub fn new(url: &str, tls: &WebTls, timeout: Duration) -> Result<Web, WebError> {
+        let uri: Uri = url.parse().map_err(|_| WebError::Url(url.into()))?;
+        let (Some(scheme), Some(host)) = (uri.scheme_str(), uri.host()) else { return Err(WebError::Url(url.into())) };
+        let (port, connector) = match scheme {
+            "http" => (80, None),
+            "https" => {
+                let name = if tls.server_name.is_empty() { host } else { &tls.server_name };
+                (443, Some((tokio_rustls::TlsConnector::from(Arc::new(configured(tls)?)), server_name(name)?)))
+            }
+            _ => return Err(WebError::Url(url.into())),
+        };
+        let address = format!("{host}:{}", uri.port_u16().unwrap_or(port));
+        let authority = uri.port().map_or_else(|| host.to_string(), |port| format!("{host}:{port}"));
+        let url = url.trim_end_matches('/').to_string();
+        Ok(Web(Arc::new(Inner { url, authority, address, tls: connector, timeout, idle: Mutex::new(None) })))
+    }
+
+    /// The server's URL, with no slash at its end.
+    pub fn url(&self) -> &str {
+        &self.0.url
+    }
+
+    /// Posts JSON to `path` below the URL; answers the status and the body.
+    pub async fn post(&self, path: &str, json: Vec<u8>) -> Result<(StatusCode, Bytes), CallError> {
+        let url = format!("{}/{path}", self.0.url);
+        match tokio::time::timeout(self.0.timeout, self.0.exchange(&url, json.into())).await {
+            Err(_) => Err(CallError::Timeout { url }),
+            Ok(Err(cause)) => Err(CallError::Broken { url, cause }),
+            Ok(Ok(answer)) => Ok(answer),
+        }
+    }
+}
+
+fn configured(tls: &WebTls) -> Result<rustls::ClientConfig, WebError> {
+    let credentials = Credentials { certificate: tls.certificate.clone(), token: None };
+    let mut config = match (&tls.ca, tls.insecure) {
+        (Some(ca), _) => tls_config(ca, &credentials)?,
+        // The roots are never asked: the verifier below takes their place.
+        (None, true) => tls_config_unverified(&credentials)?,
+        (None, false) => {
+            let pem = trusted().ok_or(WebError::NoTrust)?;
+            let mut roots = rustls::RootCertStore::empty();
+            // Bundles of distributions hold a few that are too old to be understood.
+            roots.add_parsable_certificates(CertificateDer::pem_slice_iter(pem.as_bytes()).flatten());
+            if roots.is_empty() {
+                return Err(WebError::NoTrust);
+            }
+            tls_config_with(roots, &credentials)?
+        }
+    };
+    config.alpn_protocols = vec![b"http/1.1".to_vec()];
+    Ok(config)
+}
+
+fn trusted() -> Option<String> {
+    let own = std::env::var("SSL_CERT_FILE").ok();
+    own.iter().map(String::as_str).chain(TRUSTED).find_map(|path| std::fs::read_to_string(Path::new(path)).ok())
+}
+
+fn tls_config_unverified(credentials: &Credentials) -> Result<rustls::ClientConfig, TlsError> {
+    let mut config = tls_config_with(rustls::RootCertStore::empty(), credentials)?;
+    config.dangerous().set_certificate_verifier(Arc::new(Unverified(rustls::crypto::ring::default_provider())));
+    Ok(config)
+}
+
+/// Takes every certificate, as the user has asked; that the server has its key is still checked.
+#[derive(Debug)]
+struct Unverified(rustls::crypto::CryptoProvider);
+
+impl ServerCertVerifier for Unverified {
+    fn verify_server_cert(&self, _: &CertificateDer<'_>, _: &[CertificateDer<'_>], _: &ServerName<'_>, _: &[u8], _: UnixTime) -> Result<ServerCertVerified, rustls::Error> {
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(&self, message: &[u8], cert: &CertificateDer<'_>, dss: &DigitallySignedStruct) -> Result<HandshakeSignatureValid, rustls::Error> {
+        rustls::crypto::verify_tls12_signature(message, cert, dss, &self.0.signature_verification_algorithms)
+    }
+
+    fn verify_tls13_signature(&self, message: &[u8], cert: &CertificateDer<'_>, dss: &DigitallySignedStruct) -> Result<HandshakeSignatureValid, rustls::Error> {
+        rustls::crypto::verify_tls13_signature(message, cert, dss, &self.0.signature_verification_algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.0.signature_verification_algorithms.supported_schemes()
+    }
+}
+
+impl Inner {
+    async fn exchange(&self, url: &str, json: Bytes) -> Result<(StatusCode, Bytes), BoxError> {
+        let path = url.parse::<Uri>()?.path_and_query().map_or_else(|| "/".to_string(), ToString::to_string);
+        let mut kept = self.idle.lock().take().filter(|sender| !sender.is_closed());
+        loop {
+            let reused = kept.is_some();
+            let mut sender = match kept.take() {
+                Some(sender) => sender,
+                None => self.connect().await?,
+            };
+            let request = Request::builder()
+                .method(Method::POST)
+                .uri(&path)
+                .header(HOST, &self.authority)
+                .header(CONTENT_TYPE, "application/json")
+                .body(Full::new(json.clone()))?;
+            match sender.try_send_request(request).await {
+                Ok(response) => {
+                    let status = response.status();
+                    let body = response.into_body().collect().await?.to_bytes();
+                    *self.idle.lock() = Some(sender);
+                    return Ok((status, body));
+                }
+                // The server had closed the idle connection, and has seen nothing of the call.
+                Err(error) if reused && error.message().is_some() => {}
+                Err(error) => return Err(error.into_error().into()),
+            }
+        }
+    }
+
+    async fn connect(&self) -> Result<http1::SendRequest<Full<Bytes>>, BoxError> {
+        let tcp = TcpStream::connect(&self.address).await.map_err(|e| format!("dial tcp {}: {e}", self.address))?;
+        tcp.set_nodelay(true)?;
+        match &self.tls {
+            None => speak(tcp).await,
+            Some((connector, name)) => speak(connector.connect(name.clone(), tcp).await?).await,
+        }
+    }
+}
+
+async fn speak<S: AsyncRead + AsyncWrite + Send + Unpin + 'static>(stream: S) -> Result<http1::SendRequest<Full<Bytes>>, BoxError> {
+    let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
+    // The driver ends with the connection, which ends with its sender.
+    tokio::spawn(async move {
+        if let Err(error) = connection.await {
+            tracing::debug!(%error, "the connection to a web server ended");
+        }
+    });
+    sender.ready().await?;
+    Ok(sender)
+}
