@@ -19,6 +19,7 @@ struct On {
     fit: bool,
     spread: bool,
     pods: bool,
+    features: bool,
 }
 
 /// One pod's decision.
@@ -51,6 +52,7 @@ impl<'a> Cycle<'a> {
             fit: filters("NodeResourcesFit"),
             spread: filters("PodTopologySpread") && !resolved.hard.is_empty(),
             pods: filters("InterPodAffinity"),
+            features: filters("NodeDeclaredFeatures") && !shape.features.is_empty(),
         };
         let (mut checks, mut rejected) = (Vec::new(), None);
         for plugin in plugins.iter().filter(|p| filters(p.name())) {
@@ -140,7 +142,13 @@ impl<'a> Cycle<'a> {
         if self.on.spread {
             self.spread(node, site)?;
         }
-        if self.on.pods { self.pods(node, site) } else { Ok(()) }
+        if self.on.pods {
+            self.pods(node, site)?;
+        }
+        if self.on.features && !self.pod.shape.features.iter().all(|f| site.node.view.declares(f)) {
+            return Err(Rejection::final_("NodeDeclaredFeatures", "node(s) didn't match Pod's required features"));
+        }
+        Ok(())
     }
 
     fn named(&self, node: &NodeInfo) -> Result<(), Rejection> {

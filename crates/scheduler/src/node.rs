@@ -57,6 +57,11 @@ impl NodeView {
         self.meta.name.as_deref().unwrap_or_default()
     }
 
+    /// Whether the node has declared that it can do this.
+    pub fn declares(&self, feature: &str) -> bool {
+        self.features.iter().any(|f| f.as_ref() == feature)
+    }
+
     /// Whether nothing that decisions rest on differs.
     pub fn same(&self, other: &NodeView) -> bool {
         self.labels == other.labels

@@ -83,7 +83,10 @@ impl World {
         if !lacking.is_empty() {
             return Some(("NodeResourcesFit", lacking));
         }
-        self.reject_spread(pod, node).or_else(|| self.reject_pods(pod, node))
+        self.reject_spread(pod, node).or_else(|| self.reject_pods(pod, node)).or_else(|| {
+            let missing = shape.features.iter().any(|f| !node.features.iter().any(|declared| **declared == **f));
+            if missing { no("NodeDeclaredFeatures", "node(s) didn't match Pod's required features") } else { None }
+        })
     }
 
     fn reject_spread(&self, pod: &PodInfo, node: &NodeView) -> Option<(&'static str, Vec<String>)> {
@@ -284,8 +287,10 @@ impl Chance {
         let effects = ["NoSchedule", "PreferNoSchedule", "NoExecute", "PreferNoSchedule"];
         let taints: Vec<Value> = (0..self.below(6).saturating_sub(3)).map(|i| json!({"key": format!("t{i}"), "effect": effects[self.below(4) as usize]})).collect();
         let images: Vec<Value> = (0..self.below(3)).map(|i| json!({"names": [format!("image{i}:latest")], "sizeBytes": (self.below(900) << 20)})).collect();
+        let known = ["ExtendWebSocketsToKubelet", "RestartAllContainersOnContainerExits", "UserNamespacesHostNetworkSupport"];
+        let features: Vec<&str> = known.into_iter().filter(|_| self.one_in(2)).collect();
         let node = json!({"metadata": {"name": name, "labels": labels}, "spec": {"unschedulable": self.one_in(12), "taints": taints},
-            "status": {"allocatable": {"cpu": self.below(3) + 1, "memory": format!("{}Gi", self.below(4)), "pods": 3 + self.below(4), "example.com/gpu": self.below(3)}, "images": images}});
+            "status": {"allocatable": {"cpu": self.below(3) + 1, "memory": format!("{}Gi", self.below(4)), "pods": 3 + self.below(4), "example.com/gpu": self.below(3)}, "images": images, "declaredFeatures": features}});
         Arc::new(serde_json::from_value(node).expect("a node"))
     }
 
@@ -335,6 +340,13 @@ impl Chance {
         }
         if self.one_in(6) {
             spec["containers"][0]["ports"] = json!([{"containerPort": 80, "hostPort": 80 + self.below(2), "hostIP": self.of(&["", "10.0.0.1", "10.0.0.2"])}]);
+        }
+        if self.one_in(8) {
+            spec["containers"][0]["restartPolicyRules"] = json!([{"action": self.of(&["Restart", "RestartAllContainers"])}]);
+        }
+        if self.one_in(8) {
+            spec["hostNetwork"] = json!(true);
+            spec["hostUsers"] = json!(self.one_in(2));
         }
         if self.one_in(2) {
             spec["tolerations"] = json!([{"key": format!("t{}", self.below(2)), "operator": "Exists"}]);

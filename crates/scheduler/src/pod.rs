@@ -147,6 +147,8 @@ pub struct Shape {
     pub gates: Vec<Box<str>>,
     /// Names of its device claims in the spec.
     pub claims: Vec<Box<str>>,
+    /// What the node must have declared that it can do.
+    pub features: Vec<&'static str>,
     pub owner: Option<Owner>,
 }
 
@@ -247,6 +249,8 @@ struct RawSpec {
     scheduling_gates: Option<Vec<RawNamed>>,
     resource_claims: Option<Vec<RawNamed>>,
     volumes: Option<Vec<PodVolume>>,
+    host_network: Option<bool>,
+    host_users: Option<bool>,
 }
 
 #[derive(Deserialize)]
@@ -262,6 +266,13 @@ struct RawContainer {
     resources: Option<RawResources>,
     restart_policy: Option<String>,
     ports: Option<Vec<RawPort>>,
+    restart_policy_rules: Option<Vec<RawRule>>,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(default)]
+struct RawRule {
+    action: String,
 }
 
 #[derive(Deserialize, Default)]
@@ -437,6 +448,20 @@ fn asking(containers: &[RawContainer], given: &Option<Vec<RawContainerStatus>>) 
         .collect()
 }
 
+/// The features that a node must have declared for such a pod. Others that upstream knows concern changes
+/// of pods, not their places.
+fn required_features(containers: &[RawContainer], init: &[RawContainer], host_network: bool, host_users: Option<bool>) -> Vec<&'static str> {
+    let rules = || containers.iter().chain(init).flat_map(|c| c.restart_policy_rules.iter().flatten());
+    let mut features = Vec::new();
+    if rules().any(|r| r.action == "RestartAllContainers") {
+        features.push("RestartAllContainersOnContainerExits");
+    }
+    if host_network && host_users == Some(false) {
+        features.push("UserNamespacesHostNetworkSupport");
+    }
+    features
+}
+
 impl From<RawPod> for PodInfo {
     fn from(raw: RawPod) -> PodInfo {
         let (mut metadata, spec, status) = (raw.metadata, raw.spec, raw.status);
@@ -496,6 +521,7 @@ impl From<RawPod> for PodInfo {
             containers: (containers.len() + init.len()) as u32,
             gates: spec.scheduling_gates.into_iter().flatten().map(|g| g.name).collect(),
             claims: spec.resource_claims.into_iter().flatten().map(|c| c.name).collect(),
+            features: required_features(&containers, &init, spec.host_network == Some(true), spec.host_users),
             owner: metadata.owner_references.take().into_iter().flatten().find(|o| o.controller == Some(true)).map(|o| Owner {
                 api_version: o.api_version,
                 kind: o.kind,

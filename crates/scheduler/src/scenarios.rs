@@ -415,6 +415,42 @@ fn decisions_repeat_and_equals_take_turns() {
     assert_eq!([enough(50, 0), enough(100, 0), enough(1000, 0), enough(5000, 0), enough(6000, 0), enough(5000, 100), enough(500, 1)], [50, 100, 420, 500, 300, 5000, 100]);
 }
 
+fn declares(name: &str, features: Value) -> Arc<NodeView> {
+    node(name, json!({"status": {"declaredFeatures": features}}))
+}
+
+#[test]
+fn features_must_have_been_declared() {
+    let all = "RestartAllContainersOnContainerExits";
+    let rule = |action: &str| json!([{"name": "c", "restartPolicyRules": [{"action": "Restart"}, {"action": action}]}]);
+    let wanting = pod("p", json!({"containers": rule("RestartAllContainers")}));
+    let (plain_node, able) = (node("a", json!({})), declares("b", json!(["ExtendWebSocketsToKubelet", all])));
+    let nodes = [plain_node.clone(), able.clone()];
+    check(&nodes, &[], &wanting, "b");
+    check(&nodes, &[], &pod("p", json!({"containers": [{"name": "c"}], "initContainers": rule("RestartAllContainers")})), "b");
+    // It cannot be helped by displacing anybody.
+    check(
+        &nodes[..1],
+        &[("a", of_priority("x", 1, "1"))],
+        &pod("p", json!({"priority": 5, "containers": rule("RestartAllContainers")})),
+        "0/1 nodes are available: 1 node(s) didn't match Pod's required features. no new claims to deallocate, preemption: 0/1 nodes are available: 1 Preemption is not helpful for scheduling.",
+    );
+    let both = json!({"hostNetwork": true, "hostUsers": false});
+    check(&nodes, &[], &pod("p", both.clone()), "2 node(s) didn't match Pod's required features");
+    check(&[plain_node.clone(), declares("c", json!(["UserNamespacesHostNetworkSupport"]))], &[], &pod("p", both), "c");
+    // Where it must not act.
+    for spec in [json!({"containers": rule("Restart")}), json!({"hostNetwork": true}), json!({"hostUsers": false}), json!({"hostNetwork": true, "hostUsers": true})] {
+        check(&nodes[..1], &[], &pod("p", spec), "a");
+    }
+    let off = profiled(|p| p.disable(None, "NodeDeclaredFeatures"));
+    assert_eq!(bound(off.decide(&mut cluster(&nodes[..1], &[]), &wanting)), "a");
+    // What wakes it: the node that declares it, not one that declares another.
+    let declared = |features: Value| Event::Node { old: Some(plain_node.clone()), new: declares("a", features) };
+    assert!(wakes(&mut cluster(&[declares("a", json!([all]))], &[]), &wanting, "NodeDeclaredFeatures", declared(json!([all]))));
+    let other = json!(["ExtendWebSocketsToKubelet"]);
+    assert!(!wakes(&mut cluster(&[declares("a", other.clone())], &[]), &wanting, "NodeDeclaredFeatures", declared(other)));
+}
+
 struct Refuses(&'static str);
 
 impl Plugin for Refuses {

@@ -222,6 +222,18 @@ fn rejected(pod: &PodInfo, reasons: &NodeReasons, cluster: &Cluster, findings: &
                 (format!("the node lacks the label {} over which the pod is to be spread", lacking.join(", ")), format!("kubectl label nodes {} {}=…", reasons.node, lacking.first().unwrap_or(&"")))
             }
             "PodTopologySpread" => ("one more pod there would make the spread more uneven than maxSkew allows".to_string(), "add nodes in the domains with the fewest pods, or raise maxSkew".to_string()),
+            "NodeDeclaredFeatures" => {
+                let lacking: Vec<&str> = shape.features.iter().copied().filter(|f| !info.view.declares(f)).collect();
+                let ask = |feature: &str| match feature {
+                    "RestartAllContainersOnContainerExits" => "restartPolicyRules with the action RestartAllContainers",
+                    _ => "hostUsers: false together with hostNetwork: true",
+                };
+                let asked: Vec<&str> = lacking.iter().map(|f| ask(f)).collect();
+                (
+                    format!("the node's kubelet has not declared {} (status.declaredFeatures)", lacking.join(", ")),
+                    format!("leave {} out of the pod, or add a node whose kubelet can do it", asked.join(" and ")),
+                )
+            }
             _ => (reason.clone(), "change the pod or the node".to_string()),
         };
         findings.push(finding(format!("node {} ({})", reasons.node, rejection.plugin), problem, fix));
@@ -339,6 +351,16 @@ mod tests {
         let plain = pod(json!({"containers": []}), json!({}));
         let report = about_pod(&plain, vec![node(json!([{"key": "k", "value": "v", "effect": "NoSchedule"}]))], Vec::new(), &[]);
         assert!(report.findings[0].fix.ends_with("kubectl taint nodes n1 k=v:NoSchedule-"), "{report:?}");
+    }
+
+    #[test]
+    fn features_that_a_node_has_not_declared_are_named() {
+        let rules = json!([{"action": "RestartAllContainers", "exitCodes": {"operator": "In", "values": [3]}}]);
+        let wanting = pod(json!({"containers": [{"name": "c", "restartPolicy": "Never", "restartPolicyRules": rules}]}), json!({"phase": "Pending"}));
+        let report = about_pod(&wanting, vec![node(json!([]))], Vec::new(), &[]);
+        assert_eq!(report.findings[0].subject, "node n1 (NodeDeclaredFeatures)");
+        assert!(report.findings[0].problem.contains("has not declared RestartAllContainersOnContainerExits"), "{report:?}");
+        assert!(report.findings[0].fix.contains("RestartAllContainers out of the pod"), "{report:?}");
     }
 
     #[test]
