@@ -36,6 +36,8 @@ pub struct Failure {
     pub nodes: Vec<NodeReasons>,
     /// Plug-ins that rejected it.
     pub plugins: BTreeSet<&'static str>,
+    /// It was rejected before any node was looked at.
+    pub whole: Option<Rejection>,
     /// Pods whose removal makes room for it on a node.
     pub preemption: Option<Victims>,
     /// All choices of such pods that were found, the one above among them.
@@ -268,7 +270,7 @@ fn failed_whole(cycle: &Cycle<'_>, rejection: Rejection, turn: &Turn<'_>) -> Dec
     let nodes: Vec<(NodeIx, Rejection)> = order.iter().map(|n| (*n, rejection.clone())).collect();
     let plugins = BTreeSet::from([rejection.plugin]);
     let message = format!("0/{} nodes are available: {said}.", order.len());
-    let failure = Failure { message, plugins, ..Failure::default() };
+    let failure = Failure { message, plugins, whole: Some(rejection), ..Failure::default() };
     failed(try_preemption(cycle, &nodes, turn, failure))
 }
 

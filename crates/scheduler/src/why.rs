@@ -3,6 +3,8 @@
 //! The answers are worked out by pure functions from what any API server shows: objects and events.
 //! For a pod that waits for a node the scheduler's own core is asked, node by node.
 
+mod volumes;
+
 use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::{ContainerStatus, Event, Node, Pod};
@@ -15,6 +17,8 @@ use crate::config::Config;
 use crate::decide::{Decision, NodeReasons, Turn, decide};
 use crate::node::NodeView;
 use crate::pod::PodInfo;
+use crate::storage::Lookup;
+pub use crate::storage::Listed;
 
 /// One thing that stands in the way.
 #[derive(Debug, Clone, Serialize, PartialEq, Eq)]
@@ -62,7 +66,9 @@ pub async fn pod(client: &Client, namespace: &str, name: &str) -> kube::Result<R
     let nodes = Api::<Node>::all(client.clone()).list(&ListParams::default()).await?.items;
     let pods = Api::<PodInfo>::all(client.clone()).list(&ListParams::default()).await?.items;
     let events = events(client, namespace, name, "Pod").await?;
-    Ok(about_pod(&pod, nodes, pods, &events))
+    let uses_volumes = pod.spec.iter().flat_map(|s| s.volumes.iter().flatten()).any(|v| v.persistent_volume_claim.is_some() || v.ephemeral.is_some());
+    let storage = if uses_volumes { Listed::read(client).await? } else { Listed::default() };
+    Ok(about_pod(&pod, nodes, pods, storage, &events))
 }
 
 /// Asks about a node.
@@ -93,8 +99,8 @@ fn finding(subject: impl Into<String>, problem: impl Into<String>, fix: impl Int
     Finding { subject: subject.into(), problem: problem.into(), fix: fix.into() }
 }
 
-/// What can be said of a pod.
-pub fn about_pod(pod: &Pod, nodes: Vec<Node>, pods: Vec<PodInfo>, events: &[Event]) -> Report {
+/// What can be said of a pod. `storage` may be empty when the pod has no claims.
+pub fn about_pod(pod: &Pod, nodes: Vec<Node>, pods: Vec<PodInfo>, storage: Listed, events: &[Event]) -> Report {
     let object = format!("pod/{}/{}", pod.namespace().unwrap_or_default(), pod.name_any());
     let status = pod.status.clone().unwrap_or_default();
     let spec = pod.spec.clone().unwrap_or_default();
@@ -111,7 +117,7 @@ pub fn about_pod(pod: &Pod, nodes: Vec<Node>, pods: Vec<PodInfo>, events: &[Even
         }
     }
     match &assigned {
-        None if !matches!(phase.as_str(), "Succeeded" | "Failed") => waiting_for_node(pod, &nodes, pods, &mut findings),
+        None if !matches!(phase.as_str(), "Succeeded" | "Failed") => waiting_for_node(pod, &nodes, pods, storage, &mut findings),
         Some(name) => match nodes.iter().find(|n| n.name_any() == *name) {
             None => findings.push(finding(format!("node {name}"), "the node does not exist any more", "the pod will be collected; its controller makes a new one")),
             Some(node) if !ready(node) => findings.push(finding(format!("node {name}"), "the node is not Ready", format!("knarr why node/{name}"))),
@@ -146,7 +152,7 @@ pub fn about_pod(pod: &Pod, nodes: Vec<Node>, pods: Vec<PodInfo>, events: &[Even
     Report { object, summary, findings, events: warnings(events) }
 }
 
-fn waiting_for_node(pod: &Pod, nodes: &[Node], pods: Vec<PodInfo>, findings: &mut Vec<Finding>) {
+fn waiting_for_node(pod: &Pod, nodes: &[Node], pods: Vec<PodInfo>, storage: Listed, findings: &mut Vec<Finding>) {
     let gates = pod.spec.as_ref().and_then(|s| s.scheduling_gates.clone()).unwrap_or_default();
     if !gates.is_empty() {
         let names: Vec<String> = gates.into_iter().map(|g| g.name).collect();
@@ -159,10 +165,12 @@ fn waiting_for_node(pod: &Pod, nodes: &[Node], pods: Vec<PodInfo>, findings: &mu
         return;
     }
     let views = nodes.iter().filter_map(|n| serde_json::to_value(n).ok().and_then(|v| serde_json::from_value::<NodeView>(v).ok()).map(Arc::new));
+    let storage = Arc::new(storage);
+    let plugins = crate::storage::plugins::over(storage.clone(), &pods);
     let mut cluster = Cluster::new(views, pods.into_iter().map(Arc::new));
     let Ok(info) = PodInfo::of(pod) else { return };
     let config = Config::default();
-    let turn = Turn { config: &config, profile: 0, plugins: &[], budgets: &[], start: 0, seed: 0, explain: true };
+    let turn = Turn { config: &config, profile: 0, plugins: &plugins, budgets: &[], start: 0, seed: 0, explain: true };
     match decide(&mut cluster, &info, &turn).decision {
         Decision::Bind(node) => findings.push(finding("scheduler", format!("the pod fits node {node} but is not bound yet"), "wait a moment; if it stays so, knarr status tells whether the scheduler runs")),
         Decision::Unschedulable(failure) if cluster.is_empty() => findings.push(finding("scheduler", failure.message, "add a node: knarr agent --server URL --token TOKEN")),
@@ -171,12 +179,15 @@ fn waiting_for_node(pod: &Pod, nodes: &[Node], pods: Vec<PodInfo>, findings: &mu
                 let names: Vec<&str> = victims.pods.iter().map(|p| p.name()).collect();
                 findings.push(finding("scheduler", format!("on node {} it takes the place of {}, of lower priority", victims.node, names.join(", ")), "wait until they have ended"));
             }
-            failure.nodes.iter().for_each(|n| rejected(&info, n, &cluster, findings));
+            if let Some(rejection) = &failure.whole {
+                volumes::whole(&info, rejection, &*storage, findings);
+            }
+            failure.nodes.iter().for_each(|n| rejected(&info, n, &cluster, &*storage, findings));
         }
     }
 }
 
-fn rejected(pod: &PodInfo, reasons: &NodeReasons, cluster: &Cluster, findings: &mut Vec<Finding>) {
+fn rejected(pod: &PodInfo, reasons: &NodeReasons, cluster: &Cluster, storage: &dyn Lookup, findings: &mut Vec<Finding>) {
     let Some(info) = cluster.node(&reasons.node) else { return };
     let rejection = &reasons.rejection;
     let shape = &pod.shape;
@@ -222,6 +233,7 @@ fn rejected(pod: &PodInfo, reasons: &NodeReasons, cluster: &Cluster, findings: &
                 (format!("the node lacks the label {} over which the pod is to be spread", lacking.join(", ")), format!("kubectl label nodes {} {}=…", reasons.node, lacking.first().unwrap_or(&"")))
             }
             "PodTopologySpread" => ("one more pod there would make the spread more uneven than maxSkew allows".to_string(), "add nodes in the domains with the fewest pods, or raise maxSkew".to_string()),
+            "VolumeBinding" | "VolumeRestrictions" | "NodeVolumeLimits" | "VolumeZone" => volumes::on_node(pod, &reason, rejection.plugin, info, storage),
             "NodeDeclaredFeatures" => {
                 let lacking: Vec<&str> = shape.features.iter().copied().filter(|f| !info.view.declares(f)).collect();
                 let ask = |feature: &str| match feature {
@@ -345,11 +357,11 @@ mod tests {
     #[test]
     fn a_pending_pod_is_told_node_by_node_what_to_do() {
         let asking = pod(json!({"containers": [{"name": "c", "resources": {"requests": {"cpu": "8"}}}]}), json!({"phase": "Pending"}));
-        let report = about_pod(&asking, vec![node(json!([]))], Vec::new(), &[]);
+        let report = about_pod(&asking, vec![node(json!([]))], Vec::new(), Listed::default(), &[]);
         assert_eq!(report.findings[0].subject, "node n1 (NodeResourcesFit)");
         assert_eq!(report.findings[0].problem, "Insufficient cpu: the pod asks for 8 cores, 2 cores of 2 cores is free");
         let plain = pod(json!({"containers": []}), json!({}));
-        let report = about_pod(&plain, vec![node(json!([{"key": "k", "value": "v", "effect": "NoSchedule"}]))], Vec::new(), &[]);
+        let report = about_pod(&plain, vec![node(json!([{"key": "k", "value": "v", "effect": "NoSchedule"}]))], Vec::new(), Listed::default(), &[]);
         assert!(report.findings[0].fix.ends_with("kubectl taint nodes n1 k=v:NoSchedule-"), "{report:?}");
     }
 
@@ -357,7 +369,7 @@ mod tests {
     fn features_that_a_node_has_not_declared_are_named() {
         let rules = json!([{"action": "RestartAllContainers", "exitCodes": {"operator": "In", "values": [3]}}]);
         let wanting = pod(json!({"containers": [{"name": "c", "restartPolicy": "Never", "restartPolicyRules": rules}]}), json!({"phase": "Pending"}));
-        let report = about_pod(&wanting, vec![node(json!([]))], Vec::new(), &[]);
+        let report = about_pod(&wanting, vec![node(json!([]))], Vec::new(), Listed::default(), &[]);
         assert_eq!(report.findings[0].subject, "node n1 (NodeDeclaredFeatures)");
         assert!(report.findings[0].problem.contains("has not declared RestartAllContainersOnContainerExits"), "{report:?}");
         assert!(report.findings[0].fix.contains("RestartAllContainers out of the pod"), "{report:?}");
@@ -374,7 +386,7 @@ mod tests {
                 {"name": "b", "image": "nope:1", "imageID": "", "ready": false, "restartCount": 0,
                  "state": {"waiting": {"reason": "ImagePullBackOff", "message": "not found"}}}]}),
         );
-        let report = about_pod(&broken, vec![node(json!([]))], Vec::new(), &[]);
+        let report = about_pod(&broken, vec![node(json!([]))], Vec::new(), Listed::default(), &[]);
         assert!(report.findings[0].problem.contains("restarted 4 times: its command was not found"));
         assert!(report.findings[1].problem.contains("nope:1 cannot be had: not found"));
         assert!(report.text().contains("--previous"));

@@ -15,10 +15,10 @@ use crate::pod::PodInfo;
 use crate::selector::Labels;
 
 pub(crate) const IMMEDIATE: &str = "pod has unbound immediate PersistentVolumeClaims";
-const BIND_CONFLICT: &str = "node(s) didn't find available persistent volumes to bind";
-const NODE_CONFLICT: &str = "node(s) didn't match PersistentVolume's node affinity";
-const NO_SPACE: &str = "node(s) did not have enough free storage";
-const NO_VOLUME: &str = "node(s) unavailable due to one or more pvc(s) bound to non-existent pv(s)";
+pub(crate) const BIND_CONFLICT: &str = "node(s) didn't find available persistent volumes to bind";
+pub(crate) const NODE_CONFLICT: &str = "node(s) didn't match PersistentVolume's node affinity";
+pub(crate) const NO_SPACE: &str = "node(s) did not have enough free storage";
+pub(crate) const NO_VOLUME: &str = "node(s) unavailable due to one or more pvc(s) bound to non-existent pv(s)";
 
 /// The names of a pod's claims, and whether each is of an ephemeral volume.
 pub(crate) fn claim_names(pod: &PodInfo) -> impl Iterator<Item = (String, bool)> {

@@ -3,6 +3,7 @@
 
 pub(crate) mod binding;
 pub(crate) mod limits;
+mod listed;
 pub(crate) mod plugins;
 #[cfg(test)]
 mod tests;
@@ -13,6 +14,8 @@ use std::sync::Arc;
 use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim};
 use k8s_openapi::api::storage::v1::{CSIDriver, CSINode, CSIStorageCapacity, StorageClass};
 use kube::ResourceExt;
+
+pub use listed::Listed;
 
 use crate::selector::{Labels, NodeTerm};
 

@@ -38,6 +38,14 @@ pub(crate) fn all(client: &Client, informers: &Informers, tasks: &Tasks, timeout
     vec![Arc::new(restrictions), Arc::new(NodeVolumeLimits(known.clone())), Arc::new(binding), Arc::new(VolumeZone(known))]
 }
 
+/// The same over what was read once, with the pods that are on nodes: for decisions that nobody acts on.
+pub(crate) fn over(known: Arc<dyn Lookup>, pods: &[PodInfo]) -> Vec<Arc<dyn Plugin>> {
+    let restrictions = VolumeRestrictions::new(known.clone());
+    pods.iter().filter(|p| p.node.is_some() && !p.ended).for_each(|p| remember(&restrictions.users, p));
+    let binding = VolumeBinding::over(known.clone(), |_| None);
+    vec![Arc::new(restrictions), Arc::new(NodeVolumeLimits(known.clone())), Arc::new(binding), Arc::new(VolumeZone(known))]
+}
+
 /// [`Lookup`] in informers.
 pub(crate) struct Live {
     claims: Informer<PersistentVolumeClaim>,
@@ -163,7 +171,6 @@ impl VolumeBinding {
     }
 
     /// One that writes nothing.
-    #[cfg(test)]
     pub fn over(known: Arc<dyn Lookup>, labels: impl Fn(&str) -> Option<Labels> + Send + Sync + 'static) -> VolumeBinding {
         VolumeBinding { known, labels: Box::new(labels), client: None, timeout: Duration::ZERO, changed: Arc::default(), reserved: Mutex::default() }
     }
