@@ -6,8 +6,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::{CONTENT_TYPE, HOST};
-use http::{Method, Request, StatusCode, Uri};
+use http::header::{CONNECTION, CONTENT_TYPE, HOST};
+use http::{Method, Request, StatusCode, Uri, Version};
 use http_body_util::{BodyExt, Full};
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
@@ -192,8 +192,12 @@ impl Inner {
             match sender.try_send_request(request).await {
                 Ok(response) => {
                     let status = response.status();
+                    let closes = response.headers().get(CONNECTION).is_some_and(|v| v.as_bytes().eq_ignore_ascii_case(b"close"));
+                    let stays = response.version() >= Version::HTTP_11 && !closes;
                     let body = response.into_body().collect().await?.to_bytes();
-                    *self.idle.lock() = Some(sender);
+                    if stays {
+                        *self.idle.lock() = Some(sender);
+                    }
                     return Ok((status, body));
                 }
                 // The server had closed the idle connection, and has seen nothing of the call.
@@ -223,4 +227,82 @@ async fn speak<S: AsyncRead + AsyncWrite + Send + Unpin + 'static>(stream: S) ->
     });
     sender.ready().await?;
     Ok(sender)
+}
+
+#[cfg(test)]
+mod tests {
+    use jiff::{SignedDuration, Timestamp};
+    use pki::{Ca, CertRequest, Usage};
+    use rustls::pki_types::PrivateKeyDer;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    /// A server by the name `extender.test` that asks clients for certificates of its CA when `mutual`.
+    /// It closes each connection after its first answer, as servers of HTTP/1.0 do.
+    async fn server(mutual: bool) -> (u16, Ca, (String, String)) {
+        let now = Timestamp::now();
+        let lifetime = SignedDuration::from_hours(1);
+        let ca = Ca::new("test", now, lifetime).expect("a CA");
+        let issue = |usage, sans: &[&str]| {
+            let request = CertRequest { cn: "test".into(), sans: sans.iter().map(|s| s.to_string()).collect(), usages: vec![usage], lifetime, ..CertRequest::default() };
+            let pair = ca.issue(&request, now).expect("a certificate");
+            (pair.cert_pem.clone(), pair.key_pem.clone())
+        };
+        let (chain, key) = issue(Usage::Server, &["extender.test"]);
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let builder = rustls::ServerConfig::builder_with_provider(provider.clone()).with_safe_default_protocol_versions().expect("versions");
+        let mut roots = rustls::RootCertStore::empty();
+        roots.add(ca.cert_der().to_vec().into()).expect("a root");
+        let verifier = rustls::server::WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider).build().expect("a verifier");
+        let builder = if mutual { builder.with_client_cert_verifier(verifier) } else { builder.with_no_client_auth() };
+        let chain = CertificateDer::pem_slice_iter(chain.as_bytes()).map(|c| c.expect("a certificate")).collect();
+        let config = builder.with_single_cert(chain, PrivateKeyDer::from_pem_slice(key.as_bytes()).expect("a key")).expect("a configuration");
+        let acceptor = tokio_rustls::TlsAcceptor::from(Arc::new(config));
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let port = listener.local_addr().expect("an address").port();
+        tokio::spawn(async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                let Ok(mut stream) = acceptor.accept(stream).await else { continue };
+                let mut read = [0; 4096];
+                if stream.read(&mut read).await.is_ok_and(|n| n > 0) {
+                    let _ = stream.write_all(b"HTTP/1.0 200 OK\r\nContent-Length: 2\r\n\r\n{}").await;
+                    let _ = stream.shutdown().await;
+                }
+            }
+        });
+        let client = issue(Usage::Client, &[]);
+        (port, ca, client)
+    }
+
+    async fn post(port: u16, tls: &WebTls) -> Result<(), String> {
+        let web = Web::new(&format!("https://127.0.0.1:{port}/x"), tls, Duration::from_secs(20)).map_err(|e| e.to_string())?;
+        // Each needs a connection of its own.
+        for _ in 0..2 {
+            let (status, body) = web.post("filter", b"{}".to_vec()).await.map_err(|e| e.to_string())?;
+            assert_eq!((status, &body[..]), (StatusCode::OK, &b"{}"[..]));
+        }
+        Ok(())
+    }
+
+    #[tokio::test]
+    async fn the_server_must_prove_itself_unless_told_otherwise() {
+        let (port, ca, _) = server(false).await;
+        let trusting = WebTls { ca: Some(ca.cert_pem().into()), server_name: "extender.test".into(), ..WebTls::default() };
+        assert_eq!(post(port, &trusting).await, Ok(()));
+        assert_eq!(post(port, &WebTls { insecure: true, ..WebTls::default() }).await, Ok(()));
+        let nameless = WebTls { server_name: String::new(), ..trusting.clone() };
+        assert!(post(port, &nameless).await.expect_err("its certificate is for another name").contains("Post \"https://127.0.0.1:"));
+        let other = Ca::new("other", Timestamp::now(), SignedDuration::from_hours(1)).expect("a CA");
+        assert!(post(port, &WebTls { ca: Some(other.cert_pem().into()), ..trusting }).await.is_err(), "it is of another CA");
+    }
+
+    #[tokio::test]
+    async fn the_client_shows_its_certificate() {
+        let (port, ca, certificate) = server(true).await;
+        let anonymous = WebTls { ca: Some(ca.cert_pem().into()), server_name: "extender.test".into(), ..WebTls::default() };
+        assert!(post(port, &anonymous).await.is_err());
+        assert_eq!(post(port, &WebTls { certificate: Some(certificate), ..anonymous }).await, Ok(()));
+    }
 }
