@@ -181,9 +181,13 @@ impl<K: Object> Shared<K> {
         object.meta_mut().managed_fields = None;
         let object = Arc::new(object);
         let handlers = self.handlers.lock();
-        let old = self.objects.write().insert(key(object.as_ref()), object.clone());
+        let mut old = self.objects.write().insert(key(object.as_ref()), object.clone());
         if old.as_ref().is_some_and(|o| o.meta().resource_version == object.meta().resource_version) {
             return;
+        }
+        // Another one of that name: the end of the old one was missed while no watch ran. Who waits for it must hear of it.
+        if let Some(gone) = old.take_if(|o| o.meta().uid != object.meta().uid) {
+            tell(&handlers, &Change { old: Some(gone), new: None });
         }
         tell(&handlers, &Change { old, new: Some(object) });
     }
@@ -251,5 +255,31 @@ impl<K: Object> Sink for Intake<K> {
             Decoded::Whole(object) => key(&object),
             Decoded::Odd(odd) => (odd.namespace, odd.name),
         });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use k8s_openapi::api::core::v1::ConfigMap;
+
+    use super::*;
+
+    #[test]
+    fn another_object_of_the_same_name_is_an_end_and_a_beginning() {
+        let shared = Arc::new(Shared::<ConfigMap> { objects: RwLock::default(), handlers: Mutex::default(), synced: watch::Sender::new(false) });
+        let log: Arc<Mutex<Vec<String>>> = Arc::default();
+        let told = log.clone();
+        Informer(shared.clone()).on_change(move |change| {
+            let uid = |side: &Option<Arc<ConfigMap>>| side.as_ref().and_then(|o| o.uid()).unwrap_or_else(|| "-".into());
+            told.lock().push(format!("{} {}", uid(&change.old), uid(&change.new)));
+        });
+        let map = |uid: &str, version: &str| -> ConfigMap {
+            serde_json::from_value(serde_json::json!({"metadata": {"name": "m", "namespace": "n", "uid": uid, "resourceVersion": version}}))
+                .expect("a map")
+        };
+        for (uid, version) in [("a", "1"), ("a", "2"), ("a", "2"), ("b", "5")] {
+            shared.put(map(uid, version));
+        }
+        assert_eq!(*log.lock(), ["- a", "a a", "a -", "- b"]);
     }
 }

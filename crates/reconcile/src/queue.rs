@@ -1,13 +1,16 @@
 //! A keyed work queue: a key waits at most once, is never worked on twice at a time, and comes back
 //! after a growing delay when its work failed.
 
+use std::any::Any;
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::fmt::{Debug, Display};
 use std::future::Future;
 use std::hash::Hash;
+use std::panic::AssertUnwindSafe;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
+use futures::FutureExt;
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 use tokio::time::Instant;
@@ -19,6 +22,9 @@ use crate::metrics::{Histogram, Numbers, Observed};
 const BASE_DELAY: Duration = Duration::from_millis(5);
 /// Longest delay after failures.
 const MAX_DELAY: Duration = Duration::from_secs(1000);
+/// Longest time for which a key that wants to come back later is not looked at: the clock by which it has
+/// reckoned may jump, and the one that we wait by does not.
+const LONGEST_WAIT: Duration = Duration::from_secs(600);
 
 /// A queue of keys. Clones are the same queue.
 pub struct Queue<K>(Arc<Shared<K>>);
@@ -237,8 +243,14 @@ pub enum Requeue {
     After(Duration),
 }
 
+/// What a panic says.
+fn panicked(panic: &(dyn Any + Send)) -> String {
+    let text = panic.downcast_ref::<&str>().copied().or_else(|| panic.downcast_ref::<String>().map(String::as_str));
+    format!("it panicked: {}", text.unwrap_or("of what is not known"))
+}
+
 /// Runs `workers` workers over `queue`, each named `name`. A key whose work fails is logged and
-/// comes back after a growing delay.
+/// comes back after a growing delay; so does one over which the work panics.
 pub fn run_workers<K, F, Fut, E>(tasks: &Tasks, name: &'static str, workers: usize, queue: Queue<K>, work: F)
 where
     K: Clone + Eq + Hash + Debug + Send + Sync + 'static,
@@ -254,11 +266,16 @@ where
         tasks.spawn(name, async move {
             loop {
                 let key = queue.next().await;
-                match work(key.clone()).await {
+                // One key that the work cannot bear must not end the worker for all others.
+                let outcome = match AssertUnwindSafe(async { work(key.clone()).await }).catch_unwind().await {
+                    Ok(outcome) => outcome.map_err(|error| error.to_string()),
+                    Err(panic) => Err(panicked(&*panic)),
+                };
+                match outcome {
                     Ok(Requeue::No) => queue.forget(&key),
                     Ok(Requeue::After(delay)) => {
                         queue.forget(&key);
-                        queue.add_after(key.clone(), delay);
+                        queue.add_after(key.clone(), delay.min(LONGEST_WAIT));
                     }
                     Err(error) => {
                         let failures = queue.failures(&key);
@@ -326,5 +343,28 @@ mod tests {
             assert!(*elapsed >= Duration::from_millis(delay), "{elapsed:?} is shorter than {delay} ms");
         }
         assert_eq!(delays.iter().map(|d| d.1).collect::<Vec<_>>(), [1, 2, 3, 4, 1]);
+    }
+
+    #[tokio::test]
+    async fn a_key_that_makes_the_work_panic_does_not_stop_the_others() {
+        let (tasks, queue, seen) = (Tasks::new(), Queue::new(), Arc::new(Mutex::new(Vec::new())));
+        let (log, q) = (seen.clone(), queue.clone());
+        run_workers(&tasks, "test", 1, queue, move |key: u32| {
+            let log = log.clone();
+            async move {
+                log.lock().push(key);
+                assert!(key != 1 || log.lock().len() > 2, "as the test wants");
+                Ok::<_, String>(Requeue::No)
+            }
+        });
+        q.add(1);
+        q.add(2);
+        let done = async {
+            while *seen.lock() != [1, 2, 1] {
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(5), done).await.expect("one is tried again, two in between");
+        assert!(tasks.shutdown(Duration::from_secs(5)).await);
     }
 }
