@@ -9,8 +9,9 @@ pub fn of(value: &IntOrString, total: i32, round_up: bool) -> i32 {
         IntOrString::Int(number) => *number,
         IntOrString::String(text) => {
             let percent: i64 = text.strip_suffix('%').and_then(|p| p.parse().ok()).unwrap_or(0);
-            let product = percent * i64::from(total);
-            (if round_up { (product + 99).div_euclid(100) } else { product.div_euclid(100) }) as i32
+            let product = percent.saturating_mul(i64::from(total));
+            let part = if round_up { product.saturating_add(99).div_euclid(100) } else { product.div_euclid(100) };
+            i32::try_from(part).unwrap_or(i32::MAX)
         }
     }
 }

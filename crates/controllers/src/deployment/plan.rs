@@ -31,7 +31,7 @@ pub fn fence(deployment: &Deployment) -> Fence {
 
 /// The most replicas that may be there at once; no more than are wanted unless pods are rolled.
 pub fn most(deployment: &Deployment) -> i32 {
-    replicas(deployment) + if recreates(deployment) { 0 } else { fence(deployment).surge }
+    replicas(deployment).saturating_add(if recreates(deployment) { 0 } else { fence(deployment).surge })
 }
 
 /// The least that must be available.
@@ -59,6 +59,11 @@ pub fn wanted(set: &ReplicaSet) -> i32 {
     set.spec.as_ref().and_then(|s| s.replicas).unwrap_or(1)
 }
 
+/// The replicas that sets are to have in all: a number that stays at the largest when it would be larger.
+pub fn total<S: AsRef<ReplicaSet>>(sets: impl IntoIterator<Item = S>) -> i32 {
+    sets.into_iter().map(|s| wanted(s.as_ref())).fold(0, i32::saturating_add)
+}
+
 fn available(set: &ReplicaSet) -> i32 {
     set.status.as_ref().and_then(|s| s.available_replicas).unwrap_or(0)
 }
@@ -76,14 +81,14 @@ pub fn first_size(deployment: &Deployment, old: &[Arc<ReplicaSet>]) -> i32 {
     if recreates(deployment) {
         return replicas;
     }
-    (most(deployment) - old.iter().map(|s| wanted(s)).sum::<i32>()).clamp(0, replicas)
+    (most(deployment) - total(old)).clamp(0, replicas)
 }
 
 /// The step of a rolling update: either the new set grows or old ones shrink.
 pub fn rolling(deployment: &Deployment, new: &ReplicaSet, old: &[Arc<ReplicaSet>]) -> Vec<Scale> {
     let replicas = replicas(deployment);
-    let old_total: i32 = old.iter().map(|s| wanted(s)).sum();
-    let total = wanted(new) + old_total;
+    let old_total = total(old);
+    let total = wanted(new).saturating_add(old_total);
 
     // Grow the new set as far as the surge allows.
     if wanted(new) > replicas {
@@ -99,7 +104,7 @@ pub fn rolling(deployment: &Deployment, new: &ReplicaSet, old: &[Arc<ReplicaSet>
 
     // Shrink old sets, oldest first: pods that are not healthy anyway, then as many as may be missing.
     // While too few of the new set are available nothing more may go.
-    let mut cleanup = total - least(deployment) - (wanted(new) - available(new));
+    let mut cleanup = (total - least(deployment)).saturating_sub(wanted(new) - available(new));
     if old_total == 0 || cleanup <= 0 {
         return Vec::new();
     }
@@ -159,25 +164,25 @@ pub fn resize(deployment: &Deployment, new: Option<&Arc<ReplicaSet>>, old: &[Arc
         return Vec::new();
     }
     let allowed = if replicas > 0 { most(deployment) } else { 0 };
-    let to_add = allowed - active.iter().map(|s| wanted(s)).sum::<i32>();
+    let to_add = allowed - total(active.iter().copied());
     // Larger sets come first; of equal ones the newer grows and the older shrinks.
     active.sort_by_cached_key(|s| age(s));
     if to_add > 0 {
         active.reverse();
     }
     active.sort_by_key(|s| std::cmp::Reverse(wanted(s)));
-    let mut added = 0;
+    let mut added = 0_i32;
     let mut result: Vec<Scale> = Vec::new();
     for set in &active {
-        let left = to_add - added;
+        let left = to_add.saturating_sub(added);
         let share = share(deployment, set);
         let share = if to_add > 0 { share.min(left) } else { share.max(left) };
         let share = if left == 0 { 0 } else { share };
-        added += share;
-        result.push(to(set, wanted(set) + share));
+        added = added.saturating_add(share);
+        result.push(to(set, wanted(set).saturating_add(share)));
     }
     if let Some(largest) = result.first_mut() {
-        largest.to = (largest.to + to_add - added).max(0);
+        largest.to = largest.to.saturating_add(to_add.saturating_sub(added)).max(0);
     }
     result
 }
@@ -250,6 +255,19 @@ mod tests {
         assert_eq!(fence(&deployment(3, "25%", "25%")), Fence { surge: 1, unavailable: 0 });
         assert_eq!(fence(&deployment(10, "25%", "25%")), Fence { surge: 3, unavailable: 2 });
         assert_eq!(fence(&deployment(2, "0%", "0%")), Fence { surge: 0, unavailable: 1 });
+    }
+
+    #[test]
+    fn absurd_numbers_of_replicas_do_not_wrap() {
+        let d = deployment(i32::MAX, "25%", "25%");
+        assert_eq!((most(&d), first_size(&d, &[])), (i32::MAX, i32::MAX));
+        let (old, new) = (noting("old", i32::MAX, 5, i32::MAX, i32::MAX), noting("new", i32::MAX, 0, i32::MAX, i32::MAX));
+        assert_eq!(first_size(&d, std::slice::from_ref(&old)), 0);
+        rolling(&d, &new, std::slice::from_ref(&old));
+        let down = deployment(2, "25%", "25%");
+        let sizes = scales(resize(&down, Some(&new), std::slice::from_ref(&old)));
+        assert!(sizes.iter().all(|(_, to)| (0..=3).contains(to)), "{sizes:?}");
+        assert_eq!(amount::of(&IntOrString::String("9999999999999999%".into()), i32::MAX, true), i32::MAX);
     }
 
     #[test]

@@ -43,7 +43,7 @@ pub fn filled(mut status: DeploymentStatus) -> DeploymentStatus {
 pub fn numbers(deployment: &Deployment, new: Option<&ReplicaSet>, sets: &[Arc<ReplicaSet>], now: Timestamp) -> DeploymentStatus {
     let old = deployment.status.clone().unwrap_or_default();
     let available = sum(sets, |s| s.available_replicas);
-    let total: i32 = sets.iter().map(|s| plan::wanted(s)).sum();
+    let total = plan::total(sets);
     let mut status = DeploymentStatus {
         observed_generation: deployment.metadata.generation,
         replicas: Some(sum(sets, |s| Some(s.replicas))),

@@ -66,7 +66,7 @@ impl Scales {
             found.insert(owner.uid.clone(), scale);
         }
         let by_scaler: BTreeMap<String, i32> = found.into_values().collect();
-        expected.pods = by_scaler.into_values().sum();
+        expected.pods = by_scaler.into_values().fold(0, i32::saturating_add);
         Ok(expected)
     }
 

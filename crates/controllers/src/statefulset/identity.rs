@@ -35,6 +35,13 @@ pub fn replicas(set: &StatefulSet) -> i32 {
     set.spec.as_ref().and_then(|s| s.replicas).unwrap_or(1).max(0)
 }
 
+/// The ordinals that a set wants pods with.
+pub fn ordinals(set: &StatefulSet) -> impl Iterator<Item = i32> {
+    let start = start(set);
+    // One that is more than a number of ours can hold has no pod.
+    (0..replicas(set)).map_while(move |at| start.checked_add(at))
+}
+
 /// Whether the set wants a pod with this ordinal.
 pub fn wants(set: &StatefulSet, ordinal: i32) -> bool {
     let start = start(set);

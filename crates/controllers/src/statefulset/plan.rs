@@ -2,6 +2,7 @@
 //! their ordinals, then those that are too many, from the highest, then the rollout of a new revision.
 //! Unless the set says `Parallel`, each waits until the one before it is available.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,6 +13,9 @@ use kube::ResourceExt;
 
 use super::{claims, identity};
 use crate::{amount, pods};
+
+/// Most pods made in one pass.
+const BURST: usize = 500;
 
 /// The two revisions between which a set is.
 #[derive(Debug, Clone, Default)]
@@ -109,8 +113,8 @@ impl View<'_> {
     fn new_pod(&self, ordinal: i32) -> Pod {
         let start = identity::start(self.set);
         let current = match self.partition() {
-            Some(partition) => ordinal < start + partition,
-            None => self.rolls() && ordinal < start + self.set.status.as_ref().and_then(|s| s.current_replicas).unwrap_or(0),
+            Some(partition) => ordinal < start.saturating_add(partition),
+            None => self.rolls() && ordinal < start.saturating_add(self.set.status.as_ref().and_then(|s| s.current_replicas).unwrap_or(0)),
         };
         let (name, template) = if current { &self.revisions.current } else { &self.revisions.update };
         identity::new_pod(self.set, template, name, ordinal)
@@ -149,23 +153,38 @@ pub fn plan(view: &View) -> Plan {
     plan
 }
 
+/// The pods that are to be there, in order, and whether those are all. However many a set wants, no more
+/// missing ones are thought of than one pass makes; one that waits for the first makes just that.
+fn slots(view: &View, mut there: BTreeMap<i32, Arc<Pod>>, in_order: bool) -> (Vec<Slot>, bool) {
+    let (mut slots, mut missing) = (Vec::new(), if in_order { 1 } else { BURST });
+    for ordinal in identity::ordinals(view.set) {
+        slots.push(match there.remove(&ordinal) {
+            Some(pod) => Slot::There(pod),
+            None if missing == 0 => {
+                slots.extend(there.into_values().map(Slot::There));
+                return (slots, false);
+            }
+            None => {
+                missing -= 1;
+                Slot::New(Box::new(view.new_pod(ordinal)))
+            }
+        });
+    }
+    (slots, true)
+}
+
 fn stages(view: &View, plan: &mut Plan) {
-    let start = identity::start(view.set);
-    let mut there: Vec<Option<Arc<Pod>>> = vec![None; identity::replicas(view.set) as usize];
+    let mut there: BTreeMap<i32, Arc<Pod>> = BTreeMap::new();
     let mut condemned: Vec<Arc<Pod>> = Vec::new();
     for pod in view.pods {
         match identity::ordinal(pod) {
-            Some(ordinal) if identity::wants(view.set, ordinal) => there[(ordinal - start) as usize] = Some(pod.clone()),
+            Some(ordinal) if identity::wants(view.set, ordinal) => drop(there.insert(ordinal, pod.clone())),
             Some(_) => condemned.push(pod.clone()),
             None => {}
         }
     }
     condemned.sort_by_cached_key(|p| std::cmp::Reverse(identity::ordinal(p)));
-    let slot = |(at, pod): (usize, Option<Arc<Pod>>)| match pod {
-        Some(pod) => Slot::There(pod),
-        None => Slot::New(Box::new(view.new_pod(start + at as i32))),
-    };
-    let slots: Vec<Slot> = there.into_iter().enumerate().map(slot).collect();
+    let (slots, whole) = slots(view, there, plan.in_order);
     let all = slots.iter().map(Slot::pod).chain(condemned.iter().rev().map(Arc::as_ref));
     let first_unavailable = all.into_iter().find(|p| view.unavailable(p)).map(ResourceExt::name_any);
 
@@ -179,7 +198,7 @@ fn stages(view: &View, plan: &mut Plan) {
     let mut gone = Vec::new();
     let go_on = condemned.iter().all(|pod| surplus(view, pod, first_unavailable.as_deref(), plan.in_order, &mut gone) || !plan.in_order);
     plan.stages.push(gone);
-    if go_on && view.rolls() {
+    if go_on && whole && view.rolls() {
         let replaced = rollout(view, &slots);
         if let Some(count) = &mut plan.status.current_replicas {
             *count -= replaced.len() as i32;

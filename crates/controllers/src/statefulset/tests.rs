@@ -118,6 +118,22 @@ fn parallel_makes_and_deletes_all_at_once() {
 }
 
 #[test]
+fn absurd_numbers_of_replicas_are_gone_about_in_parts() {
+    let absurd = |spec: Value| {
+        let mut spec = spec;
+        spec["replicas"] = json!(i32::MAX);
+        spec
+    };
+    assert_eq!(does(&set(absurd(json!({}))), &["0 new ready"]), ["+1 new"]);
+    let last = set(absurd(json!({"ordinals": {"start": i32::MAX}})));
+    assert_eq!(does(&last, &[]), [format!("+{} new", i32::MAX)]);
+    let some = does(&parallel(absurd(json!({}))), &["1 new ready", "7000 new failed"]);
+    assert_eq!(some.len(), 501);
+    assert_eq!((some[0].as_str(), some[1].as_str(), some[499].as_str(), some[500].as_str()), ("+0 new", "+2 new", "+500 new", "-7000"));
+    assert!(does(&parallel(absurd(partition(0))), &["0 old ready"]).iter().all(|a| a.starts_with('+')), "no rollout while so many are missing");
+}
+
+#[test]
 fn what_ended_is_deleted_and_made_anew() {
     let set = set(json!({}));
     assert_eq!(does(&set, &["0 new failed", "1 new ready"]), ["-0"]);
