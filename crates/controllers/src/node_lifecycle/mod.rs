@@ -94,7 +94,7 @@ pub fn start(context: &Context) {
     let c = controller.clone();
     run_workers(&context.tasks, "node-lifecycle nodes", 8, nodes, move |name: String| {
         let c = c.clone();
-        async move { c.follow(&name).await }
+        async move { pods::again_on_conflict(c.follow(&name).await) }
     });
     let q = controller.unmarked.clone();
     controller.pods.on_change(move |change| {
@@ -109,7 +109,7 @@ pub fn start(context: &Context) {
     let c = controller.clone();
     run_workers(&context.tasks, "node-lifecycle pods", 4, controller.unmarked, move |key: (String, String)| {
         let c = c.clone();
-        async move { c.mark_pod(&key.0, &key.1).await }
+        async move { pods::again_on_conflict(c.mark_pod(&key.0, &key.1).await) }
     });
 }
 
@@ -232,7 +232,8 @@ impl Controller {
     async fn follow(&self, name: &str) -> kube::Result<Requeue> {
         self.nodes.synced().await;
         let Some(node) = self.nodes.get("", name) else { return Ok(Requeue::No) };
-        self.write_taints(&node, taints::no_schedule(&node, Timestamp::now())).await;
+        // Nothing else looks after these taints: a node that does not change would keep them.
+        forgive(self.put_taints(&node, taints::no_schedule(&node, Timestamp::now())).await)?;
         let labels = labels(&node);
         if !labels.is_empty() {
             let patch = json!({"metadata": {"uid": node.uid(), "labels": labels}});
@@ -263,23 +264,27 @@ impl Controller {
         Ok(Requeue::No)
     }
 
-    /// Writes taints if they differ. A failure is no matter: the next look at the node tries again.
+    /// Writes taints. A failure is no matter: the next look at all nodes tries again.
     async fn write_taints(&self, node: &Node, wanted: Vec<Taint>) {
+        if let Err(error) = self.put_taints(node, wanted).await {
+            tracing::debug!(node = node.name_any(), "the taints could not be written: {}", pods::text(&error));
+        }
+    }
+
+    /// Writes taints if they differ.
+    async fn put_taints(&self, node: &Node, wanted: Vec<Taint>) -> kube::Result<()> {
         if taints::of(node) == wanted {
-            return;
+            return Ok(());
         }
-        let name = node.name_any();
         let patch = json!({"metadata": {"resourceVersion": node.resource_version()}, "spec": {"taints": wanted}});
-        if let Err(error) = Api::<Node>::all(self.client.clone()).patch(&name, &PatchParams::default(), &Patch::Merge(patch)).await {
-            tracing::debug!(node = name, "the taints could not be written: {}", pods::text(&error));
-        }
+        Api::<Node>::all(self.client.clone()).patch(&node.name_any(), &PatchParams::default(), &Patch::Merge(patch)).await.map(drop)
     }
 }
 
-/// What is gone, or another by now, needs nothing more.
+/// What is gone needs nothing more.
 fn forgive(result: kube::Result<()>) -> kube::Result<()> {
     match result {
-        Err(kube::Error::Api(status)) if matches!(status.code, 404 | 409) => Ok(()),
+        Err(kube::Error::Api(status)) if status.code == 404 => Ok(()),
         other => other,
     }
 }
