@@ -304,9 +304,9 @@ impl Graph {
         self.items.is_empty()
     }
 
-    /// Whether an object waits for dependents and none blocks it.
+    /// Whether an object waits for dependents and none blocks it. One that owns itself does not wait for itself.
     fn is_unblocked(&self, uid: &str) -> bool {
-        let blocks = |d: &Uid| self.items.get(d).is_some_and(|i| i.owners.iter().any(|o| *o.uid == *uid && o.blocks));
+        let blocks = |d: &Uid| **d != *uid && self.items.get(d).is_some_and(|i| i.owners.iter().any(|o| *o.uid == *uid && o.blocks));
         self.items.get(uid).is_some_and(Item::waits_for_dependents)
             && !self.dependents.get(uid).is_some_and(|d| d.uids.iter().any(blocks))
     }

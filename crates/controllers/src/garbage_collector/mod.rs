@@ -10,7 +10,7 @@ pub(crate) mod slim;
 mod tests;
 mod watch;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -53,6 +53,8 @@ struct Collector {
     kinds: Arc<Mutex<Kinds>>,
     queue: Queue<Uid>,
     recorder: Recorder,
+    /// Objects with owners of kinds that were not served when they were looked at.
+    unsure: Arc<Mutex<HashSet<Uid>>>,
     /// Kinds whose first list is still to come.
     unsynced: Arc<tokio::sync::watch::Sender<usize>>,
 }
@@ -64,6 +66,7 @@ pub fn start(context: &Context) {
         graph: Arc::default(),
         kinds: Arc::default(),
         queue: Queue::new(),
+        unsure: Arc::default(),
         recorder: Recorder::new(&context.tasks, context.client.clone(), "garbage-collector-controller", None),
         unsynced: Arc::new(tokio::sync::watch::Sender::new(1)),
     };
@@ -123,7 +126,12 @@ impl Collector {
         let dependents = self.graph.lock().dependents(uid);
         match decide(&live, &standings, dependents) {
             Action::Nothing => Ok(Requeue::No),
-            Action::Retry => Err(Error::Unsure),
+            Action::Retry => {
+                if standings.contains(&Standing::Unknown) {
+                    self.unsure.lock().insert(uid.clone());
+                }
+                Err(Error::Unsure)
+            }
             Action::Keep(keep) => Ok(self.replace_owners(identity, &live, keep).await?),
             Action::Delete { policy, unblock } => {
                 let mut live = live;

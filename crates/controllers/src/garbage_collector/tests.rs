@@ -197,3 +197,15 @@ fn wrong_coordinates_are_checked_and_condemn_none_but_themselves() {
     assert!(put(&mut graph, &right).is_empty());
     assert_eq!(judge(&graph, &right), Action::Nothing);
 }
+
+#[test]
+fn what_owns_itself_does_not_hold_itself() {
+    let mut graph = Graph::default();
+    let own = meta("a", &["a"]);
+    put(&mut graph, &own);
+    assert_eq!(judge(&graph, &own), Action::Nothing, "its owner is there");
+    assert!(put(&mut graph, &deleting("a", &["a"], "foregroundDeletion")).contains(&"a".to_string()));
+    assert_eq!(graph.state("a"), State::Unblocked);
+    put(&mut graph, &meta("b", &["a"]));
+    assert_eq!(graph.state("a"), State::Blocked, "others do hold it");
+}

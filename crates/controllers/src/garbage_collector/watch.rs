@@ -17,17 +17,21 @@ use crate::resources;
 
 /// How often the list of kinds is looked at anew.
 const REFRESH: Duration = Duration::from_secs(30);
+/// How soon it is looked at again when some of it could not be had; twice that the next time, and so on up to the other.
+const RETRY: Duration = Duration::from_millis(50);
+const MAX_RETRY: Duration = Duration::from_secs(5);
 
 impl Collector {
     /// Starts and ends the watches as kinds come and go.
     pub(super) async fn follow_kinds(&self, tasks: &Tasks) {
-        let mut first = true;
+        let (mut first, mut pause) = (true, RETRY);
         let mut running: HashMap<(String, String), Tasks> = HashMap::new();
         loop {
             let found = match resources::discover(&self.client).await {
                 Ok(found) if !found.resources.is_empty() => found,
                 Ok(_) | Err(_) => {
-                    tokio::time::sleep(Duration::from_millis(if first { 50 } else { 5000 })).await;
+                    tokio::time::sleep(pause).await;
+                    pause = (pause * 2).min(MAX_RETRY);
                     continue;
                 }
             };
@@ -37,7 +41,7 @@ impl Collector {
             let mut kinds = self.kinds.lock().clone();
             kinds.retain(|(group, _), _| silent(group));
             let mut followed: HashSet<(String, String)> = kinds.keys().filter(|k| running.contains_key(*k)).cloned().collect();
-            for served in found.resources {
+            for served in &found.resources {
                 let kind = Arc::new(Kind { resource: served.resource.clone(), namespaced: served.namespaced });
                 if ["list", "watch", "delete"].iter().all(|v| served.can(v)) && served.resource.plural != "events" {
                     followed.insert(key(&kind));
@@ -55,6 +59,10 @@ impl Collector {
             }
             let ended = running.extract_if(|kind, _| !followed.contains(kind)).collect::<Vec<_>>();
             let old = std::mem::replace(&mut *self.kinds.lock(), kinds);
+            if self.kinds.lock().keys().any(|k| !old.contains_key(k)) {
+                // By now they may have to wait for long until they are looked at again.
+                std::mem::take(&mut *self.unsure.lock()).into_iter().for_each(|uid| self.queue.add(uid));
+            }
             for (kind, task) in ended {
                 task.cancel();
                 if let Some(kind) = old.get(&kind) {
@@ -66,7 +74,10 @@ impl Collector {
                 first = false;
                 self.unsynced.send_modify(|n| *n -= 1);
             }
-            tokio::time::sleep(REFRESH).await;
+            // Of kinds that are missing here nothing is known to be owned.
+            let (now, next) = if found.failures.is_empty() { (REFRESH, RETRY) } else { (pause, (pause * 2).min(MAX_RETRY)) };
+            tokio::time::sleep(now).await;
+            pause = next;
         }
     }
 
