@@ -11,7 +11,7 @@ use kube::ResourceExt;
 use kube::api::{Api, DeleteParams, PostParams, Preconditions};
 use reconcile::{Queue, Requeue, run_workers};
 
-use crate::Context;
+use crate::{Context, pods};
 
 const NAMESPACE: &str = "kube-system";
 const TYPE: &str = "bootstrap.kubernetes.io/token";
@@ -115,11 +115,7 @@ pub fn start_cleaner(context: &Context) {
                 Life::Left(left) => Ok(Requeue::After(left)),
                 Life::Over => {
                     let params = DeleteParams::default().preconditions(Preconditions { uid: secret.uid(), resource_version: None });
-                    match Api::<Secret>::namespaced(client, NAMESPACE).delete(&name, &params).await {
-                        Ok(_) => Ok(Requeue::No),
-                        Err(kube::Error::Api(status)) if matches!(status.code, 404 | 409) => Ok(Requeue::No),
-                        Err(error) => Err(error),
-                    }
+                    pods::written(Api::<Secret>::namespaced(client, NAMESPACE).delete(&name, &params).await.map(drop))
                 }
             }
         }

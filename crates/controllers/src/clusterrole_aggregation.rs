@@ -47,7 +47,7 @@ pub fn start(context: &Context) {
                 let patch = json!({"apiVersion": "rbac.authorization.k8s.io/v1", "kind": "ClusterRole", "metadata": {"name": name}, "rules": rules});
                 match api.patch(&name, &params, &Patch::Apply(patch)).await {
                     Ok(_) => {}
-                    Err(kube::Error::Api(status)) if matches!(status.code, 404 | 409) => {}
+                    Err(kube::Error::Api(status)) if status.code == 404 => {}
                     Err(error) => return Err(error),
                 }
             }

@@ -176,7 +176,8 @@ async fn sync(client: &Client, name: &str) -> kube::Result<Requeue> {
         }
     }
     if !done {
-        return Ok(Requeue::After(pause(pods_left, deleted, now)));
+        // Of pods that could not be asked for nobody knows when they have gone.
+        return Ok(Requeue::After(pause(pods_left && remains.failures.is_empty(), deleted, now)));
     }
     if let Some(spec) = &mut namespace.spec {
         spec.finalizers = Some(finalizers.into_iter().filter(|f| f != FINALIZER).collect());

@@ -107,8 +107,9 @@ pub async fn claim_all<K: Namespaced, O: Namespaced>(
         match api.patch(&object.name_any(), &PatchParams::default(), &Patch::Strategic(patch)).await {
             Ok(patched) if fit => ours.push(Arc::new(patched)),
             Ok(_) => {}
-            // It is gone, or is another one of that name by now; the informer will say so.
-            Err(kube::Error::Api(status)) if matches!(status.code, 404 | 409 | 422) => {}
+            // It is gone, or is another one of that name by now; the informer will say so. After a conflict
+            // it may well not, so the pass has to come again.
+            Err(kube::Error::Api(status)) if matches!(status.code, 404 | 422) => {}
             Err(error) => return Err(error),
         }
     }

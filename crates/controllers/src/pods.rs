@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use futures::StreamExt;
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::{Pod, PodTemplateSpec};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
 use kube::api::{Api, DeleteParams, Patch, PatchParams, PostParams, Preconditions};
@@ -39,8 +39,9 @@ pub fn is_ready(pod: &Pod) -> bool {
 /// Whether the pod has been ready for `min_ready` and if not yet, after what time it will have been.
 pub fn availability(pod: &Pod, min_ready: Duration, now: Timestamp) -> Result<(), Option<Duration>> {
     let since = ready_since(pod).ok_or(None)?;
-    let age = now.duration_since(since).unsigned_abs();
-    if min_ready.is_zero() || age >= min_ready { Ok(()) } else { Err(Some(min_ready - age)) }
+    // One that becomes ready in the future, by a clock ahead of ours, has not been so for any time.
+    let left = SignedDuration::try_from(min_ready).unwrap_or(SignedDuration::MAX).saturating_sub(now.duration_since(since));
+    if min_ready.is_zero() || !left.is_positive() { Ok(()) } else { Err(Some(left.unsigned_abs())) }
 }
 
 /// The pod that a template makes for an owner.
@@ -154,9 +155,14 @@ impl PodControl {
                 self.recorder.event(owner, EventType::Normal, "SuccessfulDelete", format!("Deleted pod: {}", pod.name_any()));
                 Ok(())
             }
-            Err(kube::Error::Api(status)) if status.code == 404 || status.code == 409 => {
+            Err(kube::Error::Api(status)) if status.code == 404 => {
                 self.expectations.not_deleted(&owner.uid, &uid);
                 Ok(())
+            }
+            // Another pod has its name, or somebody was faster: whoever asked has to look again.
+            Err(error @ kube::Error::Api(_)) if is_conflict(&error) => {
+                self.expectations.not_deleted(&owner.uid, &uid);
+                Err(error)
             }
             Err(error) => {
                 self.expectations.not_deleted(&owner.uid, &uid);
@@ -172,17 +178,30 @@ pub fn namespace_is_ending(error: &kube::Error) -> bool {
     matches!(error, kube::Error::Api(s) if s.message.contains("because it is being terminated"))
 }
 
+/// Whether a write met another object than it was made for.
+pub fn is_conflict(error: &kube::Error) -> bool {
+    matches!(error, kube::Error::Api(s) if s.code == 409 && s.reason == "Conflict")
+}
+
 /// A write that met a newer object is tried again at once: somebody was faster, and the informer will
 /// say so.
 pub fn again_on_conflict(outcome: kube::Result<Requeue>) -> kube::Result<Requeue> {
     match outcome {
-        Err(kube::Error::Api(s)) if s.code == 409 && s.reason == "Conflict" => Ok(Requeue::After(Duration::from_millis(5))),
+        Err(error) if is_conflict(&error) => Ok(Requeue::After(Duration::from_millis(5))),
         other => other,
     }
 }
 
+/// The same for the end of a pass that writes one object: one that is gone needs nothing more.
+pub fn written(outcome: kube::Result<()>) -> kube::Result<Requeue> {
+    match outcome {
+        Err(kube::Error::Api(s)) if s.code == 404 => Ok(Requeue::No),
+        other => again_on_conflict(other.map(|()| Requeue::No)),
+    }
+}
+
 /// Marks a pod as a target of disruption, with a reason and a message, and deletes it. A pod that is
-/// gone, or another of its name, is no error.
+/// gone is no error.
 pub async fn evict(client: &Client, namespace: &str, name: &str, uid: String, why: (&str, &str), now: Timestamp) -> kube::Result<()> {
     let api = Api::<Pod>::namespaced(client.clone(), namespace);
     let at = now.strftime("%Y-%m-%dT%H:%M:%SZ").to_string();
@@ -194,7 +213,7 @@ pub async fn evict(client: &Client, namespace: &str, name: &str, uid: String, wh
         Err(error) => Err(error),
     };
     match outcome {
-        Err(kube::Error::Api(status)) if matches!(status.code, 404 | 409) => Ok(()),
+        Err(kube::Error::Api(status)) if status.code == 404 => Ok(()),
         other => other,
     }
 }
@@ -204,5 +223,23 @@ pub fn text(error: &kube::Error) -> String {
     match error {
         kube::Error::Api(status) => status.message.clone(),
         other => other.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn availability_by_clocks_that_differ() {
+        let pod: Pod = serde_json::from_value(json!({"metadata": {}, "status": {"conditions": [
+            {"type": "Ready", "status": "True", "lastTransitionTime": "2026-01-01T12:00:00Z"}]}}))
+        .expect("a pod");
+        let at = |time: &str| availability(&pod, Duration::from_secs(10), format!("2026-01-01T{time}Z").parse().expect("a time"));
+        assert_eq!(at("12:00:04"), Err(Some(Duration::from_secs(6))));
+        assert_eq!(at("12:00:10"), Ok(()));
+        assert_eq!(at("11:00:00"), Err(Some(Duration::from_secs(3610))), "it is not ready for an hour, but ready in an hour");
+        assert_eq!(availability(&pod, Duration::ZERO, Timestamp::UNIX_EPOCH), Ok(()));
+        assert_eq!(availability(&Pod::default(), Duration::ZERO, Timestamp::UNIX_EPOCH), Err(None));
     }
 }

@@ -37,7 +37,7 @@ pub fn start(context: &Context) {
             let account = ServiceAccount { metadata, ..ServiceAccount::default() };
             match Api::<ServiceAccount>::namespaced(client, &namespace).create(&PostParams::default(), &account).await {
                 Ok(_) => Ok(Requeue::No),
-                Err(kube::Error::Api(status)) if matches!(status.code, 404 | 409) || status.message.contains("being terminated") => Ok(Requeue::No),
+                Err(kube::Error::Api(status)) if status.code == 404 || status.reason == "AlreadyExists" || status.message.contains("being terminated") => Ok(Requeue::No),
                 Err(error) => Err(error),
             }
         }

@@ -13,7 +13,7 @@ use pki::jwt::Signer;
 use reconcile::{Queue, Requeue, run_workers};
 use serde_json::json;
 
-use crate::Context;
+use crate::{Context, pods};
 
 const KIND: &str = "kubernetes.io/service-account-token";
 const ACCOUNT_NAME: &str = "kubernetes.io/service-account.name";
@@ -103,12 +103,7 @@ pub fn start(context: &Context, bundle: String, signer: Arc<Signer>) {
                 }
                 Plan::Write(wanted) => api.replace(&name, &PostParams::default(), &wanted).await.map(drop),
             };
-            match result {
-                Ok(()) => Ok(Requeue::No),
-                // changed or gone meanwhile: its event brings it here again
-                Err(kube::Error::Api(status)) if matches!(status.code, 404 | 409) => Ok(Requeue::No),
-                Err(error) => Err(error),
-            }
+            pods::written(result)
         }
     });
 }

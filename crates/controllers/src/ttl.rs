@@ -9,7 +9,7 @@ use parking_lot::Mutex;
 use reconcile::{Queue, Requeue, run_workers};
 use serde_json::json;
 
-use crate::Context;
+use crate::{Context, pods};
 
 const TTL: &str = "node.alpha.kubernetes.io/ttl";
 
@@ -48,11 +48,7 @@ pub fn start(context: &Context) {
             };
             let Some(node) = nodes.get("", &name).filter(|n| n.annotations().get(TTL) != Some(&wanted)) else { return Ok(Requeue::No) };
             let patch = json!({"metadata": {"uid": node.uid(), "annotations": {TTL: wanted}}});
-            match Api::<Node>::all(client).patch(&name, &PatchParams::default(), &Patch::Strategic(patch)).await {
-                Ok(_) => Ok(Requeue::No),
-                Err(kube::Error::Api(status)) if matches!(status.code, 404 | 409) => Ok(Requeue::No),
-                Err(error) => Err(error),
-            }
+            pods::written(Api::<Node>::all(client).patch(&name, &PatchParams::default(), &Patch::Strategic(patch)).await.map(drop))
         }
     });
 }

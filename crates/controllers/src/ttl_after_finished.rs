@@ -93,6 +93,8 @@ mod tests {
             assert_eq!(planned(json!(10), end, false, early), Plan::Wait(Duration::from_secs(1)));
             assert_eq!(planned(json!(10), end, false, late), Plan::Delete);
         }
+        assert_eq!(planned(json!(10), "Complete", false, "2025-12-31T23:59:00Z"), Plan::Wait(Duration::from_secs(70)), "the clock went back");
+        assert_eq!(planned(json!(i32::MAX), "Complete", false, "2099-01-01T00:00:00Z"), Plan::Delete);
         assert_eq!(planned(json!(0), "Complete", false, "2026-01-01T00:00:00Z"), Plan::Delete);
         assert_eq!(planned(json!(10), "Suspended", false, late), Plan::Nothing, "it has not ended");
         assert_eq!(planned(Value::Null, "Complete", false, late), Plan::Nothing, "it stays");

@@ -267,6 +267,21 @@ mod tests {
     }
 
     #[test]
+    fn a_clock_that_jumps_starts_no_time_twice() {
+        let last = |time: &str| cron(json!({}), json!({"lastScheduleTime": format!("2026-01-01T{time}Z")}));
+        let p = planned(&last("01:00:00"), &[], "05:20:00");
+        assert_eq!((p.start, p.again), (Some(at("05:00:00")), Some(Duration::from_millis(2_400_100))), "of those leapt over just the last");
+        for back in ["01:00:30", "04:59:59", "05:00:01"] {
+            let p = planned(&last("05:00:00"), &[], back);
+            assert_eq!(p.start, None, "{back}");
+            assert_eq!(p.again, Some((at("06:00:00").duration_since(at(back))).unsigned_abs() + Duration::from_millis(100)));
+        }
+        assert_eq!(planned(&last("05:00:00"), &[], "06:00:01").start, Some(at("06:00:00")));
+        let late = plan(&last("01:00:00"), &[], &HashSet::new(), "2080-05-05T05:20:00Z".parse().expect("a time"));
+        assert_eq!((late.start, reasons(&late)), ("2080-05-05T05:00:00Z".parse().ok(), vec!["TooManyMissedTimes"]));
+    }
+
+    #[test]
     fn does_not_start_when_suspended_ended_or_too_late() {
         assert_eq!(planned(&cron(json!({"suspend": true}), json!({})), &[], "01:00:01").start, None);
         let mut leaving = cron(json!({}), json!({}));

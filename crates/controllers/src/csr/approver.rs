@@ -17,6 +17,7 @@ use pki::Csr;
 use reconcile::{Informer, Requeue};
 
 use super::{CLIENT_KUBELET, Error, KUBELET_SERVING, check_node, has, is_issued, parse, with_condition};
+use crate::pods;
 
 /// What is asked before a request is approved.
 #[derive(Debug, PartialEq, Eq)]
@@ -129,9 +130,7 @@ impl Approver {
         let api = Api::<CertificateSigningRequest>::all(self.client.clone());
         match api.replace_subresource("approval", &request.name_any(), &Default::default(), &approved).await {
             Ok(_) => Ok(Requeue::No),
-            // Somebody else wrote it, and that will be seen.
-            Err(kube::Error::Api(status)) if matches!(status.code, 404 | 409) => Ok(Requeue::No),
-            Err(error) => Err(error.into()),
+            Err(error) => Ok(pods::written(Err(error))?),
         }
     }
 }

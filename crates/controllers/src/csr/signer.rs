@@ -8,6 +8,7 @@ use pki::{Ca, Csr};
 use reconcile::Requeue;
 
 use super::{CLIENT, CLIENT_KUBELET, Error, KUBELET_SERVING, LEGACY, check_node, has, is_issued, parse, with_condition};
+use crate::pods;
 
 /// The longest that a signed certificate lives.
 const LIFETIME: SignedDuration = SignedDuration::from_hours(24 * 365);
@@ -63,9 +64,7 @@ pub(super) async fn sync(client: &Client, request: &CertificateSigningRequest, s
     };
     match Api::<CertificateSigningRequest>::all(client.clone()).replace_status(&request.name_any(), &PostParams::default(), &signed).await {
         Ok(_) => Ok(Requeue::No),
-        // Somebody else wrote it, and that will be seen.
-        Err(kube::Error::Api(status)) if matches!(status.code, 404 | 409) => Ok(Requeue::No),
-        Err(error) => Err(error.into()),
+        Err(error) => Ok(pods::written(Err(error))?),
     }
 }
 

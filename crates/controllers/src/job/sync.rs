@@ -164,7 +164,7 @@ impl Controller {
             match api.patch(&pod.name_any(), &PatchParams::default(), &Patch::Strategic(patch)).await {
                 Ok(patched) if ownership::controller_of(&patched.metadata).is_some_and(|o| o.uid == uid) => mine.push(Arc::new(patched)),
                 Ok(_) => {}
-                Err(kube::Error::Api(status)) if matches!(status.code, 404 | 409 | 422) => {}
+                Err(kube::Error::Api(status)) if matches!(status.code, 404 | 422) => {}
                 Err(error) => return Err(error),
             }
         }

@@ -172,9 +172,14 @@ impl Controller {
         let params = DeleteParams::default().preconditions(Preconditions { uid: Some(uid.clone()), resource_version: None });
         match self.pod_api(set).delete(&pod.name_any(), &params).await {
             Ok(_) => {}
-            Err(kube::Error::Api(status)) if status.code == 404 || status.code == 409 => {
+            Err(kube::Error::Api(status)) if status.code == 404 => {
                 self.control.expectations.not_deleted(&owner, &uid);
                 return Ok(());
+            }
+            // Another pod has its name, or somebody was faster.
+            Err(error) if pods::is_conflict(&error) => {
+                self.control.expectations.not_deleted(&owner, &uid);
+                return Err(error.into());
             }
             Err(error) => {
                 self.control.expectations.not_deleted(&owner, &uid);
@@ -251,7 +256,8 @@ impl Controller {
                 let new = claims::updated(&claim, set, pod);
                 match api.replace(&name, &PostParams::default(), &new).await {
                     Ok(_) => {}
-                    Err(kube::Error::Api(status)) if matches!(status.code, 404 | 409) => {}
+                    Err(kube::Error::Api(status)) if status.code == 404 => {}
+                    Err(error) if pods::is_conflict(&error) => return Err(error.into()),
                     Err(error) => return Err(Error::UpdateClaim { name, source: error }),
                 }
             }
