@@ -1,0 +1,52 @@
+//! Plays scheduler and kubelet: pods are bound, run and become ready at once; those that are deleted
+//! end. A pod with the label `idle` is left as it is.
+
+use k8s_openapi::api::core::v1::Pod;
+use kube::ResourceExt;
+use kube::api::{Api, DeleteParams, Patch, PatchParams, Preconditions, Request};
+use reconcile::{Informers, Tasks};
+use serde_json::json;
+
+/// Starts to play.
+pub fn start(client: kube::Client, tasks: &Tasks) {
+    let mut changes = Informers::new(client.clone(), tasks.clone()).of::<Pod>().subscribe();
+    tasks.spawn("kubelet", async move {
+        while let Some(change) = changes.recv().await {
+            if let Some(pod) = change.new.filter(|p| !p.labels().contains_key("idle")) {
+                // What fails is out of date, and the next change says so.
+                let _ = look_after(&client, &pod).await;
+            }
+        }
+    });
+}
+
+async fn look_after(client: &kube::Client, pod: &Pod) -> kube::Result<()> {
+    let (namespace, name) = (pod.namespace().unwrap_or_default(), pod.name_any());
+    let api = Api::<Pod>::namespaced(client.clone(), &namespace);
+    if pod.metadata.deletion_timestamp.is_some() {
+        let this_one = Preconditions { uid: pod.uid(), resource_version: None };
+        return api.delete(&name, &DeleteParams::default().grace_period(0).preconditions(this_one)).await.map(|_| ());
+    }
+    let spec = pod.spec.as_ref();
+    if spec.is_some_and(|s| s.node_name.is_none()) {
+        let target = json!({"apiVersion": "v1", "kind": "Node", "name": wanted_node(pod).unwrap_or_else(|| "n0".into())});
+        let binding = json!({"apiVersion": "v1", "kind": "Binding", "metadata": {"name": name, "uid": pod.uid()}, "target": target});
+        let request = Request::new(format!("/api/v1/namespaces/{namespace}/pods"));
+        let request = request.create_subresource("binding", &name, &Default::default(), binding.to_string().into_bytes());
+        client.request_text(request.map_err(kube::Error::BuildRequest)?).await?;
+    }
+    if pod.status.as_ref().is_some_and(|s| s.phase.as_deref() != Some("Pending")) {
+        return Ok(());
+    }
+    let condition = json!({"type": "Ready", "status": "True", "lastTransitionTime": jiff::Timestamp::now()});
+    let status = json!({"metadata": {"uid": pod.uid()}, "status": {"phase": "Running", "conditions": [condition]}});
+    api.patch_status(&name, &PatchParams::default(), &Patch::Strategic(status)).await.map(|_| ())
+}
+
+/// The node that a daemon's pod is meant for.
+fn wanted_node(pod: &Pod) -> Option<String> {
+    let affinity = pod.spec.as_ref()?.affinity.as_ref()?.node_affinity.as_ref()?;
+    let terms = &affinity.required_during_scheduling_ignored_during_execution.as_ref()?.node_selector_terms;
+    let field = terms.first()?.match_fields.as_ref()?.first()?;
+    field.values.as_ref()?.first().cloned()
+}

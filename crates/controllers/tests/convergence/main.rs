@@ -1,0 +1,10 @@
+//! Every controller comes to the same end, however the API server treats it: each scenario is played
+//! once in peace, then with requests that are refused, conflict, are done without an answer, and with
+//! watches that break or expire.
+
+mod faults;
+mod kubelet;
+mod objects;
+mod ownership;
+mod workloads;
+mod world;

@@ -1,0 +1,293 @@
+//! A real API server over a store in memory, every controller behind a client that is lied to, and a
+//! test that plays scheduler and kubelet and is told the truth.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use apiserver::{InProcess, Server, UserInfo};
+use bytes::Bytes;
+use http::Request;
+use http_body_util::{BodyExt, Full};
+use jiff::{SignedDuration, Timestamp};
+use reconcile::{Informers, Tasks};
+use serde_json::{Value, json};
+use tokio_util::sync::{CancellationToken, DropGuard};
+
+use crate::faults::{self, Faults};
+use crate::kubelet;
+
+/// The namespace that scenarios play in.
+pub const PODS: &str = "/api/v1/namespaces/test/pods";
+pub const CONFIG_MAPS: &str = "/api/v1/namespaces/test/configmaps";
+pub const DEPLOYMENTS: &str = "/apis/apps/v1/namespaces/test/deployments";
+pub const REPLICA_SETS: &str = "/apis/apps/v1/namespaces/test/replicasets";
+pub const STATEFUL_SETS: &str = "/apis/apps/v1/namespaces/test/statefulsets";
+pub const DAEMON_SETS: &str = "/apis/apps/v1/namespaces/test/daemonsets";
+pub const REVISIONS: &str = "/apis/apps/v1/namespaces/test/controllerrevisions";
+pub const JOBS: &str = "/apis/batch/v1/namespaces/test/jobs";
+pub const CLAIMS: &str = "/api/v1/namespaces/test/persistentvolumeclaims";
+/// What end states are compared by.
+const LOOKED_AT: [&str; 9] = [PODS, CONFIG_MAPS, DEPLOYMENTS, REPLICA_SETS, STATEFUL_SETS, DAEMON_SETS, REVISIONS, JOBS, CLAIMS];
+
+/// How long anything may take.
+const PATIENCE: Duration = Duration::from_secs(30);
+/// What takes longer is told of.
+const SLOW: Duration = Duration::from_secs(2);
+/// How long an end state must last.
+const QUIET: Duration = Duration::from_millis(250);
+const SEEDS: [u64; 3] = [1, 2, 3];
+
+/// One cluster.
+pub struct World {
+    server: Arc<Server>,
+    tasks: Tasks,
+    faults: Arc<Faults>,
+    _stop: DropGuard,
+}
+
+/// Plays a scenario without faults and then with them: the end must be the same.
+pub async fn converges(scenario: impl AsyncFn(Arc<World>)) {
+    let began = Instant::now();
+    let world = World::start(0).await;
+    scenario(world.clone()).await;
+    let wanted = world.at_rest().await;
+    assert!(!wanted.is_empty(), "there is something to compare");
+    world.end().await;
+    let plain = began.elapsed();
+    for seed in SEEDS {
+        let began = Instant::now();
+        let world = World::start(seed).await;
+        scenario(world.clone()).await;
+        world.comes_to(&wanted, seed).await;
+        let faults = world.faults.done.load(Ordering::Relaxed);
+        assert!(faults > 50, "only {faults} requests failed");
+        println!("seed {seed}: {faults} faults, {:?} (without {plain:?})", began.elapsed());
+        world.end().await;
+    }
+}
+
+impl World {
+    async fn start(seed: u64) -> Arc<World> {
+        let ca = pki::Ca::new("kubernetes", Timestamp::now(), SignedDuration::from_hours(24)).expect("a CA");
+        let signer = Arc::new(pki::jwt::Signer::from_pem(&pki::jwt::new_key_pem().expect("a key")).expect("a signer"));
+        let mut builder = apiserver::Builder::new(apiserver::Config::default(), store::memory::new()).expect("a builder");
+        let config = registry::Config {
+            client_ca_pem: ca.cert_pem().into(),
+            cluster_ca_pem: ca.cert_pem().into(),
+            signer,
+            old_keys: Default::default(),
+            issuer: "https://kubernetes.default.svc.cluster.local".into(),
+            audiences: Vec::new(),
+            service_cidr: "10.96.0.0/16".into(),
+            node_ports: 30000..=32767,
+            advertise_address: "192.0.2.1".parse().expect("an address"),
+            secure_port: 6443,
+            join_token: None,
+            components: Vec::new(),
+        };
+        registry::install(&mut builder, config).expect("the registry");
+        let server = builder.build().expect("a server");
+        let stop = CancellationToken::new();
+        let (running, token) = (server.clone(), stop.clone());
+        tokio::spawn(async move { running.run(token).await });
+        server.ready().await;
+        let world = World { server: server.clone(), tasks: Tasks::new(), faults: Faults::new(seed), _stop: stop.drop_guard() };
+        for node in ["n0", "n1", "n2"] {
+            world.node(node).await;
+        }
+        world.create("/api/v1/namespaces", json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "test"}})).await;
+
+        let user = |name: &str| UserInfo::new(name, &["system:authenticated"]);
+        let account = |name: &str| {
+            let groups = ["system:authenticated", "system:serviceaccounts", "system:serviceaccounts:kube-system"];
+            UserInfo::new(&format!("system:serviceaccount:kube-system:{name}"), &groups)
+        };
+        let manager = faults::client(&server, &world.faults, user("system:kube-controller-manager"));
+        let informers = Informers::new(manager, world.tasks.clone());
+        let config = controllers::Config { root_ca: Some(ca.cert_pem().into()), ..controllers::Config::default() };
+        let lied_to = world.faults.clone();
+        let client_of = move |name: &str| faults::client(&server, &lied_to, account(name));
+        controllers::start(&client_of, &informers, &world.tasks, &config);
+        let honest = faults::client(&world.server, &Faults::new(0), UserInfo::new("kubelet", &["system:masters"]));
+        kubelet::start(honest, &world.tasks);
+        Arc::new(world)
+    }
+
+    async fn end(&self) {
+        assert!(self.tasks.shutdown(Duration::from_secs(10)).await, "the controllers end when they are told to");
+    }
+
+    /// A node that is well, with nothing behind it.
+    pub async fn node(&self, name: &str) {
+        let ready = json!({"type": "Ready", "status": "True", "lastHeartbeatTime": Timestamp::now(), "lastTransitionTime": Timestamp::now(),
+            "reason": "KubeletReady", "message": ""});
+        let node = json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": name, "labels": {"kubernetes.io/hostname": name}},
+            "status": {"conditions": [ready], "capacity": {"pods": "110"}, "allocatable": {"pods": "110"}}});
+        self.create("/api/v1/nodes", node).await;
+    }
+
+    /// A request of an administrator; never fails but for good reasons.
+    pub async fn call(&self, method: &str, path: &str, body: Option<&Value>) -> (u16, Value) {
+        let content = if method == "PATCH" { "application/merge-patch+json" } else { "application/json" };
+        let request = Request::builder().method(method).uri(path).header("content-type", content).header("accept", "application/json");
+        let mut request = request.body(Full::new(Bytes::from(body.map(Value::to_string).unwrap_or_default()))).expect("a request");
+        request.extensions_mut().insert(InProcess(UserInfo::new("admin", &["system:masters", "system:authenticated"])));
+        let response = self.server.handle(request).await;
+        let code = response.status().as_u16();
+        let bytes = response.into_body().collect().await.expect("a body").to_bytes();
+        (code, serde_json::from_slice(&bytes).unwrap_or(Value::Null))
+    }
+
+    /// Makes an object; the answer is what was made.
+    pub async fn create(&self, path: &str, object: Value) -> Value {
+        let (code, answer) = self.call("POST", path, Some(&object)).await;
+        assert_eq!(code, 201, "{path}: {answer}");
+        answer
+    }
+
+    /// Changes an object by a merge patch.
+    pub async fn patch(&self, path: &str, patch: Value) {
+        let (code, answer) = self.call("PATCH", path, Some(&patch)).await;
+        assert_eq!(code, 200, "{path}: {answer}");
+    }
+
+    /// Deletes an object by a policy: `Background`, `Foreground` or `Orphan`.
+    pub async fn delete(&self, path: &str, policy: &str) {
+        let (code, answer) = self.call("DELETE", path, Some(&json!({"propagationPolicy": policy}))).await;
+        assert!(matches!(code, 200 | 202), "{path}: {code} {answer}");
+    }
+
+    /// An object, or nothing.
+    pub async fn get(&self, path: &str) -> Option<Value> {
+        let (code, answer) = self.call("GET", path, None).await;
+        (code == 200).then_some(answer)
+    }
+
+    /// A config map that is there.
+    pub async fn get_map(&self, name: &str) -> Value {
+        self.get(&format!("{CONFIG_MAPS}/{name}")).await.expect("the map")
+    }
+
+    /// A number at a JSON pointer in an object, 0 when there is none.
+    pub async fn number(&self, path: &str, pointer: &str) -> i64 {
+        self.get(path).await.and_then(|o| o.pointer(pointer).and_then(Value::as_i64)).unwrap_or(0)
+    }
+
+    /// The objects of a collection.
+    pub async fn list(&self, path: &str) -> Vec<Value> {
+        let all = self.get(path).await.unwrap_or_default();
+        all["items"].as_array().cloned().unwrap_or_default()
+    }
+
+    /// The pods that are not on their way out and have a label.
+    pub async fn pods(&self, key: &str, value: &str) -> Vec<Value> {
+        let mut pods = self.list(PODS).await;
+        pods.retain(|p| p["metadata"]["labels"][key] == value && p["metadata"]["deletionTimestamp"].is_null());
+        pods
+    }
+
+    /// Waits until something is so.
+    pub async fn until(&self, what: &str, is_so: impl AsyncFn() -> bool) {
+        let began = Instant::now();
+        while !is_so().await {
+            if began.elapsed() > PATIENCE {
+                panic!("in vain waited until {what}; there is\n{}", text(&self.state().await));
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        if began.elapsed() > SLOW {
+            println!("waited {:?} until {what}", began.elapsed());
+        }
+    }
+
+    /// Waits until an object is gone.
+    pub async fn until_gone(&self, path: &str) {
+        self.until(&format!("{path} is gone"), async || { self.get(path).await.is_none() }).await;
+    }
+
+    /// What there is, without what differs from one run to the next.
+    async fn state(&self) -> BTreeMap<String, usize> {
+        let mut state = BTreeMap::new();
+        for path in LOOKED_AT {
+            for object in self.list(path).await.iter().filter(|o| o["metadata"]["name"] != "kube-root-ca.crt") {
+                let kind = path.rsplit('/').next().unwrap_or("");
+                *state.entry(format!("{kind} {}", normal(object))).or_insert(0) += 1;
+            }
+        }
+        state
+    }
+
+    /// The state when nothing changes any more.
+    async fn at_rest(&self) -> BTreeMap<String, usize> {
+        let (began, mut state, mut since) = (Instant::now(), self.state().await, Instant::now());
+        while since.elapsed() < QUIET * 2 {
+            assert!(began.elapsed() < PATIENCE, "without faults it does not come to rest");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+            let now = self.state().await;
+            if now != state {
+                (state, since) = (now, Instant::now());
+            }
+        }
+        state
+    }
+
+    /// Waits until the state is `wanted`, and stays so.
+    async fn comes_to(&self, wanted: &BTreeMap<String, usize>, seed: u64) {
+        let (began, mut since) = (Instant::now(), Instant::now());
+        while since.elapsed() < QUIET {
+            let state = self.state().await;
+            if state == *wanted {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+                continue;
+            }
+            since = Instant::now();
+            if began.elapsed() > PATIENCE {
+                let without = |a: &BTreeMap<String, usize>, b: &BTreeMap<String, usize>| {
+                    text(&a.iter().filter(|(k, n)| b.get(*k) != Some(n)).map(|(k, n)| (k.clone(), *n)).collect())
+                };
+                panic!("with seed {seed} it ends otherwise.\nWanted\n{}\nbut there is\n{}", without(wanted, &state), without(&state, wanted));
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+}
+
+fn text(state: &BTreeMap<String, usize>) -> String {
+    state.iter().map(|(object, count)| format!("{count} × {object}\n")).collect()
+}
+
+/// An object without uids, times, versions and the random ends of names.
+fn normal(object: &Value) -> Value {
+    let mut normal = object.clone();
+    let meta = &object["metadata"];
+    if let Some(prefix) = meta["generateName"].as_str() {
+        normal["metadata"]["name"] = format!("{prefix}*").into();
+    }
+    if let Some(observed) = object["status"].get("observedGeneration") {
+        normal["status"]["observedGeneration"] = (*observed == meta["generation"]).into();
+    }
+    strip(&mut normal);
+    normal
+}
+
+fn strip(value: &mut Value) {
+    match value {
+        Value::Object(fields) => {
+            let differs = |key: &str| {
+                matches!(key, "uid" | "resourceVersion" | "generation" | "managedFields" | "creationTimestamp" | "nodeName")
+                    || key.ends_with("controller-uid")
+                    || key.ends_with("Time")
+            };
+            fields.retain(|key, _| !differs(key));
+            if let Some(deleted) = fields.get_mut("deletionTimestamp") {
+                *deleted = true.into();
+            }
+            fields.values_mut().for_each(strip);
+        }
+        Value::Array(items) => items.iter_mut().for_each(strip),
+        Value::String(text) if text.starts_with("kube-api-access-") => *text = "kube-api-access-*".into(),
+        _ => {}
+    }
+}
