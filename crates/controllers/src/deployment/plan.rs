@@ -164,25 +164,26 @@ pub fn resize(deployment: &Deployment, new: Option<&Arc<ReplicaSet>>, old: &[Arc
         return Vec::new();
     }
     let allowed = if replicas > 0 { most(deployment) } else { 0 };
-    let to_add = allowed - total(active.iter().copied());
+    let to_add = i64::from(allowed) - active.iter().map(|s| i64::from(wanted(s))).sum::<i64>();
     // Larger sets come first; of equal ones the newer grows and the older shrinks.
     active.sort_by_cached_key(|s| age(s));
     if to_add > 0 {
         active.reverse();
     }
     active.sort_by_key(|s| std::cmp::Reverse(wanted(s)));
-    let mut added = 0_i32;
+    let fit = |size: i64| i32::try_from(size.max(0)).unwrap_or(i32::MAX);
+    let mut added = 0;
     let mut result: Vec<Scale> = Vec::new();
     for set in &active {
-        let left = to_add.saturating_sub(added);
-        let share = share(deployment, set);
+        let left = to_add - added;
+        let share = i64::from(share(deployment, set));
         let share = if to_add > 0 { share.min(left) } else { share.max(left) };
         let share = if left == 0 { 0 } else { share };
-        added = added.saturating_add(share);
-        result.push(to(set, wanted(set).saturating_add(share)));
+        added += share;
+        result.push(to(set, fit(i64::from(wanted(set)) + share)));
     }
     if let Some(largest) = result.first_mut() {
-        largest.to = largest.to.saturating_add(to_add.saturating_sub(added)).max(0);
+        largest.to = fit(i64::from(largest.to) + to_add - added);
     }
     result
 }
