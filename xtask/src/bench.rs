@@ -171,7 +171,7 @@ impl Bench {
     }
 }
 
-fn median(times: &mut [Duration]) -> Duration {
+pub fn median(times: &mut [Duration]) -> Duration {
     times.sort_unstable();
     times[times.len() / 2]
 }
@@ -195,7 +195,7 @@ fn ours() -> Vec<u32> {
     processes(|line| line.contains(&format!("{DISK}/bin/knarr-")) && matches!(line.split(' ').nth(1), Some("server" | "shim")))
 }
 
-fn rollup(pid: u32, names: &[&str]) -> Result<u64> {
+pub fn rollup(pid: u32, names: &[&str]) -> Result<u64> {
     let text = fs::read_to_string(format!("/proc/{pid}/smaps_rollup"))?;
     let kilobytes = text.lines().filter(|l| names.iter().any(|n| l.starts_with(n))).filter_map(|l| l.split_whitespace().nth(1)?.parse::<u64>().ok());
     Ok(kilobytes.sum::<u64>() * 1024)

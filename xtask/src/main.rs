@@ -3,6 +3,7 @@
 
 mod bench;
 mod decisions;
+mod hollow;
 mod test;
 mod tidy;
 mod tools;
@@ -48,6 +49,8 @@ enum Task {
 enum What {
     /// Decisions of the scheduler alone, 5,000 nodes: printed, not written down
     Scheduler,
+    /// Scheduler and controllers beside an API server, with 5,000 hollow nodes: printed, not written down
+    Hollow,
 }
 
 fn main() -> ExitCode {
@@ -56,6 +59,7 @@ fn main() -> ExitCode {
         Task::Tidy => tidy::run(),
         Task::Bench { what: None } => bench::run(),
         Task::Bench { what: Some(What::Scheduler) } => decisions::run(),
+        Task::Bench { what: Some(What::Hollow) } => hollow::run(),
         Task::Tools => tools::install().map(|_| ()),
     };
     match result {
