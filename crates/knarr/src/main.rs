@@ -26,6 +26,9 @@ use std::process::ExitCode;
 
 use clap::Parser;
 
+#[global_allocator]
+static ALLOCATOR: sys::allocator::ByProcess = sys::allocator::ByProcess;
+
 fn main() -> ExitCode {
     let args: Vec<std::ffi::OsString> = std::env::args_os().collect();
     // These run inside pods, thousands of times: no runtime, no parser, no logging.

@@ -3,6 +3,7 @@
 //! Everything here is synchronous and blocks only as long as the kernel does. What a test would want
 //! to fake is faked by directories: [`cgroup::Cgroups::at`] works on any tree of files.
 
+pub mod allocator;
 pub mod beneath;
 pub mod cgroup;
 mod error;
