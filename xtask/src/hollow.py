@@ -1,9 +1,9 @@
 """What a large cluster does, with hollow nodes: nodes with no kubelet behind them. Commands on standard input, one a line;
-an answer in seconds, or `-`, on a line each.
+an answer in seconds on a line each.
 
-nodes N | namespace NAME | pods NAMESPACE N KIND [PRIORITY] | bound N (waits until so many pods have a node: seconds from the
-first to the last, and pods before the first) | stored NAMESPACE N (waits until so many pods are there) | gone NAMESPACE (deletes
-the namespace, finishes its pods as a kubelet would, and waits) | deployment NAMESPACE N | priority NAME VALUE"""
+nodes N | namespace NAME | priority NAME VALUE | pods NAMESPACE N KIND | bound N (says `watching`, then waits until so many more
+pods have a node: seconds from the first to the last) | deployment NAMESPACE N (waits until so many pods are stored) | gone
+NAMESPACE (deletes the namespace, finishes its pods as a kubelet would, and waits)"""
 import http.client
 import json
 import ssl
@@ -100,10 +100,9 @@ def pod(n, kind):
 
 def bound(ready, total):
     """Seconds between the first and the last of those that are bound after `ready` was called."""
-    count, first, before = 0, None, 0
+    count, first = 0, None
     for kind, thing in watch("/api/v1/pods", "fieldSelector=spec.nodeName!%3D,metadata.namespace!%3Dkube-system", METADATA):
         if kind == "LIST":
-            before = len(thing["items"])
             ready()
         elif kind == "ADDED":
             first = first or time.perf_counter()
