@@ -7,12 +7,12 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use jiff::{SignedDuration, Timestamp};
-use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::api::resource::v1::{DeviceTaint, DeviceToleration, ResourceClaim, ResourceSlice};
 use kube::{Client, ResourceExt};
 use parking_lot::Mutex;
 use reconcile::{EventType, Informer, Queue, Recorder, Reference, Requeue, run_workers};
 
+use crate::pod::Pod;
 use crate::resource_claim::{Known, claims_of, is_for, known};
 use crate::{Context, pods};
 

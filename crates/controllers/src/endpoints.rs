@@ -3,12 +3,13 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use k8s_openapi::api::core::v1::{EndpointAddress, EndpointPort, EndpointSubset, Endpoints, Pod, Service};
+use k8s_openapi::api::core::v1::{EndpointAddress, EndpointPort, EndpointSubset, Endpoints, Service};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::api::{Api, DeleteParams, PostParams};
 use kube::{Client, ResourceExt};
 use reconcile::{EventType, Informer, Queue, Recorder, Reference, Requeue, run_workers};
 
+use crate::pod::Pod;
 use crate::service_pods::{self, HEADLESS, Key, TRIGGER_TIME, TriggerTimes, forgive};
 use crate::{Context, pods};
 

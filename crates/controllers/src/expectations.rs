@@ -5,10 +5,12 @@ use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::api::core::v1;
 use kube::ResourceExt;
 use parking_lot::Mutex;
 use reconcile::{Change, Informer};
+
+use crate::pod::Pod;
 
 /// After this time an expectation is given up: the watch has surely caught up.
 const TIMEOUT: Duration = Duration::from_secs(300);
@@ -66,7 +68,7 @@ impl Expectations {
     }
 
     /// A pod was created; `pods` is asked whether it has been seen already.
-    pub fn created(&self, owner: &str, pod: &Pod, pods: &Informer<Pod>) {
+    pub fn created(&self, owner: &str, pod: &v1::Pod, pods: &Informer<Pod>) {
         let uid = pod.uid().unwrap_or_default();
         self.insert(owner, |p| p.created.insert(uid.clone()));
         let seen = pods.get(&pod.namespace().unwrap_or_default(), &pod.name_any());

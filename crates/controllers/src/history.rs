@@ -85,7 +85,7 @@ pub fn excess(revisions: &[Arc<ControllerRevision>], limit: i32, live: impl Fn(&
 }
 
 /// The templates' hashes or names that pods say they were made from.
-pub fn live<'a>(pods: impl Iterator<Item = &'a k8s_openapi::api::core::v1::Pod>) -> BTreeSet<String> {
+pub fn live<'a>(pods: impl Iterator<Item = &'a crate::pod::Pod>) -> BTreeSet<String> {
     pods.filter_map(|p| p.labels().get(REVISION_LABEL).cloned()).collect()
 }
 

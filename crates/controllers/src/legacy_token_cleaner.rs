@@ -8,7 +8,7 @@ use std::time::Duration;
 use jiff::civil::Date;
 use jiff::{SignedDuration, Timestamp, tz::TimeZone};
 use k8s_openapi::api::core::v1::{ConfigMap, Pod, Secret, ServiceAccount};
-use kube::api::{Api, DeleteParams, Patch, PatchParams, Preconditions};
+use kube::api::{Api, DeleteParams, ListParams, Patch, PatchParams, Preconditions};
 use kube::{Client, ResourceExt};
 use reconcile::Informer;
 use serde_json::json;
@@ -84,25 +84,46 @@ fn secrets_of(pod: &Pod) -> BTreeSet<String> {
     volumes.chain(env).chain(pull.map(String::from)).collect()
 }
 
+/// The Secrets that pods of a namespace use.
+async fn used_in(client: &Client, namespace: &str) -> kube::Result<BTreeSet<String>> {
+    let mut used = BTreeSet::new();
+    let mut params = ListParams::default().limit(500);
+    loop {
+        let page = Api::<Pod>::namespaced(client.clone(), namespace).list(&params).await?;
+        used.extend(page.items.iter().flat_map(secrets_of));
+        match page.metadata.continue_.filter(|c| !c.is_empty()) {
+            Some(next) => params = params.continue_token(&next),
+            None => return Ok(used),
+        }
+    }
+}
+
 /// Starts the controller.
 pub fn start(context: &Context) {
     let secrets: Informer<Secret> = context.informers.selected::<Secret>(&format!("type={TYPE}"));
     let accounts: Informer<ServiceAccount> = context.informers.of::<ServiceAccount>();
-    let all_pods: Informer<Pod> = context.informers.of::<Pod>();
     let client = context.client.clone();
+    // The cleaner's own account may not read pods: as all controllers it sees them with the manager's.
+    let reader = context.informers.client().clone();
     context.tasks.spawn("legacy-serviceaccount-token-cleaner", async move {
         secrets.synced().await;
         accounts.synced().await;
-        all_pods.synced().await;
         loop {
             let now = Timestamp::now();
             if is_tracked(&client, now).await {
                 let mut mounted: HashMap<String, BTreeSet<String>> = HashMap::new();
                 for secret in secrets.list() {
                     let namespace = secret.namespace().unwrap_or_default();
-                    let used = mounted
-                        .entry(namespace.clone())
-                        .or_insert_with(|| all_pods.in_namespace(&namespace).iter().flat_map(|p| secrets_of(p)).collect());
+                    if !mounted.contains_key(&namespace) {
+                        match used_in(&reader, &namespace).await {
+                            Ok(used) => drop(mounted.insert(namespace.clone(), used)),
+                            Err(error) => {
+                                tracing::warn!(namespace, "the pods that may use old tokens could not be listed: {}", pods::text(&error));
+                                continue;
+                            }
+                        }
+                    }
+                    let used = &mounted[&namespace];
                     let name = secret.annotations().get("kubernetes.io/service-account.name").cloned().unwrap_or_default();
                     let account: Option<Arc<ServiceAccount>> = accounts.get(&namespace, &name);
                     let action = plan(&secret, account.as_deref(), used, now);

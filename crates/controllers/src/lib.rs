@@ -25,6 +25,7 @@ pub mod node_lifecycle;
 pub mod ownership;
 pub mod pod_gc;
 pub mod podautoscaler;
+pub mod pod;
 pub mod pods;
 pub mod replicaset;
 pub mod resource_claim;

@@ -4,13 +4,14 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
-use k8s_openapi::api::core::v1::{Namespace, NamespaceCondition, Pod};
+use k8s_openapi::api::core::v1::{Namespace, NamespaceCondition};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::api::{Api, DeleteParams, DynamicObject, ListParams, PostParams};
 use kube::core::{PartialObjectMeta, Request};
 use kube::{Client, Resource, ResourceExt};
 use reconcile::{Queue, Requeue, run_workers};
 
+use crate::pod::Pod;
 use crate::{Context, pods, resources};
 
 /// The finalizer of `spec.finalizers` that is ours.

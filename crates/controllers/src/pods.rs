@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use futures::StreamExt;
 use jiff::{SignedDuration, Timestamp};
-use k8s_openapi::api::core::v1::{Pod, PodTemplateSpec};
+use k8s_openapi::api::core::v1::{self, PodTemplateSpec};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
 use kube::api::{Api, DeleteParams, Patch, PatchParams, PostParams, Preconditions};
 use kube::{Client, ResourceExt};
@@ -13,6 +13,7 @@ use serde_json::json;
 
 use crate::Context;
 use crate::expectations::Expectations;
+use crate::pod::Pod;
 
 /// The pod's phase, or nothing when it has none yet.
 pub fn phase(pod: &Pod) -> &str {
@@ -45,9 +46,9 @@ pub fn availability(pod: &Pod, min_ready: Duration, now: Timestamp) -> Result<()
 }
 
 /// The pod that a template makes for an owner.
-pub fn from_template(namespace: &str, generate_name: String, template: &PodTemplateSpec, owner: OwnerReference) -> Pod {
+pub fn from_template(namespace: &str, generate_name: String, template: &PodTemplateSpec, owner: OwnerReference) -> v1::Pod {
     let meta = template.metadata.clone().unwrap_or_default();
-    Pod {
+    v1::Pod {
         metadata: ObjectMeta {
             generate_name: Some(generate_name),
             namespace: Some(namespace.to_string()),
@@ -89,7 +90,7 @@ impl PodControl {
     /// Creates the pods in batches that double while all goes well, so that a quota or a broken
     /// template is met by few requests. Returns the first error. In a namespace that is going away
     /// nothing can be made, and that is no error.
-    pub async fn create(&self, owner: &Reference, pods: Vec<Pod>) -> kube::Result<usize> {
+    pub async fn create(&self, owner: &Reference, pods: Vec<v1::Pod>) -> kube::Result<usize> {
         match self.create_counted(owner, pods).await {
             (_, Some(error)) => Err(error),
             (made, None) => Ok(made),
@@ -97,12 +98,12 @@ impl PodControl {
     }
 
     /// The same, for those who want to know how many were made before the first error.
-    pub async fn create_counted(&self, owner: &Reference, pods: Vec<Pod>) -> (usize, Option<kube::Error>) {
+    pub async fn create_counted(&self, owner: &Reference, pods: Vec<v1::Pod>) -> (usize, Option<kube::Error>) {
         let mut made = 0;
         let mut batch = 1;
         let mut rest = pods.into_iter();
         loop {
-            let now: Vec<Pod> = rest.by_ref().take(batch).collect();
+            let now: Vec<v1::Pod> = rest.by_ref().take(batch).collect();
             if now.is_empty() {
                 return (made, None);
             }
@@ -116,8 +117,8 @@ impl PodControl {
         }
     }
 
-    async fn create_one(&self, owner: &Reference, pod: Pod) -> kube::Result<()> {
-        let api = Api::<Pod>::namespaced(self.client.clone(), &owner.namespace);
+    async fn create_one(&self, owner: &Reference, pod: v1::Pod) -> kube::Result<()> {
+        let api = Api::<v1::Pod>::namespaced(self.client.clone(), &owner.namespace);
         match api.create(&PostParams::default(), &pod).await {
             Ok(pod) => {
                 self.expectations.created(&owner.uid, &pod, &self.pods);

@@ -7,7 +7,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use k8s_openapi::api::core::v1::{Pod, PodResourceClaim};
+use k8s_openapi::api::core::v1::PodResourceClaim;
 use k8s_openapi::api::resource::v1::{ResourceClaim, ResourceClaimConsumerReference, ResourceClaimTemplate};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
 use kube::api::{Api, DeleteParams, Patch, PatchParams, PostParams, Preconditions};
@@ -16,6 +16,7 @@ use parking_lot::Mutex;
 use reconcile::{EventType, Informer, Queue, Recorder, Reference, Requeue, run_workers};
 use serde_json::json;
 
+use crate::pod::Pod;
 use crate::{Context, ownership, pods};
 
 const POD_CLAIM: &str = "resource.kubernetes.io/pod-claim-name";

@@ -7,11 +7,12 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use jiff::{SignedDuration, Timestamp};
-use k8s_openapi::api::core::v1::{Node, Pod, Taint, Toleration};
+use k8s_openapi::api::core::v1::{Node, Taint, Toleration};
 use kube::{Client, ResourceExt};
 use parking_lot::Mutex;
 use reconcile::{EventType, Informer, Queue, Recorder, Reference, Requeue, run_workers};
 
+use crate::pod::Pod;
 use crate::{Context, pods};
 
 /// Whether a toleration covers a taint.
@@ -91,7 +92,7 @@ pub fn start(context: &Context) {
     });
     let q = queue.clone();
     controller.pods.on_change(move |change| {
-        let what = |pod: &Option<Arc<Pod>>| pod.as_ref().and_then(|p| p.spec.clone()).map(|s| (s.node_name, s.tolerations));
+        let what = |pod: &Option<Arc<Pod>>| pod.as_ref().and_then(|p| p.spec.as_ref()).map(|s| (s.node_name.clone(), s.tolerations.clone()));
         let pod = change.latest();
         if pod.spec.as_ref().is_some_and(|s| s.node_name.is_some()) && what(&change.old) != what(&change.new) {
             q.add((pod.namespace().unwrap_or_default(), pod.name_any()));
@@ -120,10 +121,10 @@ impl Controller {
         };
         let uid = pod.uid().unwrap_or_default();
         let spec = pod.spec.clone().unwrap_or_default();
-        let taints = spec.node_name.and_then(|n| self.nodes.get("", &n)).map(|n| no_execute(&n)).unwrap_or_default();
+        let taints = spec.node_name.as_ref().and_then(|n| self.nodes.get("", n)).map(|n| no_execute(&n)).unwrap_or_default();
         let now = Timestamp::now();
         let since = self.planned.lock().get(&key).filter(|(u, _)| *u == uid).map(|(_, since)| *since);
-        match plan(&spec.tolerations.unwrap_or_default(), &taints, since, now) {
+        match plan(spec.tolerations.as_deref().unwrap_or_default(), &taints, since, now) {
             Decision::Stay => {
                 if self.planned.lock().remove(&key).is_some() && since.is_some() {
                     self.tell(namespace, name, "Cancelling deletion of Pod");

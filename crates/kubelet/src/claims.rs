@@ -17,7 +17,7 @@ use crate::pod::{self, go_quote};
 /// The volume behind a pod's volume; nothing when that is not a claim. An error says why it is not
 /// there yet, in upstream's words.
 pub async fn find(objects: &dyn Objects, pod: &Pod, volume: &Volume) -> Result<Option<PersistentVolume>, String> {
-    let Some((name, ephemeral)) = storage::claim_of(pod, volume) else { return Ok(None) };
+    let Some((name, ephemeral)) = storage::claim_of(&pod.metadata, volume) else { return Ok(None) };
     let namespace = pod.namespace().unwrap_or_default();
     let failed = |why: String| format!("error processing PVC {namespace}/{name}: {why}");
     let missing = || format!("persistentvolumeclaims {} not found", go_quote(&name));
@@ -35,7 +35,7 @@ pub async fn find(objects: &dyn Objects, pod: &Pod, volume: &Volume) -> Result<O
         return Err(failed("PVC has empty pvc.Spec.VolumeName".into()));
     }
     if ephemeral {
-        storage::made_for(pod, &claim)?;
+        storage::made_for(&pod.metadata, &claim)?;
     }
     let missing = || format!("persistentvolumes {} not found", go_quote(bound));
     let found = objects.volume(bound).await.and_then(|v| v.ok_or_else(missing));

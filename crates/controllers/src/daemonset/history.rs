@@ -4,7 +4,6 @@
 use std::sync::Arc;
 
 use k8s_openapi::api::apps::v1::{ControllerRevision, DaemonSet};
-use k8s_openapi::api::core::v1::Pod;
 use kube::ResourceExt;
 use kube::api::{Api, Patch, PatchParams, PostParams};
 use rules::labels;
@@ -13,6 +12,7 @@ use serde_json::json;
 use super::sync::Controller;
 use crate::history::{self, Created, REVISION_LABEL};
 use crate::ownership;
+use crate::pod::Pod;
 
 /// The revisions of a set.
 pub struct Revisions {

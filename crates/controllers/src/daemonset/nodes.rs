@@ -3,12 +3,13 @@
 use std::collections::BTreeMap;
 
 use k8s_openapi::api::apps::v1::DaemonSet;
-use k8s_openapi::api::core::v1::{Affinity, Node, NodeSelector, NodeSelectorRequirement, NodeSelectorTerm, Pod, PodSpec, PodTemplateSpec, Taint, Toleration};
+use k8s_openapi::api::core::v1::{Affinity, Node, NodeSelector, NodeSelectorRequirement, NodeSelectorTerm, PodSpec, PodTemplateSpec, Taint, Toleration};
 use kube::ResourceExt;
 use rules::node_affinity;
 
 use super::{GENERATION, GENERATION_LABEL};
 use crate::history::REVISION_LABEL;
+use crate::pod::Pod;
 use crate::taint_eviction::tolerates;
 
 /// Whether a set's pod belongs on a node.
@@ -119,25 +120,14 @@ pub fn pin(spec: &mut PodSpec, node: &str) {
 /// The node that a daemon pod is on or meant for.
 pub fn node_of(pod: &Pod) -> Option<String> {
     let spec = pod.spec.as_ref()?;
-    if let Some(node) = spec.node_name.as_ref().filter(|n| !n.is_empty()) {
-        return Some(node.clone());
-    }
-    let required = spec.affinity.as_ref()?.node_affinity.as_ref()?.required_during_scheduling_ignored_during_execution.as_ref()?;
-    let field = required
-        .node_selector_terms
-        .iter()
-        .flat_map(|t| t.match_fields.iter().flatten())
-        .find(|f| f.key == "metadata.name" && f.operator == "In")?;
-    match field.values.as_deref() {
-        Some([node]) => Some(node.clone()),
-        _ => None,
-    }
+    spec.node_name.as_ref().filter(|n| !n.is_empty()).or(spec.pinned.as_ref()).cloned()
 }
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use serde_json::{Value, json};
+
+    use super::*;
 
     fn fit(spec: Value, taints: Value) -> Fit {
         let mut spec = spec;
@@ -175,10 +165,11 @@ mod tests {
     fn a_pod_is_pinned_to_its_node_and_found_again() {
         let mut spec = PodSpec::default();
         pin(&mut spec, "n");
-        let pod = Pod { spec: Some(spec.clone()), ..Pod::default() };
+        let of = |spec: &PodSpec| -> Pod { serde_json::from_value(json!({"spec": spec})).expect("a pod") };
+        let pod = of(&spec);
         assert_eq!(node_of(&pod).as_deref(), Some("n"));
         pin(&mut spec, "m");
-        let mut pod = Pod { spec: Some(spec), ..Pod::default() };
+        let mut pod = of(&spec);
         assert_eq!(node_of(&pod).as_deref(), Some("m"), "the last one counts");
         pod.spec.get_or_insert_default().node_name = Some("bound".into());
         assert_eq!(node_of(&pod).as_deref(), Some("bound"));

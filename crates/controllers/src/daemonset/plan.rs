@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use k8s_openapi::api::apps::v1::{DaemonSet, RollingUpdateDaemonSet};
-use k8s_openapi::api::core::v1::{Node, Pod};
+use k8s_openapi::api::core::v1::Node;
 use kube::ResourceExt;
 use reconcile::EventType;
 
@@ -18,6 +18,7 @@ use super::nodes::{self, Fit, Placement};
 use super::{Backoff, GENERATION_LABEL};
 use crate::amount;
 use crate::history::REVISION_LABEL;
+use crate::pod::Pod;
 use crate::pods;
 
 /// Everything that a plan is made from.

@@ -3,12 +3,12 @@
 
 use std::sync::Arc;
 
-use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
 use super::nodes::Fit;
 use super::plan::{Actions, View};
 use crate::amount;
+use crate::pod::Pod;
 
 /// The pods of one node that are not being deleted, at most one of each kind.
 #[derive(Default)]

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 use k8s_openapi::api::apps::v1::{ControllerRevision, DaemonSet, DaemonSetStatus};
-use k8s_openapi::api::core::v1::{Node, Pod};
+use k8s_openapi::api::core::v1::Node;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 use kube::ResourceExt;
 use kube::api::{Api, PostParams};
@@ -16,6 +16,7 @@ use super::plan::{self, Actions, View};
 use super::{Backoff, history, nodes};
 use crate::Context;
 use crate::ownership;
+use crate::pod::Pod;
 use crate::pods::{self, PodControl};
 
 /// Most pods created, and most pods deleted, in one pass.

@@ -63,7 +63,7 @@ fn pod(text: &str) -> Arc<Pod> {
     .expect("a pod");
     let spec = pod.spec.get_or_insert_default();
     if state == "pending" {
-        nodes::pin(spec, node);
+        spec.pinned = Some(node.into());
     } else {
         spec.node_name = Some(node.into());
     }

@@ -5,7 +5,6 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use k8s_openapi::api::apps::v1::{Deployment, DeploymentStatus, ReplicaSet};
-use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 use kube::api::{Api, DeleteParams, Patch, PatchParams, PostParams};
 use kube::{Client, ResourceExt};
@@ -15,6 +14,7 @@ use serde_json::json;
 
 use super::plan::{self, Scale, wanted};
 use super::{DESIRED, MAX, revision, status};
+use crate::pod::Pod;
 use crate::{Context, ownership, pods, template};
 
 /// How long a pass that waits for its own write to be seen waits at most.

@@ -3,12 +3,13 @@
 use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
-use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::ResourceExt;
-use kube::api::{Api, PostParams};
+use kube::api::{Api, Patch, PatchParams};
 use reconcile::{Informer, Queue, Requeue, run_workers};
+use serde_json::{Value, json};
 
+use crate::pod::Pod;
 use crate::{Context, pods};
 
 /// How long whoever announced a disruption may take to delete the pod.
@@ -29,16 +30,10 @@ pub fn stale_in(pod: &Pod, now: Timestamp) -> Option<Duration> {
     Some(if left.is_positive() { left.unsigned_abs() } else { Duration::ZERO })
 }
 
-fn taken_back(pod: &Pod, now: Timestamp) -> Pod {
-    let mut pod = pod.clone();
-    let conditions = pod.status.iter_mut().flat_map(|s| s.conditions.iter_mut().flatten());
-    for condition in conditions.filter(|c| c.type_ == "DisruptionTarget") {
-        condition.status = "False".into();
-        condition.reason = None;
-        condition.message = None;
-        condition.last_transition_time = Some(Time(now));
-    }
-    pod
+/// The strategic merge patch that takes the announcement back: of that very pod, as it was seen.
+fn taking_back(pod: &Pod, now: Timestamp) -> Value {
+    let condition = json!({"type": "DisruptionTarget", "status": "False", "reason": null, "message": null, "lastTransitionTime": Time(now)});
+    json!({"metadata": {"uid": pod.metadata.uid, "resourceVersion": pod.metadata.resource_version}, "status": {"conditions": [condition]}})
 }
 
 /// Starts the worker.
@@ -64,7 +59,7 @@ pub fn start(context: &Context, known: &Informer<Pod>) {
                 Some(_) => {}
             }
             let api = Api::<Pod>::namespaced(client, &key.0);
-            match api.replace_status(&key.1, &PostParams::default(), &taken_back(&pod, now)).await {
+            match api.patch_status(&key.1, &PatchParams::default(), &Patch::Strategic(taking_back(&pod, now))).await {
                 Ok(_) => Ok(Requeue::No),
                 Err(kube::Error::Api(s)) if s.code == 404 => Ok(Requeue::No),
                 Err(kube::Error::Api(s)) if s.code == 409 => Ok(Requeue::After(Duration::from_millis(100))),
@@ -77,7 +72,6 @@ pub fn start(context: &Context, known: &Informer<Pod>) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use serde_json::{Value, json};
 
     fn at(text: &str) -> Timestamp {
         format!("2026-01-01T00:{text}Z").parse().expect("a time")
@@ -94,10 +88,8 @@ mod tests {
         let running = pod("True", "EvictionByEvictionAPI", "Running", Value::Null);
         assert_eq!(stale_in(&running, at("01:30")), Some(Duration::from_secs(30)));
         assert_eq!(stale_in(&running, at("02:00")), Some(Duration::ZERO));
-        let back = taken_back(&running, at("02:00"));
-        assert_eq!(stale_in(&back, at("09:00")), None);
-        let condition = &back.status.expect("a status").conditions.expect("conditions")[0];
-        assert_eq!((condition.status.as_str(), &condition.reason, &condition.message), ("False", &None, &None));
+        let condition = &taking_back(&running, at("02:00"))["status"]["conditions"][0];
+        assert_eq!(*condition, json!({"type": "DisruptionTarget", "status": "False", "reason": null, "message": null, "lastTransitionTime": "2026-01-01T00:02:00Z"}));
     }
 
     #[test]

@@ -5,7 +5,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::api::policy::v1::{PodDisruptionBudget, PodDisruptionBudgetStatus};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 use kube::api::{Api, PostParams};
@@ -16,6 +15,7 @@ use rules::labels;
 use super::plan;
 use super::scale::{Expected, Scales};
 use crate::Context;
+use crate::pod::Pod;
 
 #[derive(Clone)]
 struct Controller {

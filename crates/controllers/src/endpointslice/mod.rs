@@ -11,12 +11,13 @@ mod tests;
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use k8s_openapi::api::core::v1::{Node, Pod, Service};
+use k8s_openapi::api::core::v1::{Node, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::api::{Api, DeleteParams, PostParams};
 use kube::{Client, ResourceExt};
 use reconcile::{EventType, Informer, Queue, Recorder, Reference, Requeue, run_workers};
 
+use crate::pod::Pod;
 use crate::service_pods::{self, Key, TriggerTimes, forgive};
 use crate::{Context, pods};
 use plan::{Action, plan};

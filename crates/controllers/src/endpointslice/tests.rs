@@ -2,12 +2,13 @@
 
 use std::sync::Arc;
 
-use k8s_openapi::api::core::v1::{Pod, Service};
+use k8s_openapi::api::core::v1::Service;
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::ResourceExt;
 use serde_json::{Value, json};
 
 use super::plan::{Action, plan};
+use crate::pod::Pod;
 use crate::service_pods::TRIGGER_TIME;
 
 fn pod_with(name: &str, ips: &[&str], ready: bool, leaving: bool, node: &str) -> Arc<Pod> {
@@ -141,9 +142,8 @@ fn slices_are_filled_and_few_are_written() {
 #[test]
 fn pods_with_other_ports_have_slices_of_their_own() {
     let mut other = pod(2).as_ref().clone();
-    if let Some(ports) = other.spec.as_mut().and_then(|s| s.containers[0].ports.as_mut()) {
-        ports[0].container_port = 9090;
-    }
+    let spec = json!({"nodeName": "n1", "containers": [{"name": "c", "ports": [{"name": "web", "containerPort": 9090}]}]});
+    other.spec = serde_json::from_value(spec).ok();
     let mut world = World::new();
     assert_eq!(world.run(&service(json!({})), &[pod(1), Arc::new(other)]), (2, 0, 0));
     let mut ports: Vec<i32> = world.slices.iter().filter_map(|s| s.ports.as_ref()?[0].port).collect();

@@ -4,7 +4,6 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
-use k8s_openapi::api::core::v1::Pod;
 use kube::ResourceExt;
 use parking_lot::Mutex;
 use reconcile::{Change, Informer};
@@ -12,6 +11,7 @@ use reconcile::{Change, Informer};
 use super::backoff::Record;
 use super::pod::tracked;
 use crate::ownership;
+use crate::pod::Pod;
 
 #[derive(Default)]
 struct OfJob {

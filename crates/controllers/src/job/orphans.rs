@@ -4,7 +4,6 @@
 use std::sync::Arc;
 
 use k8s_openapi::api::batch::v1::Job;
-use k8s_openapi::api::core::v1::Pod;
 use kube::api::{Api, Patch, PatchParams};
 use kube::{Client, ResourceExt};
 use reconcile::{Informer, Queue, Requeue, run_workers};
@@ -13,6 +12,7 @@ use serde_json::json;
 
 use super::pod::tracked;
 use super::{FINALIZER, plan};
+use crate::pod::Pod;
 use crate::{Context, ownership};
 
 /// Starts the workers that free orphans.

@@ -7,7 +7,6 @@ use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::batch::v1::{Job, JobCondition, JobSpec};
-use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::ResourceExt;
 
@@ -15,6 +14,7 @@ use super::backoff::{self, Record};
 use super::indexes::Indexes;
 use super::pod::{index, index_failures, tracked};
 use super::policy::{self, Verdict, has_failed};
+use crate::pod::Pod;
 use crate::pods;
 
 /// Most pods created or deleted in one pass.

@@ -1,11 +1,12 @@
 //! The pods of a job: what is read from one, and how a new one looks.
 
 use k8s_openapi::api::batch::v1::Job;
-use k8s_openapi::api::core::v1::{EnvVar, EnvVarSource, ObjectFieldSelector, Pod};
+use k8s_openapi::api::core::v1::{self, EnvVar, EnvVarSource, ObjectFieldSelector};
 use kube::ResourceExt;
 
 use super::plan::NewPod;
 use super::{FINALIZER, INDEX, INDEX_FAILURES, INDEX_IGNORED};
+use crate::pod::Pod;
 use crate::{ownership, pods};
 
 /// Longest prefix that the API server's generated names keep whole.
@@ -28,7 +29,7 @@ pub fn index_failures(pod: &Pod) -> (u32, u32) {
 }
 
 /// A new pod of the job.
-pub fn new_pod(job: &Job, wanted: &NewPod) -> Pod {
+pub fn new_pod(job: &Job, wanted: &NewPod) -> v1::Pod {
     let name = job.name_any();
     let spec = job.spec.as_ref();
     let template = spec.map(|s| s.template.clone()).unwrap_or_default();
@@ -41,8 +42,9 @@ pub fn new_pod(job: &Job, wanted: &NewPod) -> Pod {
         }
     };
     let mut pod = pods::from_template(&job.namespace().unwrap_or_default(), generate, &template, ownership::controller_reference(job));
-    if !tracked(&pod) {
-        pod.metadata.finalizers.get_or_insert_default().push(FINALIZER.into());
+    let finalizers = pod.finalizers_mut();
+    if !finalizers.iter().any(|f| f == FINALIZER) {
+        finalizers.push(FINALIZER.into());
     }
     let Some(index) = wanted.index else { return pod };
     pod.annotations_mut().insert(INDEX.into(), index.to_string());
@@ -82,7 +84,8 @@ mod tests {
         let pod = new_pod(&job, &NewPod { index: Some(12), failures: 1, ignored: 0 });
         assert_eq!(pod.metadata.generate_name, Some(format!("{}-12-", "j".repeat(54))));
         assert_eq!((pod.labels()[INDEX].as_str(), pod.labels()["x"].as_str()), ("12", "y"));
-        assert_eq!((index(&pod), index_failures(&pod), tracked(&pod)), (Some(12), (1, 0), true));
+        let seen = Pod::unmade(pod.metadata.clone());
+        assert_eq!((index(&seen), index_failures(&seen), tracked(&seen)), (Some(12), (1, 0), true));
         let spec = pod.spec.expect("a spec");
         assert_eq!(spec.hostname, Some(format!("{name}-12")));
         assert_eq!(spec.containers[0].env.as_ref().expect("env").len(), 1, "the user's variable stays");
@@ -99,6 +102,6 @@ mod tests {
         let pod = new_pod(&job, &NewPod::default());
         assert_eq!(pod.metadata.generate_name.as_deref(), Some("j-"));
         assert_eq!(pod.metadata.finalizers, Some(vec![FINALIZER.to_string()]));
-        assert_eq!((index(&pod), pod.spec.expect("a spec").hostname), (None, None));
+        assert_eq!((index(&Pod::unmade(pod.metadata.clone())), pod.spec.expect("a spec").hostname), (None, None));
     }
 }

@@ -1,10 +1,10 @@
 //! The two policies of a job: what a pod's failure means, and when enough indexes have succeeded.
 
 use k8s_openapi::api::batch::v1::{Job, JobSpec, PodFailurePolicy, PodFailurePolicyOnExitCodesRequirement, SuccessPolicy};
-use k8s_openapi::api::core::v1::{ContainerStatus, Pod};
 use kube::ResourceExt;
 
 use super::indexes::Indexes;
+use crate::pod::{ContainerStatus, Pod};
 use crate::pods;
 
 /// What the pod failure policy makes of a failed pod.
@@ -40,7 +40,7 @@ pub fn judge(policy: Option<&PodFailurePolicy>, pod: &Pod) -> Verdict {
         } else {
             let conditions = status.into_iter().flat_map(|s| s.conditions.iter().flatten());
             let mut patterns = conditions.filter(|c| {
-                rule.on_pod_conditions.iter().flatten().any(|p| p.type_ == c.type_ && p.status.as_deref().unwrap_or("True") == c.status)
+                rule.on_pod_conditions.iter().flatten().any(|p| p.type_ == *c.type_ && *p.status.as_deref().unwrap_or("True") == *c.status)
             });
             patterns.next().map(|c| format!("Pod {namespace}/{name} has condition {}", c.type_))
         };

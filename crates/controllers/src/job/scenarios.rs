@@ -6,7 +6,6 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use k8s_openapi::api::batch::v1::{Job, JobStatus};
-use k8s_openapi::api::core::v1::Pod;
 use kube::ResourceExt;
 use serde_json::{Value, json};
 
@@ -14,6 +13,8 @@ use super::backoff::Record;
 use super::plan::{Action, Input, NewPod, Plan, plan};
 use super::settle::{Outcome, Settled, add_up, finish, settle};
 use super::{FINALIZER, INDEX, INDEX_FAILURES};
+
+use crate::pod::Pod;
 
 fn at(text: &str) -> Timestamp {
     format!("2026-01-01T{text}Z").parse().expect("a time")

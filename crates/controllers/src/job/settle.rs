@@ -8,13 +8,13 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 use k8s_openapi::api::batch::v1::{JobCondition, JobSpec, JobStatus};
-use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::ResourceExt;
 
 use super::plan::{Action, Input, Plan, completions, condition, is_indexed, is_suspended};
 use super::pod::{index, tracked};
 use super::policy::{self, has_failed};
+use crate::pod::Pod;
 use crate::pods;
 
 /// Most uids that the status holds, to keep it small.

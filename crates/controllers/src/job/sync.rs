@@ -6,7 +6,6 @@ use std::time::Duration;
 use futures::StreamExt;
 use jiff::Timestamp;
 use k8s_openapi::api::batch::v1::{Job, JobStatus};
-use k8s_openapi::api::core::v1::Pod;
 use kube::ResourceExt;
 use kube::api::{Api, Patch, PatchParams, PostParams};
 use reconcile::{EventType, Informer, Queue, Recorder, Reference, Requeue, run_workers};
@@ -22,6 +21,7 @@ use super::FINALIZER;
 use crate::Context;
 use crate::expectations::Expectations;
 use crate::ownership::{self, Claim};
+use crate::pod::Pod;
 use crate::pods::{self, PodControl};
 use crate::written::Written;
 

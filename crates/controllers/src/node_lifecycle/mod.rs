@@ -15,13 +15,14 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use k8s_openapi::api::coordination::v1::Lease;
-use k8s_openapi::api::core::v1::{Node, Pod, Taint};
+use k8s_openapi::api::core::v1::{Node, Taint};
 use kube::api::{Api, Patch, PatchParams};
 use kube::{Client, ResourceExt};
 use parking_lot::Mutex;
 use reconcile::{EventType, Informer, Queue, Recorder, Reference, Requeue, run_workers};
 use serde_json::json;
 
+use crate::pod::Pod;
 use crate::{Context, pods};
 use health::{Health, ready, silent};
 use zones::{Turn, Zones};

@@ -6,9 +6,9 @@ use std::sync::Arc;
 
 use api::quantity::Quantity;
 use jiff::{SignedDuration, Timestamp};
-use k8s_openapi::api::core::v1::{Container, Pod};
 use kube::ResourceExt;
 
+use crate::pod::{Container, Pod};
 use crate::pods;
 
 /// One pod's metric.

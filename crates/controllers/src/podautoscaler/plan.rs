@@ -9,7 +9,7 @@ use k8s_openapi::api::autoscaling::v2::{
     ContainerResourceMetricStatus, ExternalMetricStatus, HorizontalPodAutoscaler, HorizontalPodAutoscalerCondition, HorizontalPodAutoscalerStatus,
     MetricSpec, MetricStatus, MetricTarget, MetricValueStatus, ObjectMetricStatus, PodsMetricStatus, ResourceMetricStatus,
 };
-use k8s_openapi::api::core::v1::Pod;
+
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, Time};
 use reconcile::EventType;
@@ -17,6 +17,8 @@ use reconcile::EventType;
 use super::Settings;
 use super::calculator::{PodMetrics, Pods, Proposal, Tolerances, sum};
 use super::normalize::{Bounds, Memory};
+
+use crate::pod::Pod;
 
 /// What was read for one metric of the spec.
 #[derive(Clone, Debug)]

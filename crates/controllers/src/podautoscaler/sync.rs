@@ -7,7 +7,6 @@ use std::sync::Arc;
 use api::selector::Labels;
 use jiff::Timestamp;
 use k8s_openapi::api::autoscaling::v2::{HorizontalPodAutoscaler, HorizontalPodAutoscalerStatus};
-use k8s_openapi::api::core::v1::Pod;
 use kube::ResourceExt;
 use kube::api::Api;
 use parking_lot::Mutex;
@@ -19,6 +18,7 @@ use super::normalize::Memory;
 use super::plan::{Fault, Input, Outcome, Target, needs_metrics, no_scale, plan};
 use super::scale::{Found, Targets};
 use crate::Context;
+use crate::pod::Pod;
 use crate::pods;
 
 type Key = (String, String);

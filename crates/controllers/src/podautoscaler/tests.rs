@@ -4,13 +4,14 @@ use std::sync::Arc;
 
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::autoscaling::v2::{HorizontalPodAutoscaler, HorizontalPodAutoscalerStatus};
-use k8s_openapi::api::core::v1::Pod;
 use serde_json::{Value, json};
 
 use super::Settings;
 use super::calculator::{PodMetric, PodMetrics, Pods, Tolerances};
 use super::normalize::{Bounds, Memory, Normalized};
 use super::plan::{Fault, Input, Outcome, Reading, Target, needs_metrics, no_scale, plan};
+
+use crate::pod::Pod;
 
 const NOW: &str = "2026-01-01T12:00:00Z";
 

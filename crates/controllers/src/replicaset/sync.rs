@@ -6,7 +6,6 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use k8s_openapi::api::apps::v1::{ReplicaSet, ReplicaSetStatus};
-use k8s_openapi::api::core::v1::Pod;
 use kube::ResourceExt;
 use kube::api::{Api, PostParams};
 use reconcile::{Informer, Queue, Reference, Requeue, run_workers};
@@ -15,6 +14,7 @@ use super::kinds::Replicated;
 use super::plan::{self, Failure, Plan};
 use crate::Context;
 use crate::ownership;
+use crate::pod::Pod;
 use crate::pods::{self, PodControl};
 
 /// For this long a pass waits for the informer to show what the last one did, before it tells of what

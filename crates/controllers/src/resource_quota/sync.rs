@@ -6,16 +6,16 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod, ResourceQuota, Service};
+use k8s_openapi::api::core::v1::{PersistentVolumeClaim, ResourceQuota, Service};
 use kube::api::{Api, PostParams};
 use kube::{Client, ResourceExt};
 use reconcile::{Change, Informer, Queue, Requeue, run_workers};
-use serde::Serialize;
 use serde_json::Value;
 
 use super::counts::Counts;
 use super::plan::{self, Found};
 use crate::Context;
+use crate::pod::Pod;
 
 /// How often each quota is counted though nothing happened.
 const RESYNC: Duration = Duration::from_secs(300);
@@ -41,16 +41,40 @@ fn limits(quota: &ResourceQuota, group: &str, plural: &str) -> bool {
     plan::limits(quota).keys().any(|name| api::quota::concerns(group, plural, name))
 }
 
-fn value<K: Serialize>(object: &Arc<K>) -> Value {
-    serde_json::to_value(object.as_ref()).unwrap_or_default()
+/// What quotas are charged for.
+trait Charged: reconcile::Object {
+    /// What they read of it, as the API writes that.
+    fn value(&self) -> Value;
+}
+
+impl Charged for Pod {
+    fn value(&self) -> Value {
+        self.for_quota()
+    }
+}
+
+impl Charged for Service {
+    fn value(&self) -> Value {
+        serde_json::to_value(self).unwrap_or_default()
+    }
+}
+
+impl Charged for PersistentVolumeClaim {
+    fn value(&self) -> Value {
+        serde_json::to_value(self).unwrap_or_default()
+    }
+}
+
+fn values<K: Charged>(objects: &Informer<K>, namespace: &str) -> Found {
+    Found::Objects(objects.in_namespace(namespace).iter().map(|o| o.value()).collect())
 }
 
 /// Whether the change frees some of a quota.
-fn frees<K: Serialize>(plural: &str, change: &Change<K>, now: i64) -> bool {
+fn frees<K: Charged>(plural: &str, change: &Change<K>, now: i64) -> bool {
     match (&change.old, &change.new) {
         (Some(_), None) => true,
         (Some(old), Some(new)) => {
-            let (old, new) = (api::quota::usage("", plural, &value(old), now), api::quota::usage("", plural, &value(new), now));
+            let (old, new) = (api::quota::usage("", plural, &old.value(), now), api::quota::usage("", plural, &new.value(), now));
             old.iter().any(|(name, amount)| new.get(name).is_none_or(|n| n < amount))
         }
         _ => false,
@@ -108,7 +132,7 @@ pub fn start(context: &Context) {
 
 type Less = Arc<dyn Fn(&(String, String), Option<&str>) + Send + Sync>;
 
-fn follow<K: reconcile::Object + Serialize>(objects: &Informer<K>, quotas: &Informer<ResourceQuota>, plural: &'static str, less: Less) {
+fn follow<K: Charged>(objects: &Informer<K>, quotas: &Informer<ResourceQuota>, plural: &'static str, less: Less) {
     let (kind, quotas) = ((String::new(), plural.to_string()), quotas.clone());
     objects.on_change(move |change| {
         let namespace = change.latest().namespace().unwrap_or_default();
@@ -126,9 +150,9 @@ impl Controller {
         let mut found = BTreeMap::new();
         for kind in api::quota::resources(plan::limits(&quota).keys()) {
             let there = match (kind.0.as_str(), kind.1.as_str()) {
-                ("", "pods") => Found::Objects(self.pods.in_namespace(namespace).iter().map(value).collect()),
-                ("", "services") => Found::Objects(self.services.in_namespace(namespace).iter().map(value).collect()),
-                ("", "persistentvolumeclaims") => Found::Objects(self.claims.in_namespace(namespace).iter().map(value).collect()),
+                ("", "pods") => values(&self.pods, namespace),
+                ("", "services") => values(&self.services, namespace),
+                ("", "persistentvolumeclaims") => values(&self.claims, namespace),
                 _ => self.counts.count(&kind, namespace),
             };
             found.insert(kind, there);

@@ -2,7 +2,7 @@
 //! set; or, while a set is scaled down, the pod, so that they go with it.
 
 use k8s_openapi::api::apps::v1::StatefulSet;
-use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod};
+use k8s_openapi::api::core::v1::PersistentVolumeClaim;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use kube::{Resource, ResourceExt};
 
@@ -35,13 +35,13 @@ fn is_stale_for<K: Resource<DynamicType = ()>>(claim: &PersistentVolumeClaim, ob
 }
 
 /// Whether a pod must wait: a claim of its name is about to go with the pod that was there before.
-pub fn block(set: &StatefulSet, pod: &Pod, claims: &[&PersistentVolumeClaim]) -> bool {
+pub fn block(set: &StatefulSet, pod: &impl Resource<DynamicType = ()>, claims: &[&PersistentVolumeClaim]) -> bool {
     let (_, scaled) = policy(set);
     scaled && claims.iter().any(|c| is_stale_for(c, pod))
 }
 
 /// Whether someone else controls the claim, so that the policy cannot hold.
-pub fn has_foreign_controller(claim: &PersistentVolumeClaim, set: &StatefulSet, pod: &Pod) -> bool {
+pub fn has_foreign_controller(claim: &PersistentVolumeClaim, set: &StatefulSet, pod: &impl Resource<DynamicType = ()>) -> bool {
     if policy(set) == (false, false) {
         return false;
     }
@@ -57,7 +57,7 @@ pub fn has_foreign_controller(claim: &PersistentVolumeClaim, set: &StatefulSet, 
 }
 
 /// The references by which the policy wants set and pod to own the claims: set, then pod.
-fn wanted(set: &StatefulSet, pod: &Pod) -> (bool, bool) {
+fn wanted(set: &StatefulSet, pod: &impl Resource<DynamicType = ()>) -> (bool, bool) {
     let scaled_away = identity::ordinal(pod).is_none_or(|o| !identity::wants(set, o));
     match policy(set) {
         (false, false) => (false, false),
@@ -68,7 +68,7 @@ fn wanted(set: &StatefulSet, pod: &Pod) -> (bool, bool) {
 }
 
 /// Whether a claim's owners are what the policy wants, or cannot be made so.
-pub fn is_up_to_date(claim: &PersistentVolumeClaim, set: &StatefulSet, pod: &Pod) -> bool {
+pub fn is_up_to_date(claim: &PersistentVolumeClaim, set: &StatefulSet, pod: &impl Resource<DynamicType = ()>) -> bool {
     if is_stale_for(claim, set) || is_stale_for(claim, pod) {
         return true;
     }
@@ -82,7 +82,7 @@ pub fn is_up_to_date(claim: &PersistentVolumeClaim, set: &StatefulSet, pod: &Pod
 }
 
 /// The claim with the owners that the policy wants.
-pub fn updated(claim: &PersistentVolumeClaim, set: &StatefulSet, pod: &Pod) -> PersistentVolumeClaim {
+pub fn updated(claim: &PersistentVolumeClaim, set: &StatefulSet, pod: &impl Resource<DynamicType = ()>) -> PersistentVolumeClaim {
     let foreign = has_foreign_controller(claim, set, pod);
     let mut owners: Vec<OwnerReference> = references(claim).iter().filter(|r| !names(r, set) && !names(r, pod)).cloned().collect();
     if !foreign {
@@ -103,6 +103,7 @@ pub fn updated(claim: &PersistentVolumeClaim, set: &StatefulSet, pod: &Pod) -> P
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::pod::Pod;
     use serde_json::{Value, json};
 
     fn set(when_deleted: &str, when_scaled: &str) -> StatefulSet {

@@ -1,11 +1,12 @@
 //! Names, labels and volumes of the pods of a stateful set.
 
 use k8s_openapi::api::apps::v1::StatefulSet;
-use k8s_openapi::api::core::v1::{PersistentVolumeClaim, PersistentVolumeClaimVolumeSource, Pod, PodTemplateSpec, Volume};
-use kube::ResourceExt;
+use k8s_openapi::api::core::v1::{self, PersistentVolumeClaim, PersistentVolumeClaimVolumeSource, PodTemplateSpec, Volume};
+use kube::{Resource, ResourceExt};
 
 use super::{POD_INDEX_LABEL, POD_NAME_LABEL};
 use crate::history::REVISION_LABEL;
+use crate::pod::Pod;
 use crate::{ownership, pods};
 
 /// The set's name and the ordinal that a pod's name is made of.
@@ -16,13 +17,13 @@ pub fn parse(name: &str) -> Option<(&str, i32)> {
 }
 
 /// Whether a pod's name is one of the set's.
-pub fn is_member(set: &StatefulSet, pod: &Pod) -> bool {
+pub fn is_member(set: &StatefulSet, pod: &impl Resource) -> bool {
     parse(&pod.name_any()).is_some_and(|(parent, _)| parent == set.name_any())
 }
 
 /// A pod's ordinal.
-pub fn ordinal(pod: &Pod) -> Option<i32> {
-    parse(pod.metadata.name.as_deref()?).map(|(_, ordinal)| ordinal)
+pub fn ordinal(pod: &impl Resource) -> Option<i32> {
+    parse(pod.meta().name.as_deref()?).map(|(_, ordinal)| ordinal)
 }
 
 /// The first ordinal of a set.
@@ -84,7 +85,7 @@ pub fn storage_matches(set: &StatefulSet, pod: &Pod) -> bool {
 }
 
 /// Gives a pod the labels of its ordinal.
-pub fn set_identity(pod: &mut Pod, ordinal: i32) {
+pub fn set_identity(pod: &mut v1::Pod, ordinal: i32) {
     let name = pod.name_any();
     let labels = pod.metadata.labels.get_or_insert_default();
     labels.insert(POD_NAME_LABEL.into(), name);
@@ -92,7 +93,7 @@ pub fn set_identity(pod: &mut Pod, ordinal: i32) {
 }
 
 /// Gives a pod the volumes of the set's claim templates; its other volumes stay.
-pub fn set_storage(set: &StatefulSet, pod: &mut Pod, ordinal: i32) {
+pub fn set_storage(set: &StatefulSet, pod: &mut v1::Pod, ordinal: i32) {
     let claims = claims(set, ordinal);
     let spec = pod.spec.get_or_insert_default();
     let mut volumes: Vec<Volume> = claims
@@ -108,7 +109,7 @@ pub fn set_storage(set: &StatefulSet, pod: &mut Pod, ordinal: i32) {
 }
 
 /// The pod with this ordinal, of the revision that keeps `template`.
-pub fn new_pod(set: &StatefulSet, template: &PodTemplateSpec, revision: &str, ordinal: i32) -> Pod {
+pub fn new_pod(set: &StatefulSet, template: &PodTemplateSpec, revision: &str, ordinal: i32) -> v1::Pod {
     let namespace = set.namespace().unwrap_or_default();
     let mut pod = pods::from_template(&namespace, format!("{}-", set.name_any()), template, ownership::controller_reference(set));
     let name = format!("{}-{ordinal}", set.name_any());
@@ -152,17 +153,18 @@ mod tests {
         let pod = new_pod(&set, &set.spec.as_ref().expect("a spec").template, "web-abc", 5);
         assert_eq!((pod.name_any().as_str(), ordinal(&pod)), ("web-5", Some(5)));
         assert_eq!((pod.labels()[POD_NAME_LABEL].as_str(), pod.labels()[POD_INDEX_LABEL].as_str()), ("web-5", "5"));
-        assert_eq!((revision(&pod), pod.labels()["app"].as_str()), ("web-abc", "a"));
+        let seen: Pod = serde_json::from_value(json!(pod)).expect("a pod");
+        assert_eq!((revision(&seen), pod.labels()["app"].as_str()), ("web-abc", "a"));
         let spec = pod.spec.clone().expect("a spec");
         assert_eq!((spec.hostname.as_deref(), spec.subdomain.as_deref()), (Some("web-5"), Some("svc")));
         let volumes: Vec<String> = spec.volumes.iter().flatten().map(|v| v.name.clone()).collect();
         assert_eq!(volumes, ["data", "tmp"]);
-        assert!(matches(&set, &pod) && storage_matches(&set, &pod));
+        assert!(matches(&set, &seen) && storage_matches(&set, &seen));
         let (_, claim) = &claims(&set, 5)[0];
         assert_eq!((claim.name_any().as_str(), claim.labels().len()), ("data-web-5", 2));
         assert!(wants(&set, 5) && wants(&set, 6) && !wants(&set, 4) && !wants(&set, 7));
 
-        let mut other = pod.clone();
+        let mut other = seen;
         other.labels_mut().remove(POD_NAME_LABEL);
         assert!(!matches(&set, &other));
         other.spec.get_or_insert_default().volumes = None;

@@ -8,10 +8,11 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use k8s_openapi::api::apps::v1::{StatefulSet, StatefulSetStatus};
-use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod, PodTemplateSpec};
+use k8s_openapi::api::core::v1::{self, PersistentVolumeClaim, PodTemplateSpec};
 use kube::ResourceExt;
 
 use super::{claims, identity};
+use crate::pod::Pod;
 use crate::{amount, pods};
 
 /// Most pods made in one pass.
@@ -42,7 +43,7 @@ pub struct View<'a> {
 #[derive(Debug)]
 pub enum Action {
     /// Make this pod, after its claims.
-    Create(Box<Pod>),
+    Create(Box<v1::Pod>),
     Delete(Arc<Pod>),
     /// Make the claims that a pod waits for, and see to their owners.
     Claims(Arc<Pod>),
@@ -63,14 +64,15 @@ pub struct Plan {
 /// A pod that is to be there: it is, or it is yet to be made.
 enum Slot {
     There(Arc<Pod>),
-    New(Box<Pod>),
+    /// With what is to be seen of it.
+    New(Box<v1::Pod>, Box<Pod>),
 }
 
 impl Slot {
     fn pod(&self) -> &Pod {
         match self {
             Slot::There(pod) => pod,
-            Slot::New(pod) => pod,
+            Slot::New(_, pod) => pod,
         }
     }
 }
@@ -110,7 +112,7 @@ impl View<'_> {
     }
 
     /// The pod that is made for an ordinal.
-    fn new_pod(&self, ordinal: i32) -> Pod {
+    fn new_pod(&self, ordinal: i32) -> v1::Pod {
         let start = identity::start(self.set);
         let current = match self.partition() {
             Some(partition) => ordinal < start.saturating_add(partition),
@@ -166,7 +168,9 @@ fn slots(view: &View, mut there: BTreeMap<i32, Arc<Pod>>, in_order: bool) -> (Ve
             }
             None => {
                 missing -= 1;
-                Slot::New(Box::new(view.new_pod(ordinal)))
+                let new = view.new_pod(ordinal);
+                let seen = Pod::unmade(new.metadata.clone());
+                Slot::New(Box::new(new), Box::new(seen))
             }
         });
     }
@@ -177,13 +181,13 @@ fn stages(view: &View, plan: &mut Plan) {
     let mut there: BTreeMap<i32, Arc<Pod>> = BTreeMap::new();
     let mut condemned: Vec<Arc<Pod>> = Vec::new();
     for pod in view.pods {
-        match identity::ordinal(pod) {
+        match identity::ordinal(pod.as_ref()) {
             Some(ordinal) if identity::wants(view.set, ordinal) => drop(there.insert(ordinal, pod.clone())),
             Some(_) => condemned.push(pod.clone()),
             None => {}
         }
     }
-    condemned.sort_by_cached_key(|p| std::cmp::Reverse(identity::ordinal(p)));
+    condemned.sort_by_cached_key(|p| std::cmp::Reverse(identity::ordinal(p.as_ref())));
     let (slots, whole) = slots(view, there, plan.in_order);
     let all = slots.iter().map(Slot::pod).chain(condemned.iter().rev().map(Arc::as_ref));
     let first_unavailable = all.into_iter().find(|p| view.unavailable(p)).map(ResourceExt::name_any);
@@ -210,8 +214,8 @@ fn stages(view: &View, plan: &mut Plan) {
 /// One pod that is to be there. False when those after it must wait.
 fn replica(view: &View, slot: &Slot, in_order: bool, actions: &mut Vec<Action>) -> bool {
     let pod = match slot {
-        Slot::New(pod) => {
-            if !view.blocked_by_claim(pod) {
+        Slot::New(pod, seen) => {
+            if !view.blocked_by_claim(seen) {
                 actions.push(Action::Create(pod.clone()));
             }
             return false;

@@ -3,11 +3,12 @@
 use std::sync::Arc;
 
 use k8s_openapi::api::apps::v1::{ControllerRevision, StatefulSet};
-use k8s_openapi::api::core::v1::{Pod, PodTemplateSpec};
+use k8s_openapi::api::core::v1::PodTemplateSpec;
 use kube::{Client, ResourceExt};
 
 use super::plan::Revisions;
 use crate::history::{self, Created};
+use crate::pod::Pod;
 
 /// Where the wanted template is found.
 #[derive(Debug, PartialEq, Eq)]

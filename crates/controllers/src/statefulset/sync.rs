@@ -5,14 +5,15 @@ use std::sync::Arc;
 use futures::future::join_all;
 use jiff::Timestamp;
 use k8s_openapi::api::apps::v1::{ControllerRevision, StatefulSet, StatefulSetStatus};
-use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod};
-use kube::ResourceExt;
+use k8s_openapi::api::core::v1::{self, PersistentVolumeClaim};
+use kube::{Resource, ResourceExt};
 use kube::api::{Api, DeleteParams, PostParams, Preconditions};
 use reconcile::{EventType, Informer, Queue, Reference, Requeue, run_workers};
 use rules::labels;
 
 use super::plan::{self, Action, Plan, View};
 use super::{claims, identity, revisions};
+use crate::pod::Pod;
 use crate::pods::{self, PodControl};
 use crate::{Context, history, ownership};
 
@@ -141,14 +142,14 @@ impl Controller {
             Action::Create(pod) => self.create(set, &pod).await,
             Action::Delete(pod) => self.delete(set, &pod).await,
             Action::Claims(pod) => {
-                self.make_claims(set, &pod).await?;
-                self.own_claims(set, &pod).await.inspect_err(|e| self.tell(set, "Update", &pod, Err(e)))
+                self.make_claims(set, pod.as_ref()).await?;
+                self.own_claims(set, pod.as_ref()).await.inspect_err(|e| self.tell(set, "Update", pod.as_ref(), Err(e)))
             }
             Action::Mend(pod) => self.mend(set, &pod).await,
         }
     }
 
-    async fn create(&self, set: &StatefulSet, pod: &Pod) -> Result<(), Error> {
+    async fn create(&self, set: &StatefulSet, pod: &v1::Pod) -> Result<(), Error> {
         self.make_claims(set, pod).await.inspect_err(|e| self.tell(set, "Create", pod, Err(e)))?;
         let created = match self.pod_api(set).create(&PostParams::default(), pod).await {
             Ok(created) => created,
@@ -198,7 +199,8 @@ impl Controller {
         if !identity::wants(set, ordinal) || (identity::matches(set, pod) && identity::storage_matches(set, pod)) {
             return Ok(());
         }
-        let mut new = pod.clone();
+        // What the informer keeps is no whole pod.
+        let Some(mut new) = self.pod_api(set).get_opt(&pod.name_any()).await?.filter(|new| new.uid() == pod.uid()) else { return Ok(()) };
         identity::set_identity(&mut new, ordinal);
         if !identity::storage_matches(set, pod) {
             self.make_claims(set, pod).await.inspect_err(|e| self.tell(set, "Update", pod, Err(e)))?;
@@ -210,7 +212,7 @@ impl Controller {
     }
 
     /// Makes those claims of a pod that are missing.
-    async fn make_claims(&self, set: &StatefulSet, pod: &Pod) -> Result<(), Error> {
+    async fn make_claims(&self, set: &StatefulSet, pod: &impl ResourceExt) -> Result<(), Error> {
         let namespace = set.namespace().unwrap_or_default();
         let api = Api::<PersistentVolumeClaim>::namespaced(self.control.client.clone(), &namespace);
         let mut outcome = Ok(());
@@ -239,7 +241,7 @@ impl Controller {
     }
 
     /// Gives those claims of a pod that are there the owners which the set's policy wants.
-    async fn own_claims(&self, set: &StatefulSet, pod: &Pod) -> Result<(), Error> {
+    async fn own_claims(&self, set: &StatefulSet, pod: &impl Resource<DynamicType = ()>) -> Result<(), Error> {
         let namespace = set.namespace().unwrap_or_default();
         let api = Api::<PersistentVolumeClaim>::namespaced(self.control.client.clone(), &namespace);
         for (_, claim) in identity::claims(set, identity::ordinal(pod).unwrap_or(-1)) {
@@ -265,12 +267,12 @@ impl Controller {
         Ok(())
     }
 
-    fn pod_api(&self, set: &StatefulSet) -> Api<Pod> {
+    fn pod_api(&self, set: &StatefulSet) -> Api<v1::Pod> {
         Api::namespaced(self.control.client.clone(), &set.namespace().unwrap_or_default())
     }
 
     /// The event that says what was done with a pod.
-    fn tell(&self, set: &StatefulSet, verb: &str, pod: &Pod, outcome: Result<(), &Error>) {
+    fn tell(&self, set: &StatefulSet, verb: &str, pod: &impl ResourceExt, outcome: Result<(), &Error>) {
         let what = format!("{verb} Pod {} in StatefulSet {}", pod.name_any(), set.name_any());
         let reference = Reference::of(set);
         match outcome {

@@ -76,7 +76,7 @@ fn done(plan: &Plan) -> Vec<String> {
     let text = |action: &Action| match action {
         Action::Create(pod) => {
             assert_eq!(pod.labels()["image"], pod.labels()[REVISION_LABEL], "template and label are of one revision");
-            format!("+{} {}", ordinal(pod), identity::revision(pod))
+            format!("+{} {}", identity::ordinal(pod.as_ref()).expect("an ordinal"), pod.labels()[REVISION_LABEL])
         }
         Action::Delete(pod) => format!("-{}", ordinal(pod)),
         Action::Mend(pod) => format!("~{}", ordinal(pod)),

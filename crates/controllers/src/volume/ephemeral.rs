@@ -2,13 +2,14 @@
 
 use std::sync::Arc;
 
-use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod};
+use k8s_openapi::api::core::v1::PersistentVolumeClaim;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::ResourceExt;
 use kube::api::{Api, PostParams};
 use reconcile::{EventType, Queue, Recorder, Reference, Requeue, run_workers};
 use rules::storage;
 
+use crate::pod::Pod;
 use crate::{Context, ownership, pods as control};
 
 /// The claims that are missing, each with its volume's name, and where one is somebody else's, why
@@ -27,10 +28,10 @@ pub fn plan(pod: &Pod, claim: impl Fn(&str) -> Option<Arc<PersistentVolumeClaim>
     }
     for volume in pod.spec.iter().flat_map(|s| s.volumes.iter().flatten()) {
         let Some(source) = &volume.ephemeral else { continue };
-        let name = storage::ephemeral_claim_name(pod, volume);
+        let name = storage::ephemeral_claim_name(&pod.metadata, volume);
         match claim(&name) {
             Some(claim) => {
-                if let Err(why) = storage::made_for(pod, &claim) {
+                if let Err(why) = storage::made_for(&pod.metadata, &claim) {
                     plan.foreign.push((volume.name.clone(), why));
                 }
             }
@@ -122,7 +123,7 @@ mod tests {
         assert_eq!((volume.as_str(), claim.name_any().as_str()), ("v", "p-v"));
         assert_eq!(claim.labels().get("a").map(String::as_str), Some("b"));
         assert_eq!(claim.spec.as_ref().and_then(|s| s.storage_class_name.as_deref()), Some("fast"));
-        assert!(storage::made_for(&pod, claim).is_ok());
+        assert!(storage::made_for(&pod.metadata, claim).is_ok());
         assert_eq!(plan(&pod, |_| Some(Arc::new(claim.clone()))), Plan::default());
         let mut foreign = claim.clone();
         foreign.metadata.owner_references = None;

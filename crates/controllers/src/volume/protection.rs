@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim, Pod};
+use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim};
 use k8s_openapi::api::storage::v1::VolumeAttributesClass;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::api::{Api, ListParams, PostParams};
@@ -13,6 +13,7 @@ use rules::storage;
 
 use super::binder::plan::ended;
 use crate::Context;
+use crate::pod::Pod;
 
 const CLAIM: &str = "kubernetes.io/pvc-protection";
 const VOLUME: &str = "kubernetes.io/pv-protection";
@@ -50,9 +51,9 @@ pub fn uses_claim(pod: &Pod, claim: &PersistentVolumeClaim) -> bool {
     let Some(spec) = pod.spec.as_ref().filter(|s| s.node_name.as_deref().is_some_and(|n| !n.is_empty())) else { return false };
     let over = pod.metadata.deletion_timestamp.is_some() && pod.metadata.deletion_grace_period_seconds == Some(0);
     !ended(pod)
-        && spec.volumes.iter().flatten().any(|v| match storage::claim_of(pod, v) {
+        && spec.volumes.iter().flatten().any(|v| match storage::claim_of(&pod.metadata, v) {
             Some((name, false)) => name == claim.name_any(),
-            Some((name, true)) => !over && name == claim.name_any() && storage::made_for(pod, claim).is_ok(),
+            Some((name, true)) => !over && name == claim.name_any() && storage::made_for(&pod.metadata, claim).is_ok(),
             None => false,
         })
 }
@@ -98,7 +99,7 @@ pub fn start_claims(context: &Context) {
         // Only the end of a pod sets a claim free.
         if change.new.as_ref().is_none_or(|p| ended(p)) {
             let namespace = pod.namespace().unwrap_or_default();
-            for name in storage::claims_of(pod) {
+            for name in pod.claims() {
                 if known.get(&namespace, &name).is_some_and(|c| c.metadata.deletion_timestamp.is_some()) {
                     q.add((namespace.clone(), name));
                 }

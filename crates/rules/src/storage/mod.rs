@@ -7,9 +7,10 @@ use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 
 use api::quantity::Quantity;
-use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim, Pod, Volume};
+use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim, Volume};
 use k8s_openapi::api::storage::v1::StorageClass;
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity as Text;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::ResourceExt;
 
 use crate::labels;
@@ -175,13 +176,14 @@ pub fn find_match(claim: &PersistentVolumeClaim, volumes: &[Arc<PersistentVolume
 }
 
 /// The claim of a pod's ephemeral volume.
-pub fn ephemeral_claim_name(pod: &Pod, volume: &Volume) -> String {
-    format!("{}-{}", pod.name_any(), volume.name)
+pub fn ephemeral_claim_name(pod: &ObjectMeta, volume: &Volume) -> String {
+    format!("{}-{}", pod.name.as_deref().unwrap_or_default(), volume.name)
 }
 
 /// Whether a claim was made for an ephemeral volume of this very pod.
-pub fn made_for(pod: &Pod, claim: &PersistentVolumeClaim) -> Result<(), String> {
-    made_for_pod(&pod.namespace().unwrap_or_default(), &pod.name_any(), pod.metadata.uid.as_deref().unwrap_or_default(), claim)
+pub fn made_for(pod: &ObjectMeta, claim: &PersistentVolumeClaim) -> Result<(), String> {
+    let text = |field: &'_ Option<String>| field.clone().unwrap_or_default();
+    made_for_pod(&text(&pod.namespace), &text(&pod.name), &text(&pod.uid), claim)
 }
 
 /// The same, for the pod of this namespace, name and uid.
@@ -195,7 +197,7 @@ pub fn made_for_pod(namespace: &str, name: &str, uid: &str, claim: &PersistentVo
 }
 
 /// The claim behind a volume of a pod, and whether it is an ephemeral one; nothing for other volumes.
-pub fn claim_of(pod: &Pod, volume: &Volume) -> Option<(String, bool)> {
+pub fn claim_of(pod: &ObjectMeta, volume: &Volume) -> Option<(String, bool)> {
     if let Some(source) = &volume.persistent_volume_claim {
         return Some((source.claim_name.clone(), false));
     }
@@ -203,9 +205,8 @@ pub fn claim_of(pod: &Pod, volume: &Volume) -> Option<(String, bool)> {
 }
 
 /// The names of all claims that a pod uses.
-pub fn claims_of(pod: &Pod) -> Vec<String> {
-    let volumes = pod.spec.iter().flat_map(|s| s.volumes.iter().flatten());
-    volumes.filter_map(|v| Some(claim_of(pod, v)?.0)).collect()
+pub fn claims_of(pod: &ObjectMeta, volumes: &[Volume]) -> Vec<String> {
+    volumes.iter().filter_map(|v| Some(claim_of(pod, v)?.0)).collect()
 }
 
 #[cfg(test)]

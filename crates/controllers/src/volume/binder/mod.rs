@@ -13,7 +13,7 @@ mod writes;
 use std::sync::Arc;
 use std::time::Duration;
 
-use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim, Pod};
+use k8s_openapi::api::core::v1::{self, PersistentVolume, PersistentVolumeClaim};
 use k8s_openapi::api::storage::v1::StorageClass;
 use kube::api::{Api, DeleteParams, PostParams};
 use kube::{Client, ResourceExt};
@@ -21,6 +21,7 @@ use reconcile::{EventType, Informer, Queue, Recorder, Reference, Requeue, run_wo
 use rules::storage;
 
 use crate::Context;
+use crate::pod::Pod;
 use plan::{ClaimAction, Note, VolumeAction, World, plan_claim, plan_volume};
 pub use writes::claim_reference;
 
@@ -114,7 +115,7 @@ fn follow(binder: &Binder) {
             q.add(Key::Volume(volume.into()));
         }
         let namespace = pod.namespace().unwrap_or_default();
-        for name in storage::claims_of(pod) {
+        for name in pod.claims() {
             // A claim that waits tells for whom.
             if claims.get(&namespace, &name).is_some_and(|c| !c.annotations().contains_key(storage::BIND_COMPLETED)) && change.old.is_none() {
                 q.add(Key::Claim(namespace.clone(), name));
@@ -268,7 +269,7 @@ impl Binder {
                 Ok(())
             }
             VolumeAction::Recycle(pod) => {
-                let api = Api::<Pod>::namespaced(self.client.clone(), recycle::NAMESPACE);
+                let api = Api::<v1::Pod>::namespaced(self.client.clone(), recycle::NAMESPACE);
                 api.create(&PostParams::default(), &pod).await.map(|_| ())
             }
             VolumeAction::EndRecycler => {
@@ -288,7 +289,7 @@ fn users(volume: &PersistentVolume, pods: &Informer<Pod>) -> Vec<Arc<Pod>> {
     let Some(reference) = volume.spec.as_ref().and_then(|s| s.claim_ref.as_ref()) else { return Vec::new() };
     let name = reference.name.clone().unwrap_or_default();
     let all = pods.in_namespace(reference.namespace.as_deref().unwrap_or_default());
-    all.into_iter().filter(|p| storage::claims_of(p).contains(&name)).collect()
+    all.into_iter().filter(|p| p.claims().contains(&name)).collect()
 }
 
 /// A conflict means that something newer is on its way here; what is gone needs nothing more.

@@ -2,13 +2,15 @@
 
 use std::sync::Arc;
 
-use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim, Pod};
+use k8s_openapi::api::core::v1::{self, PersistentVolume, PersistentVolumeClaim};
 use k8s_openapi::api::storage::v1::StorageClass;
 use kube::ResourceExt;
 use reconcile::EventType::{self, Normal, Warning};
 use rules::storage::{self, Site};
 
 use super::recycle;
+
+use crate::pod::Pod;
 
 /// What is known beside the claim or volume itself.
 #[derive(Default)]
@@ -116,7 +118,7 @@ fn first_consumer(claim: &PersistentVolumeClaim, pods: &[Arc<Pod>]) -> Note {
     let waiting: Vec<String> = pods
         .iter()
         .filter(|p| !ended(p) && p.spec.as_ref().is_none_or(|s| s.node_name.as_deref().unwrap_or_default().is_empty()))
-        .filter(|p| storage::claims_of(p).contains(&name))
+        .filter(|p| p.claims().contains(&name))
         .map(|p| p.name_any())
         .collect();
     let (reason, message) = match waiting.as_slice() {
@@ -184,7 +186,7 @@ pub enum VolumeAction {
     /// The claim cannot have it: an event on each of them.
     Mismatch { volume: Note, claim: Note },
     /// A pod that wipes it is started.
-    Recycle(Box<Pod>),
+    Recycle(Box<v1::Pod>),
     /// The pod that wiped it is removed.
     EndRecycler,
     /// The event is told, nothing else changes.

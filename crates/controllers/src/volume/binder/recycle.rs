@@ -3,12 +3,14 @@
 
 use std::sync::Arc;
 
-use k8s_openapi::api::core::v1::{PersistentVolume, Pod};
+use k8s_openapi::api::core::v1::{self, PersistentVolume};
 use kube::ResourceExt;
 use reconcile::EventType::{Normal, Warning};
 use serde_json::json;
 
 use super::plan::{Note, VolumeAction, ended};
+
+use crate::pod::Pod;
 
 /// Where recyclers run.
 pub const NAMESPACE: &str = "default";
@@ -48,7 +50,7 @@ pub fn plan(volume: &PersistentVolume, users: &[Arc<Pod>], recycler: Option<&Pod
     }
 }
 
-fn pod(volume: &PersistentVolume) -> Option<Pod> {
+fn pod(volume: &PersistentVolume) -> Option<v1::Pod> {
     let spec = volume.spec.as_ref()?;
     let (source, least) = if let Some(path) = &spec.host_path {
         (json!({"name": "vol", "hostPath": {"path": path.path}}), 60)
