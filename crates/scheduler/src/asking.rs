@@ -111,7 +111,7 @@ impl Shared {
         }
         let choices = std::mem::take(&mut failure.choices);
         let left = self.ask_about(question, &asked, choices).await;
-        Ok(Box::new(failure.after_choices(left, &self.config.profiles[question.profile])))
+        Ok(Box::new(failure.after_choices(left)))
     }
 
     async fn ask_about(&self, question: &Question, asked: &[&Extender], choices: Vec<Victims>) -> Result<Vec<Victims>, String> {
@@ -160,7 +160,7 @@ impl Shared {
             Ok(Some(decision)) => {
                 let refused_by: Option<Vec<&'static str>> = match &decision {
                     Decision::Unschedulable(failure) => Some(failure.plugins.iter().copied().collect()),
-                    Decision::Bind(_) => None,
+                    Decision::Bind(_) | Decision::Failed(_) => None,
                 };
                 let next = self.act(state, question.pod.clone(), question.profile, decision);
                 if let Some(refused_by) = refused_by {

@@ -90,7 +90,7 @@ pub const DEFAULT_PLUGINS: &[(&str, i64)] = &[
     ("VolumeZone", 0),
     ("PodTopologySpread", 2),
     ("InterPodAffinity", 2),
-    ("DynamicResources", 0),
+    ("DynamicResources", 2),
     ("DefaultPreemption", 0),
     ("NodeResourcesBalancedAllocation", 1),
     ("ImageLocality", 1),
@@ -150,6 +150,10 @@ pub struct Profile {
     pub min_candidate_nodes_absolute: usize,
     /// How long VolumeBinding waits for volumes.
     pub bind_timeout: Duration,
+    /// How long DynamicResources may look for devices on one node; zero is without bound.
+    pub device_filter_timeout: Duration,
+    /// How long it waits until devices are ready.
+    pub device_bind_timeout: Duration,
 }
 
 impl Default for Profile {
@@ -179,6 +183,8 @@ impl Profile {
             min_candidate_nodes_percentage: 10,
             min_candidate_nodes_absolute: 100,
             bind_timeout: Duration::from_secs(600),
+            device_filter_timeout: Duration::from_secs(10),
+            device_bind_timeout: Duration::from_secs(600),
         }
     }
 

@@ -7,7 +7,7 @@ use crate::cluster::{Cluster, NodeIx};
 use crate::config::{Config, Point, Profile};
 use crate::extender::EXTENDER;
 use crate::filters::Cycle;
-use crate::plugin::{Plugin, Rejection};
+use crate::plugin::{After, Plugin, Rejection, Why};
 use crate::pod::PodInfo;
 use crate::preempt::{Budget, Helpless, Victims, best, preempt};
 
@@ -25,6 +25,8 @@ pub enum Decision {
     Bind(String),
     /// It fits nowhere as things are.
     Unschedulable(Box<Failure>),
+    /// It could not be decided on, because something is wrong with what it asks for.
+    Failed(String),
 }
 
 /// Why a pod fits nowhere.
@@ -44,6 +46,10 @@ pub struct Failure {
     pub choices: Vec<Victims>,
     /// It is no longer nominated to the node that it was.
     pub clear_nomination: bool,
+    /// What is said of its device claims.
+    pub claims: Option<&'static str>,
+    /// The device claim that is to be given back, for the pod to get another one.
+    pub give_back: Option<String>,
 }
 
 /// What a decision needs besides the cluster and the pod.
@@ -109,6 +115,8 @@ struct Found {
     fitting: Vec<NodeIx>,
     rejected: Vec<(NodeIx, Rejection)>,
     only_by: BTreeSet<&'static str>,
+    /// Why the search was given up.
+    broken: Option<String>,
 }
 
 /// Decides for one pod. The same cluster, pod and turn give the same answer.
@@ -121,6 +129,9 @@ pub fn decide(cluster: &mut Cluster, pod: &PodInfo, turn: &Turn<'_>) -> Outcome 
         return Outcome { decision: Decision::Bind(cluster.at(node).name().into()), start: turn.start };
     }
     let (found, start) = find(&cycle, turn);
+    if let Some(message) = found.broken {
+        return Outcome { decision: Decision::Failed(message), start };
+    }
     let decision = if found.fitting.is_empty() { unschedulable(&cycle, found, false, turn) } else { choose(&cycle, &found.fitting, &HashMap::new(), turn.seed) };
     Outcome { decision, start }
 }
@@ -141,10 +152,13 @@ pub(crate) fn candidates(cluster: &mut Cluster, pod: &PodInfo, turn: &Turn<'_>, 
         return (Ok(Candidates { nodes: vec![name(node)], nominated: true, ..Candidates::default() }), turn.start);
     }
     let (found, start) = find(&cycle, turn);
+    if let Some(message) = found.broken {
+        return (Err(Decision::Failed(message)), start);
+    }
     if found.fitting.is_empty() {
         return (Err(unschedulable(&cycle, found, false, turn)), start);
     }
-    let Found { fitting, rejected, only_by } = found;
+    let Found { fitting, rejected, only_by, .. } = found;
     let rejected = rejected.into_iter().map(|(n, r)| (name(n), r)).collect();
     (Ok(Candidates { nodes: fitting.into_iter().map(name).collect(), rejected, only_by, ..Candidates::default() }), start)
 }
@@ -162,7 +176,7 @@ pub(crate) fn conclude(cluster: &mut Cluster, pod: &PodInfo, turn: &Turn<'_>, ca
         return None;
     }
     let rejected = candidates.rejected.into_iter().filter_map(|(n, r)| Some((cluster.ix(&n)?, r))).collect();
-    Some(unschedulable(&cycle, Found { fitting, rejected, only_by: candidates.only_by }, candidates.refused, turn))
+    Some(unschedulable(&cycle, Found { fitting, rejected, only_by: candidates.only_by, broken: None }, candidates.refused, turn))
 }
 
 fn no_nodes() -> Outcome {
@@ -203,7 +217,7 @@ fn find(cycle: &Cycle<'_>, turn: &Turn<'_>) -> (Found, usize) {
         }
         None => &mut order[start..].iter().chain(&order[..start]).copied(),
     };
-    let (mut fitting, mut rejected) = (Vec::with_capacity(wanted), Vec::new());
+    let (mut fitting, mut rejected, mut broken) = (Vec::with_capacity(wanted), Vec::new(), None);
     for node in candidates {
         match cycle.filter(node) {
             Ok(()) => {
@@ -212,11 +226,15 @@ fn find(cycle: &Cycle<'_>, turn: &Turn<'_>) -> (Found, usize) {
                     break;
                 }
             }
+            Err(Rejection { plugin, why: Why::Broken(why), .. }) => {
+                broken = Some(format!("running {plugin:?} filter plugin: {why}"));
+                break;
+            }
             Err(rejection) => rejected.push((node, rejection)),
         }
     }
     let next = (start + fitting.len() + rejected.len()) % all;
-    (Found { fitting, rejected, only_by }, next)
+    (Found { fitting, rejected, only_by, broken }, next)
 }
 
 /// The best of nodes that do, `more` being what others give them.
@@ -265,6 +283,9 @@ fn restricted(cycle: &Cycle<'_>) -> (Option<Vec<NodeIx>>, BTreeSet<&'static str>
 
 /// PreFilter has refused the pod as a whole.
 fn failed_whole(cycle: &Cycle<'_>, rejection: Rejection, turn: &Turn<'_>) -> Decision {
+    if let Why::Broken(why) = &rejection.why {
+        return Decision::Failed(format!("running PreFilter plugin {:?}: {why}", rejection.plugin));
+    }
     let said = rejection.reasons(cycle.pod).join(", ");
     let order = cycle.cluster.known_order();
     let nodes: Vec<(NodeIx, Rejection)> = order.iter().map(|n| (*n, rejection.clone())).collect();
@@ -315,24 +336,27 @@ pub(crate) fn histogram(reasons: &BTreeMap<String, usize>) -> String {
 
 /// Tries preemption, and adds to the failure its victims, or what is to be said of it in the message.
 fn try_preemption(cycle: &Cycle<'_>, rejected: &[(NodeIx, Rejection)], turn: &Turn<'_>, mut failure: Failure) -> Failure {
-    // Upstream's DynamicResources says so of every pod that has no claims.
-    let claims = after_filters(cycle.profile, "DynamicResources");
+    if after_filters(cycle.profile, "DynamicResources") {
+        let check = cycle.checks.iter().find(|(name, _)| *name == "DynamicResources");
+        let After { message, give_back } = check.filter(|_| failure.whole.is_none()).map_or(After::NOTHING, |(_, check)| check.after());
+        (failure.claims, failure.give_back) = (Some(message), give_back);
+    }
     let mut said = Vec::new();
     failure.clear_nomination = true;
     if after_filters(cycle.profile, "DefaultPreemption") {
         match preempt(cycle, rejected, turn.budgets, mix(turn.seed), cycle.cluster.known_order().len()) {
-            Ok(choices) => return failure.preempting(Ok(choices), claims),
+            Ok(choices) => return failure.preempting(Ok(choices)),
             Err(Helpless { message, loses_nomination, broken }) => {
                 if broken {
-                    return failure.preempting(Err(message), claims);
+                    return failure.preempting(Err(message));
                 }
                 failure.clear_nomination = loses_nomination;
                 said.push(format!("preemption: {message}"));
             }
         }
     }
-    if claims {
-        said.insert(0, "no new claims to deallocate".to_string());
+    if let Some(claims) = failure.claims {
+        said.insert(0, claims.to_string());
     }
     if !said.is_empty() {
         failure.message += &format!(" {}", said.join(", "));
@@ -341,16 +365,15 @@ fn try_preemption(cycle: &Cycle<'_>, rejected: &[(NodeIx, Rejection)], turn: &Tu
 }
 
 impl Failure {
-    /// The failure with preemption's choices, or why preemption came to nothing. `claims`: the profile
-    /// looks for claims to deallocate too.
-    fn preempting(mut self, choices: Result<Vec<Victims>, String>, claims: bool) -> Failure {
+    /// The failure with preemption's choices, or why preemption came to nothing.
+    fn preempting(mut self, choices: Result<Vec<Victims>, String>) -> Failure {
         self.clear_nomination = false;
         match choices {
             Ok(choices) => {
                 self.preemption = best(choices.clone());
                 self.choices = choices;
                 if self.preemption.is_none() {
-                    self.message += if claims { " no new claims to deallocate," } else { "" };
+                    self.message += &self.claims.map_or(String::new(), |claims| format!(" {claims},"));
                     self.message += " preemption: no candidate node for preemption";
                 }
             }
@@ -360,10 +383,10 @@ impl Failure {
     }
 
     /// The failure after others have had a say in what preemption may choose from.
-    pub(crate) fn after_choices(mut self, choices: Result<Vec<Victims>, String>, profile: &Profile) -> Failure {
+    pub(crate) fn after_choices(mut self, choices: Result<Vec<Victims>, String>) -> Failure {
         self.preemption = None;
         self.choices = Vec::new();
-        self.preempting(choices, after_filters(profile, "DynamicResources"))
+        self.preempting(choices)
     }
 }
 

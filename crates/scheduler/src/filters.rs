@@ -29,11 +29,15 @@ pub(crate) struct Cycle<'a> {
     pub pod: &'a PodInfo,
     pub resolved: Arc<Resolved>,
     pub checks: Vec<(&'static str, Box<dyn Check + 'a>)>,
+    /// How many of the checks come before the filters that look at other pods.
+    early: usize,
     on: On,
     /// Fewest pods in a domain, by hard constraint, the number of domains heeded.
     least: Vec<i32>,
     /// Requests by name that NodeResourcesFit does not look at.
     ignored: Vec<bool>,
+    /// Requests by name that are seen to by a plug-in on nodes which do not have them.
+    provided: Vec<bool>,
     /// No pod anywhere matches the required affinity.
     near_nobody: bool,
 }
@@ -54,11 +58,18 @@ impl<'a> Cycle<'a> {
             pods: filters("InterPodAffinity"),
             features: filters("NodeDeclaredFeatures") && !shape.features.is_empty(),
         };
-        let (mut checks, mut rejected) = (Vec::new(), None);
+        let (mut checks, mut early, mut rejected) = (Vec::new(), 0, None);
+        let provided = match shape.requests.other.as_slice() {
+            [] => Vec::new(),
+            other => other.iter().map(|(name, _)| plugins.iter().any(|p| filters(p.name()) && p.provides(name))).collect(),
+        };
         for plugin in plugins.iter().filter(|p| filters(p.name())) {
             match plugin.prepare(pod, profile) {
                 Prepared::Skip => {}
-                Prepared::Check(check) => checks.push((plugin.name(), check)),
+                Prepared::Check(check) => {
+                    checks.push((plugin.name(), check));
+                    early += usize::from(!plugin.is_late());
+                }
                 Prepared::Reject(rejection) => {
                     let last = !rejection.resolvable;
                     rejected = Some(rejection);
@@ -76,7 +87,7 @@ impl<'a> Cycle<'a> {
         });
         let near_nobody = resolved.near.iter().all(|(_, c)| cluster.counter_at(*c).total == 0);
         let ignored = ignored.collect();
-        (Cycle { cluster, profile, pod, resolved, checks, on, least, ignored, near_nobody }, rejected)
+        (Cycle { cluster, profile, pod, resolved, checks, early, on, least, ignored, provided, near_nobody }, rejected)
     }
 
     /// Runs the filters over a node until one says no. Where pods of the same or a higher priority are
@@ -136,7 +147,7 @@ impl<'a> Cycle<'a> {
         if self.on.fit {
             self.fits(site)?;
         }
-        for (_, check) in &self.checks {
+        for (_, check) in &self.checks[..self.early] {
             check.filter(site)?;
         }
         if self.on.spread {
@@ -144,6 +155,9 @@ impl<'a> Cycle<'a> {
         }
         if self.on.pods {
             self.pods(node, site)?;
+        }
+        for (_, check) in &self.checks[self.early..] {
+            check.filter(site)?;
         }
         if self.on.features && !self.pod.shape.features.iter().all(|f| site.node.view.declares(f)) {
             return Err(Rejection::final_("NodeDeclaredFeatures", "node(s) didn't match Pod's required features"));
@@ -187,7 +201,7 @@ impl<'a> Cycle<'a> {
         look(2, wanted.memory, all.memory, used(node.requested.memory, &|p| p.shape.requests.memory));
         look(3, wanted.ephemeral, all.ephemeral, used(node.requested.ephemeral, &|p| p.shape.requests.ephemeral));
         for (i, (name, amount)) in wanted.other.iter().enumerate() {
-            if *amount > 0 && !self.ignored[i] {
+            if *amount > 0 && !self.ignored[i] && !(self.provided[i] && all.get(name) <= 0) {
                 look(4 + i, *amount, all.get(name), used(node.requested.get(name), &|p| p.shape.requests.get(name)));
             }
         }

@@ -10,6 +10,7 @@ mod asking;
 mod cluster;
 mod config;
 mod decide;
+mod devices;
 mod extender;
 #[cfg(test)]
 mod extender_tests;

@@ -30,6 +30,8 @@ pub enum Why {
     Lacking(u64),
     /// Words with something in them.
     Said(Arc<[String]>),
+    /// Something is wrong with what the pod asks for: there is no use in looking at other nodes.
+    Broken(Arc<str>),
 }
 
 impl Rejection {
@@ -48,11 +50,17 @@ impl Rejection {
         Rejection { plugin, resolvable, why: Why::Said(reasons.into()) }
     }
 
+    /// One that ends the attempt.
+    pub fn broken(plugin: &'static str, message: impl Into<Arc<str>>) -> Rejection {
+        Rejection { plugin, resolvable: false, why: Why::Broken(message.into()) }
+    }
+
     /// The reasons in upstream's words, for the pod that was rejected.
     pub fn reasons(&self, pod: &PodInfo) -> Vec<String> {
         match &self.why {
             Why::Known(reason) => vec![reason.to_string()],
             Why::Said(reasons) => reasons.to_vec(),
+            Why::Broken(message) => vec![message.to_string()],
             Why::Lacking(mask) => {
                 let names = pod.shape.requests.iter().map(|(name, _)| format!("Insufficient {name}"));
                 let all = std::iter::once("Too many pods".to_string()).chain(names);
@@ -109,10 +117,29 @@ pub trait Check {
         None
     }
 
+    /// PostFilter: what can be done for the pod when all nodes were refused.
+    fn after(&self) -> After {
+        After::NOTHING
+    }
+
     /// Scores from 0 to 100 of the nodes that are left, in their order; none when it has no opinion.
     fn score(&self, _nodes: &[&NodeInfo]) -> Option<Vec<i64>> {
         None
     }
+}
+
+/// What a plug-in has to say when a pod fits nowhere.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct After {
+    /// In upstream's words.
+    pub message: &'static str,
+    /// The device claim that is to be given back, for the pod to get another one.
+    pub give_back: Option<String>,
+}
+
+impl After {
+    /// What upstream's DynamicResources says of every pod without claims.
+    pub const NOTHING: After = After { message: "no new claims to deallocate", give_back: None };
 }
 
 /// What a plug-in does between decision and binding.
@@ -142,6 +169,26 @@ pub trait Plugin: Send + Sync {
 
     /// PreBind: writes what must be written before the pod is bound, and waits for its effect.
     fn pre_bind<'a>(&'a self, _pod: &'a PodInfo, _node: &'a str) -> Work<'a> {
+        Box::pin(std::future::ready(Ok(())))
+    }
+
+    /// PreEnqueue: why a pod is not to be tried yet.
+    fn holds(&self, _pod: &PodInfo) -> Option<String> {
+        None
+    }
+
+    /// Whether the plug-in sees to an extended resource on nodes that do not have it of their own.
+    fn provides(&self, _resource: &str) -> bool {
+        false
+    }
+
+    /// Whether its filter comes after all that look at other pods.
+    fn is_late(&self) -> bool {
+        false
+    }
+
+    /// Gives a claim of the pod back, as its check said when the pod fitted nowhere.
+    fn give_back<'a>(&'a self, _pod: &'a PodInfo, _claim: &'a str) -> Work<'a> {
         Box::pin(std::future::ready(Ok(())))
     }
 

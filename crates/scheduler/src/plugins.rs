@@ -13,5 +13,7 @@ use crate::shell::Handle;
 pub(crate) fn all(client: &Client, informers: &Informers, tasks: &Tasks, config: &Config, handle: &Handle) -> Vec<Arc<dyn Plugin>> {
     // The longest that a profile waits: it bounds tasks, and no pod waits less for it.
     let timeout = config.profiles.iter().map(|p| p.bind_timeout).max().unwrap_or_default();
-    crate::storage::plugins::all(client, informers, tasks, timeout, handle)
+    let mut all = crate::storage::plugins::all(client, informers, tasks, timeout, handle);
+    all.push(Arc::new(crate::devices::follow::start(client, informers, tasks, config, handle, crate::devices::selectors::standard())));
+    all
 }

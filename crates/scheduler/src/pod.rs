@@ -12,6 +12,7 @@ use kube::Resource;
 use parking_lot::Mutex;
 use serde::{Deserialize, Deserializer};
 
+use crate::devices::asked::{ContainerDevices, PodClaim};
 use crate::node::{Effect, RawMeta, Taint};
 use crate::requests::{Asking, List, Resources, total};
 use crate::selector::{Labels, NodeRule, NodeTerm, Operator, Selector};
@@ -145,8 +146,10 @@ pub struct Shape {
     pub containers: u32,
     pub volumes: Vec<PodVolume>,
     pub gates: Vec<Box<str>>,
-    /// Names of its device claims in the spec.
-    pub claims: Vec<Box<str>>,
+    /// Its device claims.
+    pub claims: Vec<PodClaim>,
+    /// What its containers ask for that devices may stand behind, by container.
+    pub devices: Vec<ContainerDevices>,
     /// What the node must have declared that it can do.
     pub features: Vec<&'static str>,
     pub owner: Option<Owner>,
@@ -182,7 +185,11 @@ pub struct PodInfo {
     pub refused: Option<Arc<(String, String)>>,
     /// `metadata.generation`.
     pub generation: Option<i64>,
+    /// Claims that were made for it from templates, by their names in the spec; some need none.
+    pub made_claims: Option<Box<MadeClaims>>,
 }
+
+type MadeClaims = Vec<(Box<str>, Option<Box<str>>)>;
 
 impl PodInfo {
     /// The pod's name.
@@ -247,7 +254,7 @@ struct RawSpec {
     affinity: Option<RawAffinity>,
     topology_spread_constraints: Option<Vec<RawSpread>>,
     scheduling_gates: Option<Vec<RawNamed>>,
-    resource_claims: Option<Vec<RawNamed>>,
+    resource_claims: Option<Vec<PodClaim>>,
     volumes: Option<Vec<PodVolume>>,
     host_network: Option<bool>,
     host_users: Option<bool>,
@@ -406,6 +413,7 @@ struct RawStatus {
     nominated_node_name: Option<Box<str>>,
     start_time: Option<String>,
     conditions: Option<Vec<RawCondition>>,
+    resource_claim_statuses: Option<Vec<RawMadeClaim>>,
     container_statuses: Option<Vec<RawContainerStatus>>,
     init_container_statuses: Option<Vec<RawContainerStatus>>,
 }
@@ -417,6 +425,13 @@ struct RawCondition {
     status: String,
     reason: Option<String>,
     message: Option<String>,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(rename_all = "camelCase", default)]
+struct RawMadeClaim {
+    name: Box<str>,
+    resource_claim_name: Option<Box<str>>,
 }
 
 #[derive(Deserialize, Default)]
@@ -444,6 +459,17 @@ fn asking(containers: &[RawContainer], given: &Option<Vec<RawContainerStatus>>) 
             requests: c.resources.as_ref().and_then(|r| r.requests.clone()),
             given: given(&c.name),
             sidecar: c.restart_policy.as_deref() == Some("Always"),
+        })
+        .collect()
+}
+
+/// What containers ask for that devices may stand behind, init containers first, as their numbers go.
+fn devices(containers: &[RawContainer], init: &[RawContainer]) -> Vec<ContainerDevices> {
+    let all = init.iter().map(|c| (c, c.restart_policy.as_deref() == Some("Always"))).chain(containers.iter().map(|c| (c, true)));
+    all.enumerate()
+        .filter_map(|(index, (c, stays))| {
+            let requests = c.resources.as_ref()?.requests.as_ref()?;
+            ContainerDevices::of(index, &c.name, stays, requests)
         })
         .collect()
 }
@@ -520,7 +546,8 @@ impl From<RawPod> for PodInfo {
             images: images.map(normalized).collect(),
             containers: (containers.len() + init.len()) as u32,
             gates: spec.scheduling_gates.into_iter().flatten().map(|g| g.name).collect(),
-            claims: spec.resource_claims.into_iter().flatten().map(|c| c.name).collect(),
+            claims: spec.resource_claims.unwrap_or_default(),
+            devices: devices(&containers, &init),
             features: required_features(&containers, &init, spec.host_network == Some(true), spec.host_users),
             owner: metadata.owner_references.take().into_iter().flatten().find(|o| o.controller == Some(true)).map(|o| Owner {
                 api_version: o.api_version,
@@ -544,6 +571,7 @@ impl From<RawPod> for PodInfo {
             started: seconds(status.start_time.as_ref()).map(|t| t.as_nanosecond() as i64),
             refused: refused.map(|c| Arc::new((c.reason.clone().unwrap_or_default(), c.message.clone().unwrap_or_default()))),
             generation: metadata.generation,
+            made_claims: status.resource_claim_statuses.filter(|l| !l.is_empty()).map(|l| Box::new(l.into_iter().map(|c| (c.name, c.resource_claim_name)).collect())),
             meta: metadata.kept(),
         }
     }

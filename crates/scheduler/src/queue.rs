@@ -2,7 +2,7 @@
 //! a failure, those that no change has helped yet, and those behind gates. All times are given to it.
 
 use std::cmp::Reverse;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -43,6 +43,7 @@ pub(crate) struct Queue {
     active: BTreeMap<(Reverse<i32>, u64), Box<str>>,
     backing_off: BTreeMap<(Instant, u64), Box<str>>,
     unschedulable: BTreeMap<(Instant, u64), Box<str>>,
+    gated: HashSet<Box<str>>,
     number: u64,
     pub first_backoff: Duration,
     pub last_backoff: Duration,
@@ -59,13 +60,15 @@ impl Queue {
         let Some(entry) = self.entries.get_mut(&uid) else {
             let place = if gated { Place::Gated } else { Place::InFlight };
             self.entries.insert(uid.clone(), Entry { pod: pod.clone(), profile, attempts: 0, rejected_by: Vec::new(), failed: None, place });
-            if !gated {
+            if gated {
+                self.gated.insert(uid);
+            } else {
                 self.activate(&uid);
             }
             return;
         };
         // What pods ask for cannot change but for tolerations, labels, gates and resources: each may help.
-        let changed = !Arc::ptr_eq(&entry.pod.shape, &pod.shape);
+        let changed = !Arc::ptr_eq(&entry.pod.shape, &pod.shape) || entry.pod.made_claims != pod.made_claims;
         entry.pod = pod.clone();
         entry.profile = profile;
         match entry.place {
@@ -81,6 +84,7 @@ impl Queue {
             Some(Place::Active(priority, n)) => drop(self.active.remove(&(priority, n))),
             Some(Place::BackingOff(at, n)) => drop(self.backing_off.remove(&(at, n))),
             Some(Place::Unschedulable(at, n)) => drop(self.unschedulable.remove(&(at, n))),
+            Some(Place::Gated) => drop(self.gated.remove(uid)),
             _ => {}
         }
     }
@@ -169,6 +173,12 @@ impl Queue {
     pub fn wake(&mut self, mut helped: impl FnMut(&Entry) -> bool) {
         let woken: Vec<Box<str>> = self.unschedulable.values().filter(|uid| self.entries.get(*uid).is_some_and(&mut helped)).cloned().collect();
         woken.iter().for_each(|uid| self.ready(uid));
+    }
+
+    /// Those that are held and need not be any longer are tried.
+    pub fn free(&mut self, mut freed: impl FnMut(&Entry) -> bool) {
+        let freed: Vec<Box<str>> = self.gated.iter().filter(|uid| self.entries.get(*uid).is_some_and(&mut freed)).cloned().collect();
+        freed.iter().for_each(|uid| self.activate(uid));
     }
 
     /// Makes those ready whose back-off is over, or that have waited for very long; returns when the

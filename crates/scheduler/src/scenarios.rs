@@ -84,12 +84,13 @@ fn bound(decision: Decision) -> String {
     match decision {
         Decision::Bind(node) => node,
         Decision::Unschedulable(failure) => failure.message,
+        Decision::Failed(message) => message,
     }
 }
 
 fn failure(decision: Decision) -> Failure {
     match decision {
-        Decision::Bind(node) => panic!("bound to {node}"),
+        Decision::Bind(other) | Decision::Failed(other) => panic!("{other}"),
         Decision::Unschedulable(failure) => *failure,
     }
 }

@@ -68,6 +68,16 @@ impl Handle {
     }
 }
 
+impl Handle {
+    /// Something changed that may free pods which a plug-in holds: those that are `concerned` and that
+    /// nothing holds any more are tried.
+    pub fn free(&self, concerned: impl Fn(&PodInfo) -> bool) {
+        let Some(shared) = self.0.get().and_then(Weak::upgrade) else { return };
+        shared.state.lock().queue.free(|entry| concerned(&entry.pod) && !shared.holds(&entry.pod, entry.profile));
+        shared.wake.notify_one();
+    }
+}
+
 /// Starts the scheduler as tasks of `tasks`.
 pub fn start(client: Client, informers: &Informers, tasks: &Tasks, config: Config) {
     let handle = Handle::default();
@@ -139,6 +149,13 @@ impl Shared {
         self.config.profiles.iter().position(|p| p.name == *pod.shape.scheduler)
     }
 
+    /// Whether a pod is not to be tried yet.
+    fn holds(&self, pod: &PodInfo, profile: usize) -> bool {
+        let profile = &self.config.profiles[profile];
+        let gated = !pod.shape.gates.is_empty() && profile.has(Point::PreEnqueue, "SchedulingGates");
+        gated || self.plugins.iter().any(|p| profile.has(Point::PreEnqueue, p.name()) && p.holds(pod).is_some())
+    }
+
     pub fn node_changed(&self, new: Option<&Arc<NodeView>>, name: &str) {
         let mut state = self.state.lock();
         let event = match new {
@@ -186,7 +203,7 @@ impl Shared {
         } else if state.assumed.contains_key(pod.uid()) {
             return;
         } else if let Some(profile) = self.profile_of(pod).filter(|_| !pod.terminating) {
-            let gated = !pod.shape.gates.is_empty() && self.config.profiles[profile].has(Point::PreEnqueue, "SchedulingGates");
+            let gated = self.holds(pod, profile);
             // A nomination of our own may not have come back yet.
             let ours = state.cluster.nominated.get(pod.uid()).filter(|_| old.is_none_or(|o| o.nominated.is_none()));
             let to = pod.nominated.clone().or_else(|| ours?.nominated.clone());
@@ -304,6 +321,10 @@ impl Shared {
                 }
                 let nominated = state.cluster.nominated.get(pod.uid()).and_then(|p| p.nominated.clone());
                 Next::Do(Box::new(Work::Refused { pod, profile, failure, nominated, cleared }))
+            }
+            Decision::Failed(message) => {
+                state.queue.error(pod.uid(), Instant::now());
+                Next::failed(pod, profile, message)
             }
         }
     }

@@ -173,6 +173,7 @@ fn waiting_for_node(pod: &Pod, nodes: &[Node], pods: Vec<PodInfo>, storage: List
     let turn = Turn { config: &config, profile: 0, plugins: &plugins, budgets: &[], start: 0, seed: 0, explain: true };
     match decide(&mut cluster, &info, &turn).decision {
         Decision::Bind(node) => findings.push(finding("scheduler", format!("the pod fits node {node} but is not bound yet"), "wait a moment; if it stays so, knarr status tells whether the scheduler runs")),
+        Decision::Failed(message) => findings.push(finding("scheduler", message, "mend what it names")),
         Decision::Unschedulable(failure) if cluster.is_empty() => findings.push(finding("scheduler", failure.message, "add a node: knarr agent --server URL --token TOKEN")),
         Decision::Unschedulable(failure) => {
             if let Some(victims) = &failure.preemption {

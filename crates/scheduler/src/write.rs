@@ -23,6 +23,11 @@ impl Shared {
             Work::Failed { pod, profile, message } => self.refuse(&pod, profile, "SchedulerError", &message, None).await,
             Work::Refused { pod, profile, failure, nominated, cleared } => {
                 let victims = failure.preemption.as_ref();
+                if let Some(claim) = &failure.give_back {
+                    for plugin in &self.plugins {
+                        plugin.give_back(&pod, claim).await.unwrap_or_else(|e| tracing::debug!(pod = pod.name(), claim, "it could not be given back: {e}"));
+                    }
+                }
                 self.refuse(&pod, profile, "Unschedulable", &failure.message, nominated.as_deref()).await;
                 for other in &cleared {
                     let patch = json!({"status": {"nominatedNodeName": null}});
