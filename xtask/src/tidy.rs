@@ -13,6 +13,7 @@ use crate::{cargo, root};
 /// Which rooms each room may use. An arrow that is not here does not exist.
 const LAYERS: &[(&str, &str)] = &[
     ("api", ""),
+    ("cel", "api"),
     ("pki", ""),
     ("store", "proto"),
     ("sys", ""),
@@ -20,13 +21,13 @@ const LAYERS: &[(&str, &str)] = &[
     ("nft", ""),
     ("proto", ""),
     ("streaming", ""),
-    ("apiserver", "api pki store streaming"),
-    ("registry", "apiserver api pki"),
+    ("apiserver", "api cel pki store streaming"),
+    ("registry", "apiserver api cel pki"),
     ("client", "api pki streaming"),
     ("rules", "api"),
     ("reconcile", "client api"),
-    ("scheduler", "reconcile rules client api"),
-    ("controllers", "reconcile rules client api pki"),
+    ("scheduler", "reconcile rules client api cel"),
+    ("controllers", "reconcile rules client api cel pki"),
     ("image", "sys"),
     ("shim", "sys"),
     ("cri", "proto"),
@@ -44,6 +45,7 @@ const LAYERS: &[(&str, &str)] = &[
 /// Crates that a room must not contain.
 const FORBIDDEN: &[(&str, &str)] = &[
     ("api", "tokio hyper http"),
+    ("cel", "tokio hyper http kube k8s-openapi"),
     ("pki", "tokio hyper http"),
     ("sys", "kube k8s-openapi libcontainer"),
     ("netlink", "kube k8s-openapi"),
