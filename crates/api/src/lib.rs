@@ -3,6 +3,7 @@
 
 pub mod apply;
 pub mod codec;
+pub mod crd;
 pub mod cron;
 pub mod defaults;
 pub mod discovery;

@@ -3,7 +3,8 @@
 //! It is the text `data/resources.txt`, parsed once: `G group`, `V version package`, `R` a
 //! resource, `S` a subresource, groups in upstream's discovery order, the preferred version first.
 
-use std::sync::OnceLock;
+use std::collections::HashMap;
+use std::sync::{Mutex, OnceLock, PoisonError};
 
 static TEXT: &str = include_str!("../data/resources.txt");
 
@@ -63,6 +64,11 @@ impl Resource {
 
     pub fn subresource(&self, name: &str) -> Option<&'static Subresource> {
         self.subresources.iter().find(|s| s.name == name)
+    }
+
+    /// Whether a definition brought the resource, so that it has no type in the fact table.
+    pub fn is_custom(&self) -> bool {
+        self.type_name.is_empty() && !self.storage_prefix.is_empty()
     }
 
     /// The type of the list.
@@ -125,6 +131,72 @@ pub fn type_name(group: &str, version: &str, kind: &str) -> Option<&'static str>
         crate::facts::type_by_name(&format!("io.k8s.apimachinery.pkg.apis.meta.v1.{kind}"))
     })
     .map(|t| t.name)
+}
+
+/// What the table says of a custom resource in one version.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Custom {
+    pub group: String,
+    pub version: String,
+    pub kind: String,
+    pub list_kind: String,
+    pub plural: String,
+    pub singular: String,
+    pub short_names: Vec<String>,
+    pub categories: Vec<String>,
+    pub namespaced: bool,
+    pub status: bool,
+    pub scale: bool,
+}
+
+const VERBS: [&str; 8] = ["delete", "deletecollection", "get", "list", "patch", "create", "update", "watch"];
+const SUBRESOURCE_VERBS: [&str; 3] = ["get", "patch", "update"];
+
+impl Custom {
+    /// The row of the table. The same description always has the same row; rows stay for as long as the process lives,
+    /// some hundred bytes each, so that requests can hold them whatever becomes of the definition.
+    pub fn row(&self) -> &'static Resource {
+        static ROWS: OnceLock<Mutex<HashMap<Custom, &'static Resource>>> = OnceLock::new();
+        let mut rows = ROWS.get_or_init(Mutex::default).lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(row) = rows.get(self) {
+            return row;
+        }
+        let row: &'static Resource = Box::leak(Box::new(self.leak()));
+        rows.insert(self.clone(), row);
+        row
+    }
+
+    fn leak(&self) -> Resource {
+        let text = |s: &str| -> &'static str { s.to_owned().leak() };
+        let list = |l: &[String]| -> &'static [&'static str] { l.iter().map(|s| text(s)).collect::<Vec<_>>().leak() };
+        let (group, version, kind) = (text(&self.group), text(&self.version), text(&self.kind));
+        let mut subresources = Vec::new();
+        if self.status {
+            subresources.push(Subresource { name: "status", group, version, kind, foreign: false, verbs: &SUBRESOURCE_VERBS });
+        }
+        if self.scale {
+            let (group, version) = ("autoscaling", "v1");
+            subresources.push(Subresource { name: "scale", group, version, kind: "Scale", foreign: true, verbs: &SUBRESOURCE_VERBS });
+        }
+        Resource {
+            group,
+            version,
+            kind,
+            list_kind: text(&self.list_kind),
+            plural: text(&self.plural),
+            singular: text(&self.singular),
+            short_names: list(&self.short_names),
+            categories: list(&self.categories),
+            namespaced: self.namespaced,
+            verbs: &VERBS,
+            subresources: subresources.leak(),
+            storage_prefix: text(&format!("/registry/{}/{}/", self.group, self.plural)),
+            storage_version: None,
+            storage_json: true,
+            storage_version_hash: None,
+            type_name: "",
+        }
+    }
 }
 
 /// Splits an apiVersion into group and version.

@@ -165,13 +165,18 @@ impl Builder {
         prefixes.sort();
         prefixes.dedup();
         let transformer = Transformer::new(&config.encryption.keys)?;
+        let of_custom = |name: &String| {
+            let (plural, group) = name.split_once('.')?;
+            Some(format!("/registry/{group}/{plural}/"))
+        };
         let sealed = crate::model::all()
             .iter()
             .filter(|r| config.encryption.resources.iter().any(|wanted| *wanted == r.group_resource()))
             .map(|r| r.storage_prefix.to_string())
+            .chain(config.encryption.resources.iter().filter_map(of_custom))
             .collect();
         let core = Core::new(store, Cache::new(prefixes), transformer, sealed, config.event_ttl);
-        Ok(Builder { parts: Parts::default(), config, core: Arc::new(core) })
+        Ok(Builder { parts: Parts::default(), config, core })
     }
 
     /// Reader, writer, authorizer and authenticator of the server to be. The reader is empty until the server runs.

@@ -1,6 +1,6 @@
 //! The generic registry's foundation: objects in and out of the store and the cache, for any resource.
 use std::collections::VecDeque;
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -13,7 +13,8 @@ use crate::authn::{Authenticator, AuthnRequest};
 use crate::authz::{Authorizer, AuthzAttributes, Decision, Rules};
 use crate::builder::Parts;
 use crate::cache::{Cache, Entry, Resource as Cached};
-use crate::ctx::{Backend, UserInfo};
+use crate::ctx::{Backend, Ctx, UserInfo};
+use crate::custom::{CustomStrategy, Customs};
 use crate::encrypt::Transformer;
 use crate::model;
 use crate::object;
@@ -38,6 +39,9 @@ pub struct Core {
     pub(crate) parts: OnceLock<Parts>,
     authorizer: OnceLock<Arc<dyn Authorizer>>,
     authenticator: OnceLock<Arc<dyn Authenticator>>,
+    /// Custom resources.
+    pub(crate) customs: Customs,
+    this: Weak<Core>,
     /// Trees that were asked for lately, kept alive so that they are not parsed again.
     recent: Mutex<VecDeque<Arc<Value>>>,
 }
@@ -80,8 +84,9 @@ pub enum Written {
 }
 
 impl Core {
-    pub(crate) fn new(store: Arc<dyn Store>, cache: Arc<Cache>, transformer: Transformer, sealed: Vec<String>, event_ttl: u64) -> Core {
-        Core {
+    pub(crate) fn new(store: Arc<dyn Store>, cache: Arc<Cache>, transformer: Transformer, sealed: Vec<String>, event_ttl: u64) -> Arc<Core> {
+        Arc::new_cyclic(|this| Core {
+            this: this.clone(),
             store,
             cache,
             transformer,
@@ -91,8 +96,14 @@ impl Core {
             parts: OnceLock::new(),
             authorizer: OnceLock::new(),
             authenticator: OnceLock::new(),
+            customs: Customs::default(),
             recent: Mutex::default(),
-        }
+        })
+    }
+
+    /// The one that all share.
+    pub(crate) fn shared(&self) -> Option<Arc<Core>> {
+        self.this.upgrade()
     }
 
     pub(crate) fn install(&self, parts: Parts, authorizer: Arc<dyn Authorizer>, authenticator: Arc<dyn Authenticator>) {
@@ -123,8 +134,16 @@ impl Core {
         find(subresource).or_else(|| find("")).unwrap_or_else(|| Arc::new(Generic))
     }
 
+    /// The strategy for a request.
+    pub fn strategy_of(&self, ctx: &Ctx, subresource: &str) -> Arc<dyn Strategy> {
+        match &ctx.custom {
+            Some(custom) => Arc::new(CustomStrategy(custom.clone())),
+            None => self.strategy(ctx.resource, subresource),
+        }
+    }
+
     /// This resource's cache. Every stored resource has one.
-    pub fn cached(&self, resource: &Resource) -> Result<&Arc<Cached>, Status> {
+    pub fn cached(&self, resource: &Resource) -> Result<Arc<Cached>, Status> {
         self.cache
             .resource(resource.storage_prefix)
             .ok_or_else(|| api::status::internal(format!("{} is not stored", resource.plural)))
@@ -137,26 +156,33 @@ impl Core {
     }
 
     /// The present state, for a change to it: from the cache, which has at least all that this server wrote.
-    pub fn current(&self, resource: &'static Resource, namespace: &str, name: &str) -> Option<Stored> {
-        let entry = self.entry(resource, namespace, name)?;
-        Some(Stored { object: self.served(resource, entry.parse()), revision: entry.revision })
+    pub async fn current(&self, resource: &'static Resource, namespace: &str, name: &str) -> Result<Option<Stored>, Status> {
+        let Some(entry) = self.entry(resource, namespace, name) else { return Ok(None) };
+        let entry = self.view(resource, entry).await?;
+        Ok(Some(Stored { object: self.served(resource, entry.parse()), revision: entry.revision }))
     }
 
     /// The present state, from the store itself.
     pub async fn fresh(&self, resource: &'static Resource, namespace: &str, name: &str) -> Result<Option<Stored>, Status> {
         let key = storage_key(resource, namespace, name);
         let found = self.store.range(RangeRequest::key(key)).await.map_err(store_error)?;
-        found.kvs.into_iter().next().map(|kv| self.stored(resource, kv)).transpose()
+        self.stored(resource, found.kvs.into_iter().next()).await
     }
 
-    fn stored(&self, resource: &'static Resource, kv: store::KeyValue) -> Result<Stored, Status> {
+    async fn stored(&self, resource: &'static Resource, kv: Option<store::KeyValue>) -> Result<Option<Stored>, Status> {
+        let Some(kv) = kv else { return Ok(None) };
         let plain = self.transformer.open(&kv.key, &kv.value).map_err(api::status::internal)?;
         let mut object: Value = serde_json::from_slice(&plain).map_err(api::status::internal)?;
         object::set_meta(&mut object, "resourceVersion", &kv.mod_revision.to_string());
-        Ok(Stored { object: self.served(resource, object), revision: kv.mod_revision as u64 })
+        let revision = kv.mod_revision as u64;
+        if resource.is_custom() {
+            let entry = self.view(resource, Arc::new(Entry::of(&object, revision))).await?;
+            return Ok(Some(Stored { object: entry.parse(), revision }));
+        }
+        Ok(Some(Stored { object: self.served(resource, object), revision }))
     }
 
-    /// Stored form → the version that `resource` serves.
+    /// Stored form → the version that `resource` serves; of custom resources the entry's view must be given.
     pub fn served(&self, resource: &'static Resource, object: Value) -> Value {
         if model::is_storage_version(resource) { object } else { model::convert(model::storage_resource(resource), resource, object) }
     }
@@ -165,7 +191,9 @@ impl Core {
     pub async fn put(&self, resource: &'static Resource, object: &Value, expect: u64) -> Result<Written, Status> {
         let (namespace, name) = (object::meta(object, "namespace"), object::name(object));
         let key = storage_key(resource, namespace, name);
-        let bytes = if model::is_storage_version(resource) {
+        let bytes = if resource.is_custom() {
+            object::encode_stored(&self.to_storage(resource, object).await?)
+        } else if model::is_storage_version(resource) {
             object::encode_stored(object)
         } else {
             object::encode_stored(&model::convert(resource, model::storage_resource(resource), object.clone()))
@@ -191,7 +219,7 @@ impl Core {
         let txn = Txn { compare: vec![Compare { key: key.into_bytes(), mod_revision: expect as i64 }], then: vec![op] };
         let response = self.store.txn(txn).await.map_err(store_error)?;
         if !response.succeeded {
-            return self.conflict(resource, response);
+            return self.conflict(resource, response).await;
         }
         let revision = response.revision as u64;
         self.cache.wait(revision, PATIENCE).await;
@@ -200,9 +228,9 @@ impl Core {
         Ok(Written::Done(Stored { object, revision }))
     }
 
-    fn conflict(&self, resource: &'static Resource, response: store::TxnResponse) -> Result<Written, Status> {
+    async fn conflict(&self, resource: &'static Resource, response: store::TxnResponse) -> Result<Written, Status> {
         let current = response.current.into_iter().next().flatten();
-        Ok(Written::Conflict(current.map(|kv| self.stored(resource, kv)).transpose()?))
+        Ok(Written::Conflict(self.stored(resource, current).await?))
     }
 
     /// Waits until the cache has everything that is in the store now.

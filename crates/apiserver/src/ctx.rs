@@ -6,6 +6,7 @@ use parking_lot::Mutex;
 
 use crate::authn::Authenticator;
 use crate::authz::Authorizer;
+use crate::custom::Custom;
 use crate::storage::{Reader, Writer};
 use crate::types::Resource;
 
@@ -58,6 +59,8 @@ pub struct Ctx {
     pub now: jiff::Timestamp,
     pub dry_run: bool,
     pub backend: Backend,
+    /// The version of the definition, when the resource is a custom one.
+    pub(crate) custom: Option<Custom>,
     warnings: Arc<Mutex<Vec<String>>>,
 }
 
@@ -72,6 +75,7 @@ impl Ctx {
             now,
             dry_run: false,
             backend,
+            custom: None,
             warnings: Arc::default(),
         }
     }

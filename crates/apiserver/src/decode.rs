@@ -60,10 +60,9 @@ pub fn object(headers: &HeaderMap, body: &Bytes, expect: &Expect, validation: Fi
     if object::too_deep(&value) {
         return Err(unrecognized(expect, "the object is nested too deeply", body));
     }
-    settle_type(&mut value, expect, format)?;
-    let unknown = model::normalize(&expect.group, &expect.version, &expect.kind, &mut value)
-        .map_err(|why| cannot_be_handled(expect, &why))?;
-    let (duplicates, unknown) = if duplicates.is_empty() || unknown.is_empty() || format != Format::Json {
+    settle_type(&mut value, expect, model::lenient_kind(ctx, expect))?;
+    let unknown = model::settle(ctx, expect, &mut value).map_err(|why| cannot_be_handled(expect, &why))?;
+    let (duplicates, unknown) = if ctx.custom.is_some() || duplicates.is_empty() || unknown.is_empty() || format != Format::Json {
         (duplicates, unknown)
     } else {
         // Upstream's decoder meets both on its one way through the document.
@@ -71,7 +70,7 @@ pub fn object(headers: &HeaderMap, body: &Bytes, expect: &Expect, validation: Fi
     };
     report(expect, validation, duplicates, unknown, ctx)?;
     object::meta_mut(&mut value);
-    model::apply_defaults(&expect.group, &expect.version, &expect.kind, &mut value);
+    model::default_settled(ctx, expect, &mut value);
     Ok(value)
 }
 
@@ -90,13 +89,13 @@ pub fn patched(value: &mut Value, expect: &Expect, validation: FieldValidation, 
     }
     let text = |value: &Value, key: &str| value.get(key).and_then(Value::as_str).unwrap_or_default().to_string();
     let (api_version, kind) = (text(value, "apiVersion"), text(value, "kind"));
-    if api_version != expect.api_version() || kind != expect.kind {
+    if (api_version != expect.api_version() || kind != expect.kind) && !model::lenient_kind(ctx, expect) {
         return Err(invalid(
             value,
             &format!("the patch may not change kind or apiVersion ({} {} to {api_version} {kind})", expect.api_version(), expect.kind),
         ));
     }
-    let unknown = match model::normalize(&expect.group, &expect.version, &expect.kind, value) {
+    let unknown = match model::settle(ctx, expect, value) {
         Ok(unknown) => unknown,
         Err(why) => return Err(invalid(value, &why)),
     };
@@ -107,12 +106,12 @@ pub fn patched(value: &mut Value, expect: &Expect, validation: FieldValidation, 
         FieldValidation::Strict => return Err(invalid(value, &strict_error(extra, unknown))),
     }
     object::meta_mut(value);
-    model::apply_defaults(&expect.group, &expect.version, &expect.kind, value);
+    model::default_settled(ctx, expect, value);
     Ok(())
 }
 
 /// Fills in or checks apiVersion and kind.
-fn settle_type(value: &mut Value, expect: &Expect, format: Format) -> Result<(), Status> {
+fn settle_type(value: &mut Value, expect: &Expect, lenient: bool) -> Result<(), Status> {
     let want = expect.api_version();
     let map = object::map_of(value);
     for key in ["apiVersion", "kind"] {
@@ -125,10 +124,9 @@ fn settle_type(value: &mut Value, expect: &Expect, format: Format) -> Result<(),
     }
     let text = |key: &str| map.get(key).and_then(Value::as_str).unwrap_or_default().to_string();
     let (api_version, kind) = (text("apiVersion"), text("kind"));
-    let _ = format;
     if kind.is_empty() {
         map.insert("kind".into(), expect.kind.as_str().into());
-    } else if kind != expect.kind {
+    } else if kind != expect.kind && !lenient {
         let (group, version) = api::resources::split_api_version(if api_version.is_empty() { &want } else { &api_version });
         let known = api::resources::type_name(group, version, &kind).is_some();
         return Err(api::status::bad_request(if known {

@@ -6,7 +6,9 @@
 //! `builder.parts`, [`Builder::build`] → [`Server`]; then [`Server::run`] (cache and hooks) and [`Server::listen`] (TLS)
 //! are spawned by the caller, and [`Server::handle`] serves callers in the same process.
 //!
-//! Not here yet: custom resources, aggregation, webhooks, admission policies, audit, priority and fairness.
+//! Custom resources take the same road: their definitions make rows of the resource table and schemas (`custom`).
+//!
+//! Not here yet: aggregation, admission policies, audit, priority and fairness.
 #![forbid(unsafe_code)]
 
 pub mod admission;
@@ -18,6 +20,7 @@ pub mod cache;
 mod convert;
 pub mod core;
 pub mod ctx;
+mod custom;
 mod decode;
 mod documents;
 pub mod encrypt;
@@ -39,6 +42,7 @@ pub mod storage;
 pub mod strategy;
 pub mod types;
 mod verbs;
+mod webhook;
 mod writer;
 
 pub use admission::{Admission, Attributes, Operation};

@@ -6,6 +6,7 @@ use api::apply::Target;
 use serde_json::Value;
 
 use crate::ctx::Ctx;
+use crate::decode::Expect;
 use crate::negotiate::Format;
 use crate::types::{FieldError, Resource, Status};
 
@@ -148,6 +149,15 @@ pub fn manager_of_user_agent(user_agent: &str) -> String {
 /// Runs `f` with the target of the request's writes; types without facts have no ownership.
 fn with_target<T>(ctx: &Ctx, f: impl FnOnce(&Target<'_>) -> T) -> Option<T> {
     let r = ctx.resource;
+    if let Some(custom) = &ctx.custom {
+        let node = custom.version.source().map_or(api::topology::Node::Deduced, api::topology::Node::CustomResource);
+        let api_version = r.api_version();
+        let mut target = Target::new(node, &api_version, r.kind, &ctx.subresource, has_subresource(r, "status"));
+        if ctx.subresource == "status" {
+            target.reset = api::apply::Set::of(&[&["metadata"], &["spec"]]);
+        }
+        return Some(f(&target));
+    }
     let t = api::facts::type_by_name(r.type_name)?;
     let api_version = r.api_version();
     let node = node_of(t);
@@ -177,6 +187,43 @@ pub fn decode(bytes: &[u8], format: Format, expect: Option<&api::codec::Gvk>) ->
         Format::Protobuf => api::codec::ContentType::Protobuf,
     };
     api::codec::decode(bytes, content_type, expect).map(|d| (d.value, d.duplicates)).map_err(|e| e.to_string())
+}
+
+/// The custom resource that a request is about, when it is what is expected (its scale is not).
+fn custom_of<'a>(ctx: &'a Ctx, expect: &Expect) -> Option<&'a crate::custom::Custom> {
+    ctx.custom.as_ref().filter(|c| c.resource().kind == expect.kind && c.resource().group == expect.group)
+}
+
+/// As [`normalize`], of what a request sends.
+pub fn settle(ctx: &Ctx, expect: &Expect, object: &mut Value) -> Result<Vec<String>, String> {
+    match custom_of(ctx, expect) {
+        Some(custom) => {
+            let unknown = custom.settle(object)?;
+            Ok(unknown.into_iter().map(|path| format!("unknown field \"{path}\"")).collect())
+        }
+        None => normalize(&expect.group, &expect.version, &expect.kind, object),
+    }
+}
+
+/// As [`check`], of what a request sends. What a custom resource does not know is found when fields are owned.
+pub fn check_settled(ctx: &Ctx, expect: &Expect, object: &Value) -> Result<Vec<String>, String> {
+    match custom_of(ctx, expect) {
+        Some(_) => Ok(Vec::new()),
+        None => check(&expect.group, &expect.version, &expect.kind, object),
+    }
+}
+
+/// Defaults of what a request sends.
+pub fn default_settled(ctx: &Ctx, expect: &Expect, object: &mut Value) {
+    match custom_of(ctx, expect) {
+        Some(custom) => custom.apply_defaults(object),
+        None => apply_defaults(&expect.group, &expect.version, &expect.kind, object),
+    }
+}
+
+/// Whether the kind is checked later, with everything else.
+pub fn lenient_kind(ctx: &Ctx, expect: &Expect) -> bool {
+    custom_of(ctx, expect).is_some()
 }
 
 /// Checks types, brings values to their normal form, and drops what is null, zero or unknown; the result says what was unknown.
@@ -238,12 +285,18 @@ pub fn strategic_merge(r: &Resource, object: &Value, patch: &Value) -> Result<Va
 }
 
 /// The table columns of a kind.
-pub fn table_columns(r: &Resource) -> Value {
+pub fn table_columns(r: &Resource, custom: Option<&crate::custom::Custom>) -> Value {
+    if let Some(custom) = custom {
+        return api::crd::columns::definitions(&custom.version.columns);
+    }
     api::table::column_definitions(r.group, r.kind)
 }
 
 /// The cells of an object's row.
-pub fn table_row(r: &Resource, object: &Value, now: jiff::Timestamp) -> Vec<Value> {
+pub fn table_row(r: &Resource, custom: Option<&crate::custom::Custom>, object: &Value, now: jiff::Timestamp) -> Vec<Value> {
+    if let Some(custom) = custom {
+        return api::crd::columns::row(&custom.version.columns, object, now);
+    }
     api::table::row(r.group, r.kind, object, now)
 }
 

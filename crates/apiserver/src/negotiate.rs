@@ -84,11 +84,18 @@ pub enum Endpoint {
 
 /// Picks the representation; 406 if there is none.
 pub fn negotiate(headers: &HeaderMap, query_pretty: Option<&str>, endpoint: Endpoint) -> Result<Accepted, Status> {
+    negotiated(headers, query_pretty, endpoint, true)
+}
+
+/// The same of a custom resource, which has a protobuf form only as a table or as metadata.
+pub fn negotiate_custom(headers: &HeaderMap, query_pretty: Option<&str>, endpoint: Endpoint) -> Result<Accepted, Status> {
+    negotiated(headers, query_pretty, endpoint, false)
+}
+
+fn negotiated(headers: &HeaderMap, query_pretty: Option<&str>, endpoint: Endpoint, protobuf: bool) -> Result<Accepted, Status> {
     let accept = headers.get_all(header::ACCEPT).iter().filter_map(|v| v.to_str().ok()).collect::<Vec<_>>().join(",");
-    let mut accepted = pick(&accept, endpoint).ok_or_else(|| match endpoint {
-        Endpoint::Watch => api::status::not_acceptable(&MEDIA_TYPES),
-        _ => api::status::not_acceptable(&MEDIA_TYPES),
-    })?;
+    let types = if protobuf { &MEDIA_TYPES[..] } else { &MEDIA_TYPES[..2] };
+    let mut accepted = pick(&accept, endpoint, protobuf).ok_or_else(|| api::status::not_acceptable(types))?;
     accepted.pretty |= match query_pretty {
         Some(v) => !matches!(v, "" | "0" | "false" | "False" | "FALSE" | "f" | "F"),
         None => {
@@ -99,7 +106,7 @@ pub fn negotiate(headers: &HeaderMap, query_pretty: Option<&str>, endpoint: Endp
     Ok(accepted)
 }
 
-fn pick(accept: &str, endpoint: Endpoint) -> Option<Accepted> {
+fn pick(accept: &str, endpoint: Endpoint, protobuf: bool) -> Option<Accepted> {
     if accept.trim().is_empty() {
         return Some(Accepted { format: Format::Json, convert: Convert::None, pretty: false });
     }
@@ -108,7 +115,10 @@ fn pick(accept: &str, endpoint: Endpoint) -> Option<Accepted> {
             let (_, subtype) = format.media_type().split_once('/')?;
             let fits = clause.kind == "application" && (clause.subtype == subtype || clause.subtype == "*")
                 || clause.kind == "*" && clause.subtype == "*";
-            if fits && let Some(accepted) = options(&clause, format, endpoint) {
+            if fits
+                && let Some(accepted) = options(&clause, format, endpoint)
+                && (protobuf || format != Format::Protobuf || accepted.convert != Convert::None)
+            {
                 return Some(accepted);
             }
         }
@@ -255,13 +265,13 @@ mod tests {
 
     #[test]
     fn the_client_gets_what_it_prefers() {
-        let p = |s| pick(s, Endpoint::Resource);
+        let p = |s| pick(s, Endpoint::Resource, true);
         assert_eq!(p("*/*").unwrap().format, Format::Json);
         assert_eq!(p("application/vnd.kubernetes.protobuf, */*").unwrap().format, Format::Protobuf);
         assert_eq!(p("application/yaml;q=0.5,application/json;q=0.1").unwrap().format, Format::Yaml);
         let table = "application/json;as=Table;v=v1;g=meta.k8s.io,application/json;as=Table;v=v1beta1;g=meta.k8s.io,application/json";
         assert_eq!(p(table).unwrap().convert, Convert::Table);
-        assert_eq!(pick(table, Endpoint::Plain).unwrap().convert, Convert::None);
+        assert_eq!(pick(table, Endpoint::Plain, true).unwrap().convert, Convert::None);
         assert!(p("text/html").is_none());
         assert!(p("application/json;as=Nothing;g=x;v=y").is_none());
         assert!(p("application/cbor").is_none());

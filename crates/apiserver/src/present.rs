@@ -7,6 +7,7 @@ use serde_json::{Map, Value, json};
 use crate::body::{self, Body};
 use crate::cache::Entry;
 use crate::core::{Core, Object};
+use crate::custom::Custom;
 use crate::model;
 use crate::negotiate::{self, Accepted, Convert, Format};
 use crate::object;
@@ -40,6 +41,8 @@ impl Include {
 pub struct Presenter<'a> {
     pub core: &'a Core,
     pub resource: &'static Resource,
+    /// The version of the definition, of a custom resource: entries come as its views.
+    pub custom: Option<&'a Custom>,
     pub accepted: Accepted,
     pub include: Include,
     pub now: jiff::Timestamp,
@@ -50,7 +53,7 @@ impl Presenter<'_> {
         self.accepted.format == Format::Json
             && self.accepted.convert == Convert::None
             && !self.accepted.pretty
-            && model::is_storage_version(self.resource)
+            && (self.custom.is_some() || model::is_storage_version(self.resource))
     }
 
     fn tree(&self, entry: &Entry) -> Value {
@@ -109,6 +112,10 @@ impl Presenter<'_> {
                 if i > 0 {
                     out.push(b',');
                 }
+                if self.custom.is_some() {
+                    out.extend_from_slice(&entry.json);
+                    continue;
+                }
                 out.push(b'{');
                 out.extend_from_slice(&entry.json[entry.type_prefix as usize..]);
             }
@@ -136,7 +143,8 @@ impl Presenter<'_> {
                 "items": items.into_iter().map(partial).collect::<Vec<_>>(),
             }),
             Convert::None => {
-                for item in &mut items {
+                // items of custom resources say what they are
+                for item in items.iter_mut().filter(|_| self.custom.is_none()) {
                     let map = object::map_of(item);
                     map.remove("kind");
                     map.remove("apiVersion");
@@ -157,7 +165,7 @@ impl Presenter<'_> {
             .iter()
             .map(|item| {
                 let mut row = Map::new();
-                row.insert("cells".into(), Value::Array(model::table_row(self.resource, item, self.now)));
+                row.insert("cells".into(), Value::Array(model::table_row(self.resource, self.custom, item, self.now)));
                 if let Some(conditions) = model::table_conditions(self.resource, item) {
                     row.insert("conditions".into(), conditions);
                 }
@@ -186,7 +194,7 @@ impl Presenter<'_> {
             "kind": "Table",
             "apiVersion": "meta.k8s.io/v1",
             "metadata": meta,
-            "columnDefinitions": model::table_columns(self.resource),
+            "columnDefinitions": model::table_columns(self.resource, self.custom),
             "rows": self.rows(items),
         })
     }

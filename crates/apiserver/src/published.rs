@@ -28,16 +28,21 @@ struct Document {
 /// What is made once and kept.
 #[derive(Default)]
 pub struct Published {
-    groups: OnceLock<Vec<GroupEntry>>,
-    documents: Mutex<HashMap<String, Arc<Document>>>,
+    built_in: OnceLock<Vec<GroupEntry>>,
+    /// All groups, and the generation of custom resources that they are of.
+    groups: Mutex<Option<(u64, Arc<Vec<GroupEntry>>)>>,
+    /// Documents by name, each with the generation that it is of.
+    documents: Mutex<HashMap<String, (u64, Arc<Document>)>>,
 }
 
 const V2_PROTOBUF: &str = "application/com.github.proto-openapi.spec.v2.v1.0+protobuf";
 
 impl Published {
-    /// The document under this name, made by `make` the first time.
-    fn get(&self, name: &str, content_type: &'static str, make: impl FnOnce() -> Vec<u8>) -> Result<Arc<Document>, Status> {
-        if let Some(document) = self.documents.lock().get(name) {
+    /// The document under this name, made by `make` the first time and after custom resources changed.
+    fn get(&self, name: &str, generation: u64, content_type: &'static str, make: impl FnOnce() -> Vec<u8>) -> Result<Arc<Document>, Status> {
+        if let Some((of, document)) = self.documents.lock().get(name)
+            && *of == generation
+        {
             return Ok(document.clone());
         }
         let bytes = make();
@@ -46,7 +51,13 @@ impl Published {
         let gzip = encoder.finish().map_err(api::status::internal)?;
         let etag = api::openapi::hash(&bytes);
         let document = Arc::new(Document { content_type, etag, gzip: gzip.into() });
-        self.documents.lock().insert(name.to_string(), document.clone());
+        let mut documents = self.documents.lock();
+        if generation != 0 {
+            // what custom resources changed is never asked for again
+            documents.retain(|_, (of, _)| *of == generation || *of == 0);
+        }
+        documents.insert(name.to_string(), (generation, document.clone()));
+        drop(documents);
         Ok(document)
     }
 }
@@ -83,9 +94,24 @@ impl Document {
 }
 
 impl Server {
-    /// All groups: the built-in ones, then those that were installed.
-    pub(crate) fn groups(&self) -> &[GroupEntry] {
-        self.documents.groups.get_or_init(|| {
+    /// All groups: the built-in ones, those that were installed, those of definitions.
+    pub(crate) fn groups(&self) -> Arc<Vec<GroupEntry>> {
+        let customs = self.core.customs();
+        let mut kept = self.documents.groups.lock();
+        if let Some((of, groups)) = &*kept
+            && *of == customs.generation
+        {
+            return groups.clone();
+        }
+        let mut groups = self.fixed_groups().to_vec();
+        customs.discover(&mut groups);
+        let groups = Arc::new(groups);
+        *kept = Some((customs.generation, groups.clone()));
+        groups
+    }
+
+    fn fixed_groups(&self) -> &[GroupEntry] {
+        self.documents.built_in.get_or_init(|| {
             let mut groups = discovery::built_in();
             for resources in self.core.parts().served.iter().filter(|r| !r.is_empty()) {
                 let version = VersionEntry {
@@ -104,7 +130,8 @@ impl Server {
 
     /// `/api`, `/apis` and below.
     pub(crate) fn discovery(&self, rq: &Rq, path: &str) -> Result<Response<Body>, Status> {
-        let groups = self.groups();
+        let generation = self.core.customs().generation;
+        let groups = &*self.groups();
         let parts: Vec<&str> = path.trim_start_matches('/').split('/').collect();
         if let [root @ ("api" | "apis")] = parts[..]
             && let Some(version) = aggregated_version(rq.headers())
@@ -114,7 +141,7 @@ impl Server {
                 "v2" => "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList",
                 _ => "application/json;g=apidiscovery.k8s.io;v=v2beta1;as=APIGroupDiscoveryList",
             };
-            let document = self.documents.get(&format!("{root} {version}"), content_type, || {
+            let document = self.documents.get(&format!("{root} {version}"), generation, content_type, || {
                 let shown = groups.iter().filter(|g| g.name.is_empty() == core);
                 crate::object::encode(&discovery::aggregated(version, shown))
             })?;
@@ -151,17 +178,27 @@ impl Server {
     /// `/openapi/v2`, `/openapi/v3` and below.
     pub(crate) fn openapi(&self, rq: &Rq, path: &str) -> Result<Response<Body>, Status> {
         let accept = rq.headers().get(header::ACCEPT).and_then(|v| v.to_str().ok()).unwrap_or_default();
+        let customs = self.core.customs();
+        let generation = customs.generation;
+        let published = customs.published();
         if path == "/openapi/v2" {
+            let kinds = || published.iter().flat_map(|(_, _, customs)| customs.iter().map(|c| c.openapi())).collect::<Vec<_>>();
             let protobuf = accept.contains("proto-openapi.spec.v2.v1.0+protobuf") || accept.contains("proto-openapi.spec.v2@v1.0+protobuf");
             let document = if protobuf {
-                self.documents.get("v2 protobuf", V2_PROTOBUF, || api::openapi::v2_protobuf(&[]))?
+                self.documents.get("v2 protobuf", generation, V2_PROTOBUF, || api::openapi::v2_protobuf(&kinds()))?
             } else {
-                self.documents.get("v2", Format::Json.media_type(), || api::openapi::v2(&[]))?
+                self.documents.get("v2", generation, Format::Json.media_type(), || api::openapi::v2(&kinds()))?
             };
             return document.respond(rq.headers());
         }
+        let mut index = api::openapi::v3_index();
+        for (path, mark, _) in &published {
+            if !index.iter().any(|(p, _)| p == path) {
+                index.push((path.clone(), api::openapi::hash(format!("{path} {mark}").as_bytes())));
+            }
+        }
         if path == "/openapi/v3" {
-            let paths: serde_json::Map<String, Value> = api::openapi::v3_index()
+            let paths: serde_json::Map<String, Value> = index
                 .into_iter()
                 .map(|(path, hash)| {
                     let url = format!("/openapi/v3/{path}?hash={hash}");
@@ -172,7 +209,7 @@ impl Server {
             return Ok(body::response(200, Format::Json.media_type(), bytes));
         }
         let Some(name) = path.strip_prefix("/openapi/v3/") else { return Ok(page_not_found()) };
-        let Some((_, hash)) = api::openapi::v3_index().into_iter().find(|(p, _)| p == name) else { return Ok(page_not_found()) };
+        let Some((_, hash)) = index.into_iter().find(|(p, _)| p == name) else { return Ok(page_not_found()) };
         let asked = rq.param("hash").unwrap_or_default();
         if !asked.is_empty() && asked != hash {
             let mut response = Response::new(body::empty());
@@ -187,8 +224,13 @@ impl Server {
             *response.status_mut() = StatusCode::NOT_ACCEPTABLE;
             return Ok(response);
         }
-        let document =
-            self.documents.get(&format!("v3 {name}"), Format::Json.media_type(), || api::openapi::v3(name).unwrap_or_default())?;
+        let custom = published.iter().find(|(path, _, _)| path == name);
+        let make = || match custom {
+            Some((_, _, customs)) => api::openapi::v3_custom(&customs.iter().map(|c| c.openapi()).collect::<Vec<_>>()),
+            None => api::openapi::v3(name).unwrap_or_default(),
+        };
+        let generation = if custom.is_some() { generation } else { 0 };
+        let document = self.documents.get(&format!("v3 {name}"), generation, Format::Json.media_type(), make)?;
         let mut response = document.respond(rq.headers())?;
         if !asked.is_empty() {
             // this content belongs to this hash for ever

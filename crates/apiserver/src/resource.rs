@@ -17,7 +17,7 @@ use crate::object;
 use crate::present::{Include, Presenter};
 use crate::select::Selection;
 use crate::server::{Rq, Server};
-use crate::types::{Resource, Status};
+use crate::types::Status;
 use crate::verbs::patch::{Patch, PatchType};
 use crate::verbs::{DeleteOptions, ListOptions, Op, WriteOptions, scale};
 
@@ -32,13 +32,19 @@ impl Server {
     pub(crate) async fn resource(self: &Arc<Server>, rq: Rq) -> Result<Response<Body>, Status> {
         let info = &rq.info;
         let installed = || self.core.parts().served(&info.group, &info.version, &info.resource);
-        let Some(resource) = model::find(&info.group, &info.version, &info.resource).or_else(installed) else {
-            return Ok(page_not_found());
-        };
+        let mut custom = None;
+        let found = model::find(&info.group, &info.version, &info.resource).or_else(installed).or_else(|| {
+            custom = self.core.customs().find(&info.group, &info.version, &info.resource).cloned();
+            custom.as_ref().map(crate::custom::Custom::resource)
+        });
+        let Some(resource) = found else { return Ok(page_not_found()) };
         let named = !info.path_name().is_empty();
         let a_namespace = resource.plural == "namespaces" && resource.group.is_empty();
         let scoped = !info.namespace.is_empty() && !a_namespace;
         if scoped && !resource.namespaced || named && resource.namespaced && !scoped {
+            return Ok(page_not_found());
+        }
+        if resource.is_custom() && resource.namespaced && !scoped && info.verb == "create" {
             return Ok(page_not_found());
         }
         if !info.rest.is_empty() && info.subresource != "proxy" && info.rest != "/" {
@@ -47,6 +53,10 @@ impl Server {
         let namespace = if resource.namespaced { info.namespace.clone() } else { String::new() };
         let mut ctx = Ctx::new(resource, &namespace, info.path_name(), rq.user.clone(), rq.now, self.backend());
         ctx.subresource = info.subresource.clone();
+        if let Some(text) = custom.as_ref().and_then(|c| c.version.deprecation.clone()) {
+            ctx.warn(text);
+        }
+        ctx.custom = custom;
         if let Some(text) = model::deprecation(resource) {
             ctx.warn(text);
         }
@@ -68,21 +78,24 @@ impl Server {
         let agent = rq.headers().get(http::header::USER_AGENT).and_then(|v| v.to_str().ok()).unwrap_or_default();
         Op {
             core: self.core.clone(),
-            strategy: self.core.strategy(ctx.resource, &ctx.subresource),
+            strategy: self.core.strategy_of(&ctx, &ctx.subresource),
             admission: Arc::new(self.core.parts().admission.clone()),
             user_agent: agent.to_string(),
             ctx,
         }
     }
 
-    fn accepted(&self, rq: &Rq, endpoint: Endpoint) -> Result<(Accepted, Include), Status> {
-        let accepted = negotiate::negotiate(rq.headers(), rq.param("pretty"), endpoint)?;
+    fn accepted(&self, rq: &Rq, ctx: &Ctx, endpoint: Endpoint) -> Result<(Accepted, Include), Status> {
+        let accepted = match &ctx.custom {
+            Some(_) => negotiate::negotiate_custom(rq.headers(), rq.param("pretty"), endpoint)?,
+            None => negotiate::negotiate(rq.headers(), rq.param("pretty"), endpoint)?,
+        };
         let include = Include::parse(rq.param("includeObject").unwrap_or_default())?;
         Ok((accepted, include))
     }
 
-    fn presenter(&self, rq: &Rq, resource: &'static Resource, (accepted, include): (Accepted, Include)) -> Presenter<'_> {
-        Presenter { core: &self.core, resource, accepted, include, now: rq.now }
+    fn presenter<'a>(&'a self, rq: &Rq, ctx: &'a Ctx, (accepted, include): (Accepted, Include)) -> Presenter<'a> {
+        Presenter { core: &self.core, resource: ctx.resource, custom: ctx.custom.as_ref(), accepted, include, now: rq.now }
     }
 
     /// The resource itself.
@@ -114,40 +127,40 @@ impl Server {
         }
         match verb.as_str() {
             "get" => {
-                let accepted = self.accepted(rq, Endpoint::Resource)?;
-                let object = self.get(r, &ctx, rq.param("resourceVersion").unwrap_or_default()).await?;
-                Ok(self.presenter(rq, r, accepted).object(rq.headers(), 200, object))
+                let accepted = self.accepted(rq, &ctx, Endpoint::Resource)?;
+                let object = self.get(&ctx, rq.param("resourceVersion").unwrap_or_default()).await?;
+                Ok(self.presenter(rq, &ctx, accepted).object(rq.headers(), 200, object))
             }
             "list" => {
-                let accepted = self.accepted(rq, Endpoint::Resource)?;
+                let accepted = self.accepted(rq, &ctx, Endpoint::Resource)?;
                 let options = ListOptions::parse(&rq.query, false)?;
-                let selection = Selection::parse(r, &ctx.namespace, "", &options.label_selector, &options.field_selector)?;
-                let page = self.core.list(r, &selection, &options).await?;
-                Ok(self.presenter(rq, r, accepted).page(rq.headers(), &page))
+                let selection = Selection::parse(&ctx, "", &options.label_selector, &options.field_selector)?;
+                let page = self.core.list(&ctx, &selection, &options).await?;
+                Ok(self.presenter(rq, &ctx, accepted).page(rq.headers(), &page))
             }
             "watch" => self.watch(rq, &ctx).await,
             "create" => {
-                let accepted = self.accepted(rq, Endpoint::Resource)?;
+                let accepted = self.accepted(rq, &ctx, Endpoint::Resource)?;
                 let options = WriteOptions::parse(&rq.query, "CreateOptions", false, false)?;
                 let value = self.read_object(rq, &ctx, &Expect::new(r.group, r.version, r.kind), &options).await?;
                 let mut op = self.op(rq, with_dry_run(ctx, options.dry_run));
                 let stored = op.create(value, &options).await?;
-                Ok(self.presenter(rq, r, accepted).value(rq.headers(), 201, stored.object))
+                Ok(self.presenter(rq, &op.ctx, accepted).value(rq.headers(), 201, stored.object))
             }
             "update" => {
-                let accepted = self.accepted(rq, Endpoint::Resource)?;
+                let accepted = self.accepted(rq, &ctx, Endpoint::Resource)?;
                 self.put(rq, ctx, accepted).await
             }
             "patch" => {
-                let accepted = self.accepted(rq, Endpoint::Resource)?;
+                let accepted = self.accepted(rq, &ctx, Endpoint::Resource)?;
                 self.patch(rq, ctx, accepted).await
             }
             "delete" => {
-                let accepted = self.accepted(rq, Endpoint::Resource)?;
+                let accepted = self.accepted(rq, &ctx, Endpoint::Resource)?;
                 let options = self.delete_options(rq).await?;
                 let mut op = self.op(rq, with_dry_run(ctx, options.dry_run));
                 let deleted = op.delete(&options).await?;
-                let presenter = self.presenter(rq, r, accepted);
+                let presenter = self.presenter(rq, &op.ctx, accepted);
                 if deleted.gone && !op.strategy.returns_deleted_object(&op.ctx) {
                     let uid = object::meta(&deleted.stored.object, "uid");
                     let status = api::status::success(r.group, r.plural, &op.ctx.name, uid);
@@ -157,22 +170,23 @@ impl Server {
                 Ok(presenter.value(rq.headers(), code, deleted.stored.object))
             }
             "deletecollection" => {
-                let accepted = self.accepted(rq, Endpoint::Resource)?;
+                let accepted = self.accepted(rq, &ctx, Endpoint::Resource)?;
                 let list = ListOptions::parse(&rq.query, false)?;
                 let options = self.delete_options(rq).await?;
-                let selection = Selection::parse(r, &ctx.namespace, "", &list.label_selector, &list.field_selector)?;
-                let page = self.core.list(r, &selection, &list).await?;
+                let selection = Selection::parse(&ctx, "", &list.label_selector, &list.field_selector)?;
+                let page = self.core.list(&ctx, &selection, &list).await?;
                 let items = page.items.iter().map(|e| self.core.served(r, e.parse())).collect();
                 let op = self.op(rq, with_dry_run(ctx, options.dry_run));
                 let items = op.delete_collection(items, &options).await?;
                 let meta = json!({"resourceVersion": page.revision.to_string()});
-                Ok(self.presenter(rq, r, accepted).values(rq.headers(), items, meta))
+                Ok(self.presenter(rq, &op.ctx, accepted).values(rq.headers(), items, meta))
             }
             _ => Err(unsupported()),
         }
     }
 
-    async fn get(&self, r: &'static Resource, ctx: &Ctx, version: &str) -> Result<Object, Status> {
+    async fn get(&self, ctx: &Ctx, version: &str) -> Result<Object, Status> {
+        let r = ctx.resource;
         match crate::verbs::options::parse_version(version)? {
             // the most recent state
             None => self.core.catch_up().await?,
@@ -183,16 +197,18 @@ impl Server {
                 }
             }
         }
-        let entry = self.core.entry(r, &ctx.namespace, &ctx.name);
-        entry.map(Object::Cached).ok_or_else(|| api::status::not_found(r.group, r.plural, &ctx.name))
+        match self.core.entry(r, &ctx.namespace, &ctx.name) {
+            Some(entry) => Ok(Object::Cached(self.core.view(r, entry).await?)),
+            None => Err(api::status::not_found(r.group, r.plural, &ctx.name)),
+        }
     }
 
     async fn watch(self: &Arc<Server>, rq: &Rq, ctx: &Ctx) -> Result<Response<Body>, Status> {
-        let (accepted, include) = self.accepted(rq, Endpoint::Watch)?;
+        let (accepted, include) = self.accepted(rq, ctx, Endpoint::Watch)?;
         let options = ListOptions::parse(&rq.query, true)?;
         let name = if rq.info.watch_prefix { ctx.name.as_str() } else { "" };
-        let selection = Selection::parse(ctx.resource, &ctx.namespace, name, &options.label_selector, &options.field_selector)?;
-        let watch = self.core.watch(ctx.resource, selection, &options, accepted, include).await?;
+        let selection = Selection::parse(ctx, name, &options.label_selector, &options.field_selector)?;
+        let watch = self.core.watch(ctx, selection, &options, accepted, include).await?;
         let mut response = Response::new(Body::default());
         let content_type = http::HeaderValue::from_static(watch.content_type());
         response.headers_mut().insert(http::header::CONTENT_TYPE, content_type);
@@ -236,19 +252,19 @@ impl Server {
         let mut op = self.op(rq, with_dry_run(ctx, options.dry_run));
         let updated = op.update(value, &options).await?;
         let code = if updated.created { 201 } else { 200 };
-        Ok(self.presenter(rq, r, accepted).value(rq.headers(), code, updated.stored.object))
+        Ok(self.presenter(rq, &op.ctx, accepted).value(rq.headers(), code, updated.stored.object))
     }
 
     async fn patch(&self, rq: &mut Rq, ctx: Ctx, accepted: (Accepted, Include)) -> Result<Response<Body>, Status> {
         let r = ctx.resource;
-        let kind = PatchType::of(rq.headers())?;
+        let kind = PatchType::of(rq.headers(), ctx.custom.is_some())?;
         let options = WriteOptions::parse(&rq.query, "PatchOptions", true, kind == PatchType::Apply)?;
         let bytes = rq.body().await?;
         let patch = Patch::read(kind, &bytes)?;
         let mut op = self.op(rq, with_dry_run(ctx, options.dry_run));
         let updated = op.patch(&patch, &Expect::new(r.group, r.version, r.kind), &options).await?;
         let code = if updated.created { 201 } else { 200 };
-        Ok(self.presenter(rq, r, accepted).value(rq.headers(), code, updated.stored.object))
+        Ok(self.presenter(rq, &op.ctx, accepted).value(rq.headers(), code, updated.stored.object))
     }
 
     async fn create_virtual(
@@ -259,7 +275,7 @@ impl Server {
         expect: Expect,
     ) -> Result<Response<Body>, Status> {
         // What is not kept has no metadata to show, and no columns.
-        let accepted = self.accepted(rq, Endpoint::Plain)?;
+        let accepted = self.accepted(rq, &ctx, Endpoint::Plain)?;
         let options = WriteOptions::parse(&rq.query, "CreateOptions", false, false)?;
         let mut value = self.read_object(rq, &ctx, &expect, &options).await?;
         let op = self.op(rq, with_dry_run(ctx, options.dry_run));
@@ -279,13 +295,13 @@ impl Server {
     }
 
     async fn virtual_resource(&self, rq: &Rq, ctx: Ctx, source: Arc<dyn crate::strategy::Virtual>) -> Result<Response<Body>, Status> {
-        let accepted = self.accepted(rq, Endpoint::Resource)?;
-        let presenter = self.presenter(rq, ctx.resource, accepted);
+        let accepted = self.accepted(rq, &ctx, Endpoint::Resource)?;
+        let presenter = self.presenter(rq, &ctx, accepted);
         match rq.info.verb.as_str() {
             "get" => Ok(presenter.value(rq.headers(), 200, source.get(&ctx, &ctx.name).await?)),
             "list" => {
                 let options = ListOptions::parse(&rq.query, false)?;
-                let selection = Selection::parse(ctx.resource, &ctx.namespace, "", &options.label_selector, &options.field_selector)?;
+                let selection = Selection::parse(&ctx, "", &options.label_selector, &options.field_selector)?;
                 let mut items = source.list(&ctx).await?;
                 items.retain(|i| selection.matches_value(i));
                 Ok(presenter.values(rq.headers(), items, json!({})))
@@ -307,7 +323,12 @@ impl Server {
 
     async fn subresource_verb(self: &Arc<Server>, rq: &mut Rq, ctx: Ctx, key: (String, String, String)) -> Result<Response<Body>, Status> {
         let r = ctx.resource;
-        let Some(sub) = r.subresource(&ctx.subresource) else { return Ok(page_not_found()) };
+        let Some(sub) = r.subresource(&ctx.subresource) else {
+            if r.is_custom() {
+                return Err(api::status::not_found(r.group, r.plural, &ctx.name));
+            }
+            return Ok(page_not_found());
+        };
         let verb = rq.info.verb.clone();
         if let Some(creater) = self.core.parts().creaters.get(&key).cloned() {
             if verb != "create" {
@@ -318,14 +339,14 @@ impl Server {
         if !sub.verbs.contains(&verb.as_str()) {
             return Err(unsupported());
         }
-        let accepted = self.accepted(rq, Endpoint::Resource)?;
+        let accepted = self.accepted(rq, &ctx, Endpoint::Resource)?;
         if sub.kind == "Scale" {
             return self.scale(rq, ctx, &verb, accepted.0).await;
         }
         match verb.as_str() {
             "get" => {
-                let object = self.get(r, &ctx, rq.param("resourceVersion").unwrap_or_default()).await?;
-                Ok(self.presenter(rq, r, accepted).object(rq.headers(), 200, object))
+                let object = self.get(&ctx, rq.param("resourceVersion").unwrap_or_default()).await?;
+                Ok(self.presenter(rq, &ctx, accepted).object(rq.headers(), 200, object))
             }
             "update" => self.put(rq, ctx, accepted).await,
             "patch" => self.patch(rq, ctx, accepted).await,
@@ -336,8 +357,8 @@ impl Server {
     async fn scale(&self, rq: &mut Rq, ctx: Ctx, verb: &str, accepted: Accepted) -> Result<Response<Body>, Status> {
         let stored: Stored = match verb {
             "get" => {
-                let object = self.get(ctx.resource, &ctx, "").await?.into_tree();
-                Stored { object: scale::of(&object), revision: 0 }
+                let object = self.get(&ctx, "").await?.into_tree();
+                Stored { object: scale::of(&ctx, &object), revision: 0 }
             }
             "update" => {
                 let options = WriteOptions::parse(&rq.query, "UpdateOptions", false, false)?;
@@ -345,7 +366,7 @@ impl Server {
                 self.op(rq, with_dry_run(ctx, options.dry_run)).update_scale(value, &options).await?
             }
             "patch" => {
-                let kind = PatchType::of(rq.headers())?;
+                let kind = PatchType::of(rq.headers(), ctx.custom.is_some())?;
                 let options = WriteOptions::parse(&rq.query, "PatchOptions", true, kind == PatchType::Apply)?;
                 let bytes = rq.body().await?;
                 let patch = Patch::read(kind, &bytes)?;

@@ -3,12 +3,15 @@ use api::selector::{Fields, Labels};
 use serde_json::Value;
 
 use crate::cache::{Entry, Index};
+use crate::ctx::Ctx;
+use crate::custom::Custom;
 use crate::model;
 use crate::types::{Resource, Status};
 
 /// A parsed selection.
 pub struct Selection {
     resource: &'static Resource,
+    custom: Option<Custom>,
     /// Keys must start with this.
     pub prefix: String,
     /// The only key that can match.
@@ -18,10 +21,16 @@ pub struct Selection {
 }
 
 impl Selection {
-    pub fn parse(resource: &'static Resource, namespace: &str, name: &str, labels: &str, fields: &str) -> Result<Selection, Status> {
+    pub fn parse(ctx: &Ctx, name: &str, labels: &str, fields: &str) -> Result<Selection, Status> {
+        let (resource, namespace, custom) = (ctx.resource, ctx.namespace.as_str(), ctx.custom.clone());
         let labels = Labels::parse(labels).map_err(api::status::bad_request)?;
         let fields = Fields::parse(fields)
-            .and_then(|f| f.convert(|label| api::field_labels::convert(resource.group, resource.version, resource.kind, label)))
+            .and_then(|f| {
+                f.convert(|label| match &custom {
+                    Some(custom) => custom.field_label(label),
+                    None => api::field_labels::convert(resource.group, resource.version, resource.kind, label),
+                })
+            })
             .map_err(api::status::bad_request)?;
         // a field selector may narrow the scope as the path does
         let namespace = match fields.requires("metadata.namespace") {
@@ -34,7 +43,7 @@ impl Selection {
         };
         let prefix = if resource.namespaced && !namespace.is_empty() { format!("{namespace}/") } else { String::new() };
         let key = (!name.is_empty() && (!resource.namespaced || !namespace.is_empty())).then(|| format!("{prefix}{name}"));
-        Ok(Selection { resource, prefix, key, labels, fields })
+        Ok(Selection { resource, custom, prefix, key, labels, fields })
     }
 
     /// Whether every object in the scope is meant.
@@ -68,6 +77,9 @@ impl Selection {
 
     fn field(&self, entry: &Entry, path: &str) -> Option<String> {
         let r = self.resource;
+        if let Some(custom) = &self.custom {
+            return custom.field(&entry.tree(), path);
+        }
         if model::is_storage_version(r) {
             return api::field_labels::get(r.group, r.kind, &entry.tree(), path);
         }
@@ -79,7 +91,10 @@ impl Selection {
     pub fn matches_value(&self, object: &Value) -> bool {
         let labels = object.get("metadata").and_then(|m| m.get("labels")).unwrap_or(&Value::Null);
         self.labels.matches(labels)
-            && self.fields.matches(|path| api::field_labels::get(self.resource.group, self.resource.kind, object, path))
+            && self.fields.matches(|path| match &self.custom {
+                Some(custom) => custom.field(object, path),
+                None => api::field_labels::get(self.resource.group, self.resource.kind, object, path),
+            })
     }
 }
 

@@ -249,7 +249,7 @@ impl Server {
                 }
             };
             self.loaded.send_replace(true);
-            tokio::join!(feed.run(revision), self.hooks(), self.compaction());
+            tokio::join!(feed.run(revision), self.hooks(), self.compaction(), self.core.clone().keep_definitions());
         };
         let stop = async {
             cancel.cancelled().await;

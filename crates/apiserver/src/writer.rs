@@ -21,10 +21,12 @@ pub fn server_user() -> UserInfo {
 
 impl CoreWriter {
     fn op(&self, resource: &'static Resource, namespace: &str, name: &str) -> Op {
+        let mut ctx = Ctx::new(resource, namespace, name, server_user(), jiff::Timestamp::now(), self.0.backend());
+        ctx.custom = self.0.custom(resource);
         Op {
             core: self.0.clone(),
-            ctx: Ctx::new(resource, namespace, name, server_user(), jiff::Timestamp::now(), self.0.backend()),
-            strategy: self.0.strategy(resource, ""),
+            strategy: self.0.strategy_of(&ctx, ""),
+            ctx,
             admission: Arc::default(),
             user_agent: "kube-apiserver".into(),
         }
@@ -80,7 +82,7 @@ impl Writer for CoreWriter {
 
     async fn modify(&self, resource: &'static Resource, namespace: &str, name: &str, change: Modify<'_>) -> Result<Value, Status> {
         let op = self.op(resource, namespace, name);
-        let mut current = match self.0.current(resource, namespace, name) {
+        let mut current = match self.0.current(resource, namespace, name).await? {
             Some(current) => Some(current),
             None => self.0.fresh(resource, namespace, name).await?,
         };

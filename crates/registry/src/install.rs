@@ -18,6 +18,7 @@ use crate::components::ComponentStatuses;
 use crate::locate::{Log, NodeProxy, PodProxy, ServiceProxy, Stream};
 use crate::reviews::{AccessReview, RulesReview, SelfReview, TokenReview};
 use crate::strategy::allocator::{Allocator, Cidr};
+use crate::strategy::crd::Definitions;
 use crate::strategy::csr::{Approval, RequestStatus, SigningRequests};
 use crate::strategy::namespace::{NamespaceFinalize, NamespaceStatus, Namespaces};
 use crate::strategy::plain::{Plain, SWITCHES};
@@ -155,6 +156,9 @@ fn install_strategies(parts: &mut Parts, allocator: Arc<Allocator>, rbac: Arc<Rb
     }
     for plural in ["rolebindings", "clusterrolebindings"] {
         parts.strategy("rbac.authorization.k8s.io", plural, "", Arc::new(RoleBindings { rbac: rbac.clone() }));
+    }
+    for subresource in ["", "status"] {
+        parts.strategy(api::crd::GROUP, api::crd::PLURAL, subresource, Arc::new(Definitions));
     }
     let requests = ("certificates.k8s.io", "certificatesigningrequests");
     parts.strategy(requests.0, requests.1, "", Arc::new(SigningRequests));

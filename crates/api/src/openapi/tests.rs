@@ -76,6 +76,8 @@ fn foo() -> CustomKind {
             ..Entry::default()
         },
         schema: Some(json!({"type": "object", "properties": {"spec": {"type": "object", "properties": {"size": {"type": "integer", "default": 1}}}}})),
+        selectable: Vec::new(),
+        preserve: false,
     }
 }
 
@@ -85,7 +87,7 @@ fn version_2_is_closed_and_takes_custom_resources() {
     assert_eq!(document["swagger"], "2.0");
     let definitions = document["definitions"].as_object().unwrap();
     check_references(&document, "#/definitions/", definitions);
-    assert_eq!(definitions["com.example.v1.Foo"]["properties"]["spec"]["properties"]["size"], json!({"type": "integer"}));
+    assert_eq!(definitions["com.example.v1.Foo"]["properties"]["spec"]["properties"]["size"], json!({"type": "integer", "default": 1}));
     assert!(document["paths"]["/apis/example.com/v1/namespaces/{namespace}/foos/{name}"]["patch"].is_object());
     assert_eq!(definitions["io.k8s.apimachinery.pkg.util.intstr.IntOrString"]["format"], "int-or-string");
     let custom = parsed(&v3_custom(&[foo()]));

@@ -16,7 +16,14 @@ pub struct Entry {
     pub type_prefix: u32,
     index: OnceLock<Index>,
     tree: Mutex<Weak<Value>>,
+    views: Mutex<Option<Box<Views>>>,
 }
+
+/// The same state as versions of a custom resource serve it, each under the version's id; `None` where that is no other.
+type Views = Vec<(u64, Option<Arc<Entry>>)>;
+
+/// How many versions' views are kept: definitions that change leave some behind.
+const MAX_VIEWS: usize = 4;
 
 /// What selectors look at.
 #[derive(Default)]
@@ -39,12 +46,35 @@ impl Entry {
             revision,
             index: OnceLock::new(),
             tree: Mutex::new(Weak::new()),
+            views: Mutex::new(None),
         }
     }
 
     /// The same state under the revision of its deletion.
     pub fn deleted_at(&self, revision: u64) -> Entry {
         Entry::from_served(object::resplice(&self.json, revision), revision)
+    }
+
+    /// An entry of an object that has its resourceVersion in it.
+    pub fn of(object: &Value, revision: u64) -> Entry {
+        Entry::from_served(object::encode(object).into(), revision)
+    }
+
+    /// The state as this version serves it, if it has been made already.
+    pub fn view(self: &Arc<Entry>, version: u64) -> Option<Arc<Entry>> {
+        let views = self.views.lock();
+        let (_, view) = views.as_ref()?.iter().find(|(id, _)| *id == version)?;
+        Some(view.clone().unwrap_or_else(|| self.clone()))
+    }
+
+    /// Keeps the state as a version serves it; `None` when it is this one.
+    pub fn keep_view(&self, version: u64, view: Option<Arc<Entry>>) {
+        let mut views = self.views.lock();
+        let views = views.get_or_insert_default();
+        if views.len() >= MAX_VIEWS {
+            views.remove(0);
+        }
+        views.push((version, view));
     }
 
     /// The object as a tree, parsed anew (Null if the stored bytes are no JSON, which the feed has excluded).

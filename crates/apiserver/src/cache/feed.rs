@@ -29,11 +29,15 @@ impl Feed {
     /// Loads everything. Afterwards the cache serves, and [`Feed::run`] keeps it current.
     pub async fn load(&self) -> Result<i64, FeedError> {
         let all = self.store.range(RangeRequest::prefix("/registry/")).await?;
-        let mut maps: std::collections::HashMap<&str, Vec<_>> = Default::default();
+        self.cache.loaded.store(all.revision as u64, Ordering::Release);
+        let mut maps: std::collections::HashMap<String, Vec<_>> = Default::default();
         for kv in &all.kvs {
             let Some((resource, key)) = self.place(&kv.key) else { continue };
             let Some(entry) = self.entry(&kv.key, &kv.value, kv.mod_revision) else { continue };
-            maps.entry(resource.prefix.as_str()).or_default().push((Arc::from(key), entry));
+            match maps.get_mut(resource.prefix.as_str()) {
+                Some(map) => map.push((Arc::from(key), entry)),
+                None => drop(maps.insert(resource.prefix.clone(), vec![(Arc::from(key), entry)])),
+            }
         }
         let revision = all.revision as u64;
         for resource in self.cache.resources() {
@@ -130,7 +134,7 @@ impl Feed {
     }
 
     /// `/registry/pods/default/a` → the pods' cache and `default/a`; group resources have one or two parts more.
-    fn place<'a>(&self, key: &'a [u8]) -> Option<(&Arc<Resource>, &'a str)> {
+    fn place<'a>(&self, key: &'a [u8]) -> Option<(Arc<Resource>, &'a str)> {
         let key = std::str::from_utf8(key).ok()?;
         let mut end = "/registry/".len();
         for _ in 0..3 {

@@ -15,7 +15,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use parking_lot::Mutex;
+use parking_lot::{Mutex, RwLock};
 use tokio::sync::watch as channel;
 
 pub use entry::{Entry, Index};
@@ -54,13 +54,19 @@ struct History {
 }
 
 impl Resource {
-    fn new(prefix: String) -> Resource {
+    /// Empty, with a history that is whole since `revision`.
+    fn new(prefix: String, revision: u64) -> Resource {
         Resource {
             prefix,
-            snapshot: ArcSwap::default(),
-            history: Mutex::new(History { events: VecDeque::new(), bytes: 0, next_seq: 1, oldest: 0 }),
+            snapshot: ArcSwap::from_pointee(Snapshot { revision, map: Map::default() }),
+            history: Mutex::new(History { events: VecDeque::new(), bytes: 0, next_seq: 1, oldest: revision }),
             newest: channel::Sender::new(0),
         }
+    }
+
+    /// Told of every change.
+    pub fn changes(&self) -> channel::Receiver<u64> {
+        self.newest.subscribe()
     }
 
     /// The objects now.
@@ -106,8 +112,14 @@ impl Resource {
 }
 
 /// All resources' caches.
+///
+/// Those of built-in resources are there from the start. Custom resources get one when they are first asked for or met
+/// in the store: their keys begin `/registry/GROUP/PLURAL/`, and only their groups have a dot where no built-in's prefix fits.
 pub struct Cache {
     resources: HashMap<String, Arc<Resource>>,
+    custom: RwLock<HashMap<String, Arc<Resource>>>,
+    /// The revision of the last load: whoever comes later has missed nothing since.
+    loaded: AtomicU64,
     /// What the feed has put in place; 0 until the first load.
     revision: channel::Sender<u64>,
     pub(crate) undecodable: AtomicU64,
@@ -117,18 +129,33 @@ impl Cache {
     /// A cache for these key prefixes; [`Feed::run`] fills it.
     pub fn new(prefixes: impl IntoIterator<Item = String>) -> Arc<Cache> {
         Arc::new(Cache {
-            resources: prefixes.into_iter().map(|p| (p.clone(), Arc::new(Resource::new(p)))).collect(),
+            resources: prefixes.into_iter().map(|p| (p.clone(), Arc::new(Resource::new(p, 0)))).collect(),
+            custom: RwLock::default(),
+            loaded: AtomicU64::new(0),
             revision: channel::Sender::new(0),
             undecodable: AtomicU64::new(0),
         })
     }
 
-    pub fn resource(&self, prefix: &str) -> Option<&Arc<Resource>> {
-        self.resources.get(prefix)
+    /// The cache of the objects under a prefix; `None` for what is not stored.
+    pub fn resource(&self, prefix: &str) -> Option<Arc<Resource>> {
+        if let Some(resource) = self.resources.get(prefix) {
+            return Some(resource.clone());
+        }
+        if !is_custom(prefix) {
+            return None;
+        }
+        if let Some(resource) = self.custom.read().get(prefix) {
+            return Some(resource.clone());
+        }
+        let mut custom = self.custom.write();
+        let made = || Arc::new(Resource::new(prefix.to_string(), self.loaded.load(Ordering::Acquire)));
+        Some(custom.entry(prefix.to_string()).or_insert_with(made).clone())
     }
 
-    pub fn resources(&self) -> impl Iterator<Item = &Arc<Resource>> {
-        self.resources.values()
+    /// All caches that there are.
+    pub fn resources(&self) -> Vec<Arc<Resource>> {
+        self.resources.values().chain(self.custom.read().values()).cloned().collect()
     }
 
     /// Every event up to this revision is in place.
@@ -155,4 +182,11 @@ impl Cache {
     pub fn undecodable(&self) -> u64 {
         self.undecodable.load(Ordering::Relaxed)
     }
+}
+
+/// `/registry/stable.example.com/crontabs/`
+fn is_custom(prefix: &str) -> bool {
+    let mut parts = prefix.strip_prefix("/registry/").unwrap_or_default().split('/');
+    let (group, plural, end) = (parts.next().unwrap_or_default(), parts.next().unwrap_or_default(), parts.next());
+    group.contains('.') && !plural.is_empty() && end == Some("") && parts.next().is_none()
 }

@@ -15,6 +15,7 @@ impl Op {
     /// Creates the object (decoded, normalized and defaulted).
     pub async fn create(&mut self, mut value: Value, options: &WriteOptions) -> Result<Stored, Status> {
         self.settle_namespace(&mut value)?;
+        self.refuse_new()?;
         if !object::meta(&value, "resourceVersion").is_empty() {
             return Err(api::status::bad_request("resourceVersion should not be set on objects to be created"));
         }
@@ -46,6 +47,16 @@ impl Op {
                 other => return other,
             }
         }
+    }
+
+    /// While a definition is being deleted, nothing new may come.
+    pub(crate) fn refuse_new(&self) -> Result<(), Status> {
+        let r = self.ctx.resource;
+        if self.ctx.custom.as_ref().is_some_and(|c| c.terminating) {
+            let why = "create not allowed while custom resource definition is terminating";
+            return Err(api::status::forbidden(r.group, r.plural, &self.ctx.name, why));
+        }
+        Ok(())
     }
 
     /// Books a new object's fields, except for a status that will not be kept.

@@ -31,7 +31,7 @@ impl Op {
     pub async fn delete(&mut self, options: &DeleteOptions) -> Result<Deleted, Status> {
         let r = self.ctx.resource;
         let strategy = self.strategy.clone();
-        let mut current = match self.core.current(r, &self.ctx.namespace, &self.ctx.name) {
+        let mut current = match self.core.current(r, &self.ctx.namespace, &self.ctx.name).await? {
             Some(current) => Some(current),
             None => self.core.fresh(r, &self.ctx.namespace, &self.ctx.name).await?,
         };

@@ -10,8 +10,10 @@ use super::ListOptions;
 use super::options::parse_version;
 use crate::cache::{Entry, Resource as Cached, Snapshot};
 use crate::core::Core;
+use crate::ctx::Ctx;
+use crate::custom::Custom;
 use crate::select::Selection;
-use crate::types::{Resource, Status};
+use crate::types::Status;
 
 /// How long a list waits for the version that the client wants.
 const WAIT_FOR_VERSION: Duration = Duration::from_secs(3);
@@ -37,19 +39,20 @@ pub fn too_large_version(wanted: u64, current: u64) -> Status {
 
 impl Core {
     /// Selects a page.
-    pub async fn list(&self, resource: &'static Resource, selection: &Selection, options: &ListOptions) -> Result<Page, Status> {
-        let cached = self.cached(resource)?;
+    pub async fn list(&self, ctx: &Ctx, selection: &Selection, options: &ListOptions) -> Result<Page, Status> {
+        let cached = self.cached(ctx.resource)?;
+        let custom = ctx.custom.as_ref();
         if !options.continue_token.is_empty() {
-            return self.continued(cached, selection, options).await;
+            return self.continued(&cached, custom, selection, options).await;
         }
         let version = parse_version(&options.resource_version)?;
         let (snapshot, revision) = match version {
             // the most recent state
             None => {
                 self.catch_up().await?;
-                self.latest(cached)
+                self.latest(&cached)
             }
-            Some(0) => self.latest(cached),
+            Some(0) => self.latest(&cached),
             Some(wanted) => {
                 if !self.cache.wait(wanted, WAIT_FOR_VERSION).await {
                     return Err(too_large_version(wanted, self.cache.revision()));
@@ -62,11 +65,33 @@ impl Core {
                     })?;
                     (Arc::new(snapshot), wanted)
                 } else {
-                    self.latest(cached)
+                    self.latest(&cached)
                 }
             }
         };
-        Ok(page(&snapshot, revision, selection, options.limit, None))
+        self.page(custom, &snapshot, revision, selection, options.limit, None).await
+    }
+
+    /// A page of a snapshot; of a custom resource as its version serves it.
+    async fn page(&self, custom: Option<&Custom>, snapshot: &Snapshot, revision: u64, selection: &Selection, limit: usize, start: Option<&str>) -> Result<Page, Status> {
+        let Some(custom) = custom else { return Ok(page(snapshot, revision, selection, limit, start)) };
+        let from = start.unwrap_or(&selection.prefix);
+        let covered = snapshot.map.from(from).take_while(|(k, _)| k.starts_with(&selection.prefix)).filter(|(k, _)| selection.covers(k));
+        let mut all: Vec<_> = covered.map(|(k, e)| (k.clone(), e.clone())).collect();
+        if limit > 0 && selection.everything() {
+            all.truncate(limit + 1);
+        }
+        let entries = self.views(custom, all.iter().map(|(_, e)| e.clone()).collect()).await?;
+        let mut viewed = Snapshot::default();
+        for ((key, _), entry) in all.into_iter().zip(entries) {
+            viewed.map.insert(key, entry);
+        }
+        let mut page = page(&viewed, revision, selection, limit, start);
+        if page.remaining.is_some() {
+            let rest = snapshot.map.from(from).take_while(|(k, _)| k.starts_with(&selection.prefix)).count();
+            page.remaining = Some((rest - page.items.len()) as u64);
+        }
+        Ok(page)
     }
 
     /// A snapshot and the revision it is complete at.
@@ -77,7 +102,7 @@ impl Core {
         (snapshot, revision)
     }
 
-    async fn continued(&self, cached: &Cached, selection: &Selection, options: &ListOptions) -> Result<Page, Status> {
+    async fn continued(&self, cached: &Cached, custom: Option<&Custom>, selection: &Selection, options: &ListOptions) -> Result<Page, Status> {
         if !options.resource_version.is_empty() && options.resource_version != "0" {
             return Err(api::status::bad_request("specifying resource version is not allowed when using continue"));
         }
@@ -89,11 +114,11 @@ impl Core {
             // a list that goes on with whatever there is now, as after an expired token
             self.catch_up().await?;
             let (snapshot, revision) = self.latest(cached);
-            return Ok(page(&snapshot, revision, selection, options.limit, Some(&start)));
+            return self.page(custom, &snapshot, revision, selection, options.limit, Some(&start)).await;
         }
         let revision = revision as u64;
         match cached.snapshot_at(revision) {
-            Some(snapshot) => Ok(page(&snapshot, revision, selection, options.limit, Some(&start))),
+            Some(snapshot) => self.page(custom, &snapshot, revision, selection, options.limit, Some(&start)).await,
             None => {
                 let status = api::status::expired(
                     "The provided continue parameter is too old to display a consistent list result. You can start a new list without the continue parameter, or use the continue token in this response to retrieve the remainder of the results. Continuing with the provided token results in an inconsistent list - objects that were created, modified, or deleted between the time the first chunk was returned and now may show up in the list.",

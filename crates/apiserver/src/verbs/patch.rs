@@ -31,13 +31,15 @@ pub const PATCH_TYPES: [&str; 4] = [
 ];
 
 impl PatchType {
-    pub fn of(headers: &http::HeaderMap) -> Result<PatchType, Status> {
+    /// Of custom resources there is no strategic merge patch: nobody says how their lists merge.
+    pub fn of(headers: &http::HeaderMap, custom: bool) -> Result<PatchType, Status> {
         let given = headers.get(http::header::CONTENT_TYPE).and_then(|v| v.to_str().ok()).unwrap_or_default();
         match given.split(';').next().unwrap_or_default().trim() {
             "application/json-patch+json" => Ok(PatchType::Json),
             "application/merge-patch+json" => Ok(PatchType::Merge),
-            "application/strategic-merge-patch+json" => Ok(PatchType::Strategic),
+            "application/strategic-merge-patch+json" if !custom => Ok(PatchType::Strategic),
             "application/apply-patch+yaml" => Ok(PatchType::Apply),
+            _ if custom => Err(api::status::unsupported_media_type(&[PATCH_TYPES[0], PATCH_TYPES[1], PATCH_TYPES[3]])),
             _ => Err(api::status::unsupported_media_type(&PATCH_TYPES)),
         }
     }
@@ -104,7 +106,7 @@ impl Op {
     /// Applies a patch. `expect` is the type of the object (of the endpoint's version).
     pub async fn patch(&mut self, patch: &Patch, expect: &Expect, options: &WriteOptions) -> Result<Updated, Status> {
         let r = self.ctx.resource;
-        let mut current = match self.core.current(r, &self.ctx.namespace, &self.ctx.name) {
+        let mut current = match self.core.current(r, &self.ctx.namespace, &self.ctx.name).await? {
             Some(current) => Some(current),
             None => self.core.fresh(r, &self.ctx.namespace, &self.ctx.name).await?,
         };
@@ -206,7 +208,7 @@ impl Op {
                 return Err(api::status::bad_request(format!("invalid object type: kind {given} was given, {want} is served here")));
             }
         }
-        let unknown = model::check(&expect.group, &expect.version, &expect.kind, &config)
+        let unknown = model::check_settled(&self.ctx, expect, &config)
             .map_err(|why| api::status::internal(format!("failed to create typed patch object ({}/{}; {}): {why}", self.ctx.namespace, self.ctx.name, expect.api_version())))?;
         if !unknown.is_empty() {
             // unknown fields cannot be owned; upstream has no way to ignore them in an apply
@@ -224,7 +226,7 @@ impl Op {
     }
 
     fn finish_apply(&mut self, new: &mut Value, config: &Value, expect: &Expect) -> Result<(), Status> {
-        model::apply_defaults(&expect.group, &expect.version, &expect.kind, new);
+        model::default_settled(&self.ctx, expect, new);
         let own = object::meta(config, "resourceVersion").to_string();
         object::set_meta(new, "resourceVersion", &own);
         Ok(())
@@ -232,6 +234,7 @@ impl Op {
 
     async fn create_by_apply(&mut self, patch: &Patch, expect: &Expect, options: &WriteOptions) -> Result<Updated, Status> {
         self.may_create()?;
+        self.refuse_new()?;
         let config = self.apply_config(patch, expect, options)?;
         if !object::meta(&config, "resourceVersion").is_empty() || !object::meta(&config, "uid").is_empty() {
             return Err(self.conflict("resourceVersion and uid cannot be set on an object that does not exist"));
@@ -242,7 +245,7 @@ impl Op {
         let name = self.ctx.name.clone();
         object::set_meta(&mut new, "name", &name);
         self.settle_namespace(&mut new)?;
-        model::apply_defaults(&expect.group, &expect.version, &expect.kind, &mut new);
+        model::default_settled(&self.ctx, expect, &mut new);
         self.fill_system_fields(&mut new);
         let wire = options_value("PatchOptions", options);
         self.admit(Operation::Create, None, &wire, &mut new).await?;

@@ -4,6 +4,8 @@ use serde_json::{Value, json};
 use super::update::Attempt;
 use super::{Op, WriteOptions, options_value};
 use crate::core::Stored;
+use crate::ctx::Ctx;
+use crate::custom::Scale;
 use crate::decode::{self, Expect};
 use crate::model;
 use crate::object;
@@ -16,15 +18,12 @@ pub fn expect() -> Expect {
 }
 
 /// The object's Scale.
-pub fn of(object: &Value) -> Value {
-    let replicas = |part: &str| object.get(part).and_then(|p| p.get("replicas")).and_then(Value::as_i64).unwrap_or(0);
-    let mut meta = serde_json::Map::new();
-    for key in ["name", "namespace", "uid", "resourceVersion", "creationTimestamp"] {
-        if let Some(v) = object.get("metadata").and_then(|m| m.get(key)) {
-            meta.insert(key.into(), v.clone());
-        }
+pub fn of(ctx: &Ctx, object: &Value) -> Value {
+    if let Some(scale) = ctx.custom.as_ref().and_then(|c| c.version.scale.as_ref()) {
+        return of_custom(scale, object);
     }
-    let mut scale = json!({"kind": "Scale", "apiVersion": "autoscaling/v1", "metadata": meta, "spec": {}, "status": {"replicas": replicas("status")}});
+    let replicas = |part: &str| object.get(part).and_then(|p| p.get("replicas")).and_then(Value::as_i64).unwrap_or(0);
+    let mut scale = json!({"kind": "Scale", "apiVersion": "autoscaling/v1", "metadata": metadata(object), "spec": {}, "status": {"replicas": replicas("status")}});
     if replicas("spec") != 0 {
         scale["spec"]["replicas"] = replicas("spec").into();
     }
@@ -41,6 +40,44 @@ pub fn of(object: &Value) -> Value {
         scale["status"]["selector"] = text.into();
     }
     scale
+}
+
+fn metadata(object: &Value) -> serde_json::Map<String, Value> {
+    let mut meta = serde_json::Map::new();
+    for key in ["name", "namespace", "uid", "resourceVersion", "creationTimestamp"] {
+        if let Some(v) = object.get("metadata").and_then(|m| m.get(key)) {
+            meta.insert(key.into(), v.clone());
+        }
+    }
+    meta
+}
+
+/// The Scale of a custom resource, whose definition says where its figures are.
+fn of_custom(scale: &Scale, object: &Value) -> Value {
+    let number = |path: &str| api::crd::path::get(object, path).and_then(Value::as_i64).unwrap_or(0);
+    let mut out = json!({"kind": "Scale", "apiVersion": "autoscaling/v1", "metadata": metadata(object), "spec": {},
+        "status": {"replicas": number(&scale.status_replicas)}});
+    if number(&scale.spec_replicas) != 0 {
+        out["spec"]["replicas"] = number(&scale.spec_replicas).into();
+    }
+    if let Some(selector) = api::crd::path::get(object, &scale.selector).and_then(Value::as_str).filter(|s| !s.is_empty() && !scale.selector.is_empty()) {
+        out["status"]["selector"] = selector.into();
+    }
+    out
+}
+
+/// Sets the number of replicas where a custom resource has it.
+fn set_replicas(object: &mut Value, path: &str, replicas: i64) {
+    let mut at = object;
+    let mut keys = path.trim_start_matches('.').split('.').peekable();
+    while let Some(key) = keys.next() {
+        let map = object::map_of(at);
+        if keys.peek().is_none() {
+            map.insert(key.into(), replicas.into());
+            return;
+        }
+        at = map.entry(key).or_insert_with(|| json!({}));
+    }
 }
 
 impl Op {
@@ -77,7 +114,7 @@ impl Op {
         let mut current = self.core.fresh(r, &self.ctx.namespace, &self.ctx.name).await?;
         for _ in 0..32 {
             let Some(old) = current else { return Err(self.not_found()) };
-            let scale = change(&of(&old.object))?;
+            let scale = change(&of(&self.ctx, &old.object))?;
             let replicas = match scale.get("spec").and_then(|s| s.get("replicas")) {
                 None | Some(Value::Null) => 0,
                 Some(v) => v.as_i64().unwrap_or(-1),
@@ -100,9 +137,10 @@ impl Op {
             }
             let mut new = old.object.clone();
             object::set_meta(&mut new, "resourceVersion", version);
-            object::map_of(object::map_of(&mut new).entry("spec").or_insert_with(|| json!({}))).insert("replicas".into(), replicas.into());
+            let path = self.ctx.custom.as_ref().and_then(|c| c.version.scale.as_ref()).map_or(".spec.replicas", |s| &s.spec_replicas);
+            set_replicas(&mut new, path, replicas);
             match self.replace_scaled(&old, new, &manager, &wire, options.dry_run).await? {
-                Attempt::Done(updated) => return Ok(Stored { object: of(&updated.stored.object), revision: updated.stored.revision }),
+                Attempt::Done(updated) => return Ok(Stored { object: of(&self.ctx, &updated.stored.object), revision: updated.stored.revision }),
                 Attempt::Again(now) => current = now,
             }
         }
@@ -114,7 +152,7 @@ impl Op {
         let now = self.ctx.now_string();
         model::track_update(&self.ctx, Some(&old.object), &mut new, manager, &now);
         let subresource = std::mem::take(&mut self.ctx.subresource);
-        let strategy = std::mem::replace(&mut self.strategy, self.core.strategy(self.ctx.resource, ""));
+        let strategy = std::mem::replace(&mut self.strategy, self.core.strategy_of(&self.ctx, ""));
         let result = self.replace(old, new, None, wire, dry_run).await;
         self.ctx.subresource = subresource;
         self.strategy = strategy;

@@ -41,7 +41,7 @@ impl Op {
         self.settle_namespace(&mut value)?;
         let wire = options_value("UpdateOptions", options);
         let r = self.ctx.resource;
-        let mut current = self.core.current(r, &self.ctx.namespace, &self.ctx.name);
+        let mut current = self.core.current(r, &self.ctx.namespace, &self.ctx.name).await?;
         if current.is_none() || stale(&value, current.as_ref()) {
             current = self.core.fresh(r, &self.ctx.namespace, &self.ctx.name).await?;
         }
@@ -143,7 +143,7 @@ impl Op {
         }
         if same(&new, &old.object) {
             // an unchanged object is not written, but it must still be the present one
-            let now = self.core.current(r, &self.ctx.namespace, &self.ctx.name);
+            let now = self.core.current(r, &self.ctx.namespace, &self.ctx.name).await?;
             if now.as_ref().is_some_and(|n| n.revision == old.revision) {
                 return Ok(Attempt::Done(Updated { stored: old.clone(), created: false }));
             }

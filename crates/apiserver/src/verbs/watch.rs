@@ -11,8 +11,10 @@ use super::ListOptions;
 use super::list::too_large_version;
 use super::options::parse_version;
 use crate::body::BodyError;
-use crate::cache::{Snapshot, Watcher};
+use crate::cache::{Change, ChangeKind, Entry, Snapshot, Watcher};
 use crate::core::Core;
+use crate::ctx::Ctx;
+use crate::custom::Custom;
 use crate::model;
 use crate::negotiate::Accepted;
 use crate::present::{Include, Presenter};
@@ -31,6 +33,9 @@ const MIN_TIMEOUT: Duration = Duration::from_secs(1800);
 pub struct Watch {
     core: Arc<Core>,
     resource: &'static Resource,
+    custom: Option<Custom>,
+    /// Told when definitions change: a watch of a custom resource ends with what it is of.
+    definitions: Option<tokio::sync::watch::Receiver<u64>>,
     selection: Selection,
     accepted: Accepted,
     include: Include,
@@ -52,13 +57,15 @@ impl Core {
     /// Prepares a watch; failures come before the response starts.
     pub async fn watch(
         self: &Arc<Core>,
-        resource: &'static Resource,
+        ctx: &Ctx,
         selection: Selection,
         options: &ListOptions,
         accepted: Accepted,
         include: Include,
     ) -> Result<Watch, Status> {
-        let cached = self.cached(resource)?.clone();
+        let resource = ctx.resource;
+        let cached = self.cached(resource)?;
+        let definitions = ctx.custom.as_ref().and_then(|_| Some(self.cache.resource(crate::custom::definitions()?.storage_prefix)?.changes()));
         let version = parse_version(&options.resource_version)?;
         let send_initial = options.send_initial_events;
         if send_initial == Some(true) && !options.allow_bookmarks {
@@ -121,6 +128,8 @@ impl Core {
         Ok(Watch {
             core: self.clone(),
             resource,
+            custom: ctx.custom.clone(),
+            definitions,
             selection,
             accepted,
             include,
@@ -136,8 +145,22 @@ impl Core {
     }
 }
 
+/// Returns once the custom resource is not any more what it was when the watch began.
+async fn replaced(core: &Arc<Core>, custom: Option<&Custom>, definitions: &mut Option<tokio::sync::watch::Receiver<u64>>) {
+    let (Some(custom), Some(definitions)) = (custom, definitions) else { return std::future::pending().await };
+    loop {
+        definitions.mark_unchanged();
+        if core.custom(custom.resource()).is_none_or(|now| now.version.id != custom.version.id) {
+            return;
+        }
+        if definitions.changed().await.is_err() {
+            return;
+        }
+    }
+}
+
 enum State {
-    Initial(Vec<Arc<crate::cache::Entry>>, usize, u64),
+    Initial(Vec<Arc<Entry>>, usize, u64),
     Live,
     Ended,
 }
@@ -156,7 +179,40 @@ impl Watch {
     }
 
     fn presenter(&self) -> Presenter<'_> {
-        Presenter { core: &self.core, resource: self.resource, accepted: self.accepted, include: self.include, now: jiff::Timestamp::now() }
+        Presenter { core: &self.core, resource: self.resource, custom: self.custom.as_ref(), accepted: self.accepted, include: self.include, now: jiff::Timestamp::now() }
+    }
+
+    async fn views(&self, entries: Vec<Arc<Entry>>) -> Result<Vec<Arc<Entry>>, Status> {
+        match &self.custom {
+            Some(custom) => self.core.views(custom, entries).await,
+            None => Ok(entries),
+        }
+    }
+
+    /// What a change means to this watch, and the object to show.
+    async fn seen(&self, change: &Change) -> Result<Option<(ChangeKind, Arc<Entry>)>, Status> {
+        let selection = &self.selection;
+        let Some(custom) = &self.custom else {
+            let kind = change.seen(|entry| selection.matches(entry));
+            return Ok(kind.and_then(|kind| Some((kind, change.entry(kind)?.clone()))));
+        };
+        let mut states = Vec::new();
+        for state in [&change.previous, &change.current] {
+            states.push(match state {
+                Some(entry) => self.core.views(custom, vec![entry.clone()]).await?.pop().filter(|e| selection.matches(e)),
+                None => None,
+            });
+        }
+        let (now, before) = (states.pop().flatten(), states.pop().flatten());
+        Ok(match (before, now) {
+            (None, Some(now)) => Some((ChangeKind::Added, now)),
+            (Some(_), Some(now)) => Some((ChangeKind::Modified, now)),
+            (Some(before), None) => {
+                let gone = if before.revision == change.revision { before } else { Arc::new(before.deleted_at(change.revision)) };
+                Some((ChangeKind::Deleted, gone))
+            }
+            (None, None) => None,
+        })
     }
 
     /// The events as chunks of the response's body.
@@ -167,7 +223,7 @@ impl Watch {
                     .map
                     .from(&self.selection.prefix)
                     .take_while(|(k, _)| k.starts_with(&self.selection.prefix))
-                    .filter(|(k, e)| self.selection.covers(k) && self.selection.matches(e))
+                    .filter(|(k, e)| self.selection.covers(k) && (self.custom.is_some() || self.selection.matches(e)))
                     .map(|(_, e)| e.clone())
                     .collect();
                 State::Initial(entries, 0, revision)
@@ -194,13 +250,23 @@ impl Run {
                         let batch: Vec<_> = entries[*at..to].to_vec();
                         *at = to;
                         let mut out = BytesMut::new();
+                        let batch = match self.watch.views(batch).await {
+                            Ok(batch) => batch,
+                            Err(status) => return Some(self.fail(status)),
+                        };
                         for entry in batch {
+                            if self.watch.custom.is_some() && !self.watch.selection.matches(&entry) {
+                                continue;
+                            }
                             let ready = || crate::cache::frame("ADDED", &entry.json);
                             match self.watch.presenter().event("ADDED", &entry, ready, self.first_table) {
                                 Ok(frame) => out.extend_from_slice(&frame),
                                 Err(status) => return Some(self.fail(status)),
                             }
                             self.first_table = false;
+                        }
+                        if out.is_empty() {
+                            continue;
                         }
                         return Some(out.freeze());
                     }
@@ -231,10 +297,16 @@ impl Run {
             if change.revision <= self.watch.after || !self.watch.selection.covers(&change.key) {
                 continue;
             }
-            let selection = &self.watch.selection;
-            let Some(kind) = change.seen(|entry| selection.matches(entry)) else { continue };
-            let Some(entry) = change.entry(kind) else { continue };
-            match self.watch.presenter().event(kind.as_str(), entry, || change.frame(kind), self.first_table) {
+            let (kind, entry) = match self.watch.seen(&change).await {
+                Ok(Some(seen)) => seen,
+                Ok(None) => continue,
+                Err(status) => return Some(self.fail(status)),
+            };
+            let ready = || match change.entry(kind) {
+                Some(stored) if Arc::ptr_eq(stored, &entry) => change.frame(kind),
+                _ => crate::cache::frame(kind.as_str(), &entry.json),
+            };
+            match self.watch.presenter().event(kind.as_str(), &entry, ready, self.first_table) {
                 Ok(frame) => out.extend_from_slice(&frame),
                 Err(status) => return Some(self.fail(status)),
             }
@@ -260,6 +332,10 @@ impl Run {
         tokio::select! {
             _ = self.watch.watcher.changed() => return None,
             () = self.watch.core.closing.cancelled() => {
+                self.state = State::Ended;
+                return None;
+            }
+            () = replaced(&self.watch.core, self.watch.custom.as_ref(), &mut self.watch.definitions) => {
                 self.state = State::Ended;
                 return None;
             }

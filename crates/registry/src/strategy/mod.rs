@@ -1,6 +1,7 @@
 //! What differs from resource to resource.
 
 pub(crate) mod allocator;
+pub(crate) mod crd;
 pub(crate) mod csr;
 pub(crate) mod eviction;
 pub(crate) mod namespace;

@@ -102,6 +102,22 @@ impl Cluster {
         self.send(request, Some(user)).await
     }
 
+    /// A GET that takes the given media types.
+    pub async fn get_as(&self, user: &UserInfo, accept: &str, path: &str) -> Value {
+        let mut request = Self::request("GET", path).body(Full::default()).unwrap();
+        request.headers_mut().insert("accept", accept.parse().unwrap());
+        let (code, value) = self.send(request, Some(user)).await;
+        assert_eq!(code, 200, "{path}: {value}");
+        value
+    }
+
+    /// A PATCH of the given kind.
+    pub async fn patch(&self, user: &UserInfo, kind: &str, path: &str, patch: &Value) -> (u16, Value) {
+        let mut request = Self::request("PATCH", path).body(Full::from(patch.to_string())).unwrap();
+        request.headers_mut().insert("content-type", kind.parse().unwrap());
+        self.send(request, Some(user)).await
+    }
+
     pub async fn post(&self, user: &UserInfo, path: &str, body: &Value) -> (u16, Value) {
         self.call(user, "POST", path, Some(body)).await
     }

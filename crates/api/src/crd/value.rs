@@ -1,0 +1,304 @@
+//! Whether a value is what its schema wants, in the words of upstream's validator. On updates, what was wrong before
+//! and has not changed is let pass.
+
+use super::formats;
+use super::schema::{Additional, Schema};
+use crate::field::{FieldError, Path};
+use serde_json::{Map, Value};
+use std::collections::HashSet;
+
+/// What is wrong with a value. `path` is where it is, empty for a whole object.
+pub fn validate(path: &str, value: &Value, schema: &Schema) -> Vec<FieldError> {
+    Check { at: path.to_owned(), old: None, root: path.is_empty() }.run(value, schema).errors
+}
+
+/// What is wrong with a value that replaces another.
+pub fn validate_update(path: &str, value: &Value, old: Option<&Value>, schema: &Schema) -> Vec<FieldError> {
+    Check { at: path.to_owned(), old, root: path.is_empty() }.ratchet(value, schema).errors
+}
+
+/// What was found, and how many checks there were: of several alternatives that all fail, the one that was
+/// followed furthest explains best.
+#[derive(Default)]
+struct Outcome {
+    errors: Vec<FieldError>,
+    checks: usize,
+}
+
+impl Outcome {
+    fn merge(&mut self, other: Outcome) {
+        self.errors.extend(other.errors);
+        self.checks += other.checks;
+    }
+}
+
+struct Check<'a> {
+    at: String,
+    old: Option<&'a Value>,
+    root: bool,
+}
+
+impl<'a> Check<'a> {
+    fn path(&self) -> Path {
+        let text = self.at.trim_start_matches('.');
+        if text.is_empty() { Path::root() } else { Path::new(text) }
+    }
+
+    fn invalid(&self, value: impl Into<Value>, what: impl std::fmt::Display) -> FieldError {
+        FieldError::invalid(&self.path(), value, format!("{} in body {what}", self.at))
+    }
+
+    fn ratchet(&self, value: &Value, schema: &Schema) -> Outcome {
+        let mut outcome = self.run(value, schema);
+        if !outcome.errors.is_empty() && self.old == Some(value) {
+            outcome.errors.clear();
+        }
+        outcome
+    }
+
+    fn run(&self, value: &Value, schema: &Schema) -> Outcome {
+        let mut out = Outcome { errors: Vec::new(), checks: 1 };
+        if let Some(error) = self.kind(value, schema) {
+            out.errors.push(error);
+        }
+        if !value.is_null() {
+            out.merge(self.junctors(value, schema));
+            match value {
+                Value::String(text) => out.errors.extend(self.string(text, schema)),
+                Value::Number(_) => out.errors.extend(self.number(value, schema)),
+                Value::Array(list) => out.merge(self.array(list, schema)),
+                _ => {}
+            }
+        }
+        if let Some(values) = &schema.values {
+            out.checks += 1;
+            if !values.iter().any(|v| same(v, value)) {
+                let texts: Vec<String> = values.iter().map(|v| v.as_str().map_or_else(|| v.to_string(), str::to_owned)).collect();
+                let texts: Vec<&str> = texts.iter().map(String::as_str).collect();
+                out.errors.push(FieldError::not_supported(&self.path(), value.clone(), &texts));
+            }
+        }
+        if let Value::Object(map) = value {
+            out.merge(self.object(map, schema));
+        }
+        out
+    }
+
+    fn kind(&self, value: &Value, schema: &Schema) -> Option<FieldError> {
+        let wanted = if schema.int_or_string { "integer,string" } else { schema.kind.as_str() };
+        let wants = |kind: &str| wanted.split(',').any(|w| w == kind);
+        let given = match value {
+            Value::Null if schema.nullable || wanted.is_empty() => return None,
+            Value::Null => "null",
+            Value::Bool(_) => "boolean",
+            Value::Number(n) if n.is_i64() => "integer",
+            Value::Number(n) => {
+                if wants("integer") && n.as_f64().is_some_and(|f| f.fract() == 0.0 && f.abs() < 9e15) {
+                    return None;
+                }
+                "number"
+            }
+            Value::String(_) => "string",
+            Value::Array(_) => "array",
+            Value::Object(_) => "object",
+        };
+        if wanted.is_empty() || wants(given) || given == "integer" && wants("number") {
+            return None;
+        }
+        let why = format!("{} in body must be of type {wanted}: {}", self.at, crate::field::go_quote(given));
+        Some(FieldError::type_invalid(&self.path(), given, why))
+    }
+
+    fn junctors(&self, value: &Value, schema: &Schema) -> Outcome {
+        let mut out = Outcome::default();
+        let at = crate::field::go_quote(&self.at);
+        let whole = |what: String| FieldError::invalid(&Path::root(), "", what);
+        if !schema.any_of.is_empty() {
+            let mut best: Option<Outcome> = None;
+            let mut found = false;
+            for branch in &schema.any_of {
+                let outcome = self.run(value, branch);
+                if outcome.errors.is_empty() {
+                    found = true;
+                    break;
+                }
+                if best.as_ref().is_none_or(|b| outcome.checks > b.checks) {
+                    best = Some(outcome);
+                }
+            }
+            if !found {
+                out.errors.push(whole(format!("{at} must validate at least one schema (anyOf)")));
+                out.merge(best.unwrap_or_default());
+            }
+        }
+        if !schema.one_of.is_empty() {
+            let mut best: Option<Outcome> = None;
+            let mut found = 0;
+            for branch in &schema.one_of {
+                let outcome = self.run(value, branch);
+                if outcome.errors.is_empty() {
+                    found += 1;
+                } else if found == 0 && best.as_ref().is_none_or(|b| outcome.checks > b.checks) {
+                    best = Some(outcome);
+                }
+            }
+            if found != 1 {
+                let how = if found == 0 { "Found none valid".to_owned() } else { format!("Found {found} valid alternatives") };
+                out.errors.push(whole(format!("{at} must validate one and only one schema (oneOf). {how}")));
+                if found == 0 {
+                    out.merge(best.unwrap_or_default());
+                }
+            }
+        }
+        if !schema.all_of.is_empty() {
+            let mut fine = 0;
+            for branch in &schema.all_of {
+                let outcome = self.run(value, branch);
+                fine += usize::from(outcome.errors.is_empty());
+                out.merge(outcome);
+            }
+            if fine < schema.all_of.len() {
+                let none = if fine == 0 { ". None validated" } else { "" };
+                out.errors.push(whole(format!("{at} must validate all the schemas (allOf){none}")));
+            }
+        }
+        if let Some(not) = &schema.not
+            && self.run(value, not).errors.is_empty()
+        {
+            out.errors.push(whole(format!("{at} must not validate the schema (not)")));
+        }
+        out
+    }
+
+    fn string(&self, text: &str, schema: &Schema) -> Vec<FieldError> {
+        let mut errors = Vec::new();
+        let length = text.chars().count() as u64;
+        if schema.max_length.is_some_and(|max| length > max) {
+            errors.push(FieldError::too_long(&self.path(), schema.max_length.unwrap_or(0) as usize));
+        } else if let Some(min) = schema.min_length.filter(|min| length < *min) {
+            errors.push(self.invalid(text, format_args!("should be at least {min} chars long")));
+        } else if let Some(pattern) = schema.pattern.as_ref().filter(|p| !p.is_match(text)) {
+            errors.push(self.invalid(text, format_args!("should match '{pattern}'")));
+        }
+        if matches!(schema.kind.as_str(), "" | "string") && !schema.format.is_empty() && !formats::valid(&schema.format, text) {
+            let why = format!("{} in body must be of type {}: {}", self.at, schema.format, crate::field::go_quote(text));
+            errors.push(FieldError::type_invalid(&self.path(), text, why));
+        }
+        errors
+    }
+
+    fn number(&self, value: &Value, schema: &Schema) -> Vec<FieldError> {
+        let Some(number) = value.as_f64() else { return Vec::new() };
+        let mut errors = Vec::new();
+        let mut wrong = |what: String| errors.push(self.invalid(value.clone(), what));
+        if let Some(of) = schema.multiple_of.filter(|of| *of > 0.0) {
+            let times = number / of;
+            if (times - times.round()).abs() > 1e-9 {
+                wrong(format!("should be a multiple of {of}"));
+            }
+        }
+        if let Some(max) = schema.maximum {
+            if schema.exclusive_maximum && number >= max {
+                wrong(format!("should be less than {max}"));
+            } else if number > max {
+                wrong(format!("should be less than or equal to {max}"));
+            }
+        }
+        if let Some(min) = schema.minimum {
+            if schema.exclusive_minimum && number <= min {
+                wrong(format!("should be greater than {min}"));
+            } else if number < min {
+                wrong(format!("should be greater than or equal to {min}"));
+            }
+        }
+        if schema.format == "int32" && (number > f64::from(i32::MAX) || number < f64::from(i32::MIN)) {
+            let why = format!("Checked value must be of type integer with format int32 (default) in {}", self.at);
+            errors.push(FieldError::invalid(&self.path(), value.clone(), why));
+        }
+        errors
+    }
+
+    fn array(&self, list: &[Value], schema: &Schema) -> Outcome {
+        let mut out = Outcome { errors: Vec::new(), checks: 1 };
+        if let Some(items) = &schema.items {
+            for (index, value) in list.iter().enumerate() {
+                let old = self.old.and_then(|old| counterpart(old, schema, value));
+                let check = Check { at: format!("{}[{index}]", self.at), old, root: false };
+                out.merge(if old.is_some() { check.ratchet(value, items) } else { check.run(value, items) });
+            }
+        }
+        let size = list.len() as u64;
+        if let Some(min) = schema.min_items.filter(|min| size < *min) {
+            out.errors.push(self.invalid(size, format_args!("should have at least {min} items")));
+        }
+        if let Some(max) = schema.max_items.filter(|max| size > *max) {
+            out.errors.push(FieldError::too_many(&self.path(), size as usize, max as usize));
+        }
+        if schema.unique_items {
+            let mut seen = HashSet::new();
+            if !list.iter().all(|v| seen.insert(v.to_string())) {
+                out.errors.push(self.invalid("", "shouldn't contain duplicates"));
+            }
+        }
+        out
+    }
+
+    fn object(&self, map: &Map<String, Value>, schema: &Schema) -> Outcome {
+        let mut out = Outcome { errors: Vec::new(), checks: 1 };
+        let size = map.len() as u64;
+        if let Some(min) = schema.min_properties.filter(|min| size < *min) {
+            out.errors.push(self.invalid(size, format_args!("should have at least {min} properties")));
+            return out;
+        }
+        if let Some(max) = schema.max_properties.filter(|max| size > *max) {
+            out.errors.push(FieldError::too_many(&self.path(), size as usize, max as usize));
+            return out;
+        }
+        if let Additional::Of(inner) = &schema.additional {
+            for (key, value) in map.iter().filter(|(key, _)| !schema.properties.contains_key(*key)) {
+                out.merge(self.child(format!("{}.{key}", self.at), key, value, inner, schema));
+            }
+        }
+        for (name, property) in &schema.properties {
+            if let Some(value) = map.get(name) {
+                let at = if self.at.is_empty() { name.clone() } else { format!("{}.{name}", self.at) };
+                out.merge(self.child(at, name, value, property, schema));
+            }
+        }
+        for name in &schema.required {
+            let defaulted = schema.properties.get(name).is_some_and(|p| p.default.is_some());
+            if !map.contains_key(name) && !defaulted {
+                let at = format!("{}.{name}", self.at);
+                out.errors.push(FieldError::required(&Path::new(at.trim_start_matches('.')), ""));
+            }
+        }
+        out
+    }
+
+    fn child(&self, at: String, key: &str, value: &Value, schema: &Schema, parent: &Schema) -> Outcome {
+        let type_meta = self.root && matches!(key, "kind" | "apiVersion");
+        let old = self.old.filter(|_| parent.map_type != "atomic" && !type_meta).and_then(|o| o.get(key));
+        let check = Check { at, old, root: false };
+        if old.is_some() { check.ratchet(value, schema) } else { check.run(value, schema) }
+    }
+}
+
+/// The item of the old list that this one replaces: only lists with keys tell.
+fn counterpart<'a>(old: &'a Value, schema: &Schema, item: &Value) -> Option<&'a Value> {
+    if schema.list_type != "map" {
+        return None;
+    }
+    let key = |item: &Value| -> Vec<Option<Value>> {
+        let default = |k: &String| schema.items.as_ref().and_then(|i| i.properties.get(k)).and_then(|p| p.default.clone());
+        schema.list_map_keys.iter().map(|k| item.get(k).cloned().or_else(|| default(k))).collect()
+    };
+    let wanted = key(item);
+    old.as_array()?.iter().find(|o| key(o) == wanted)
+}
+
+fn same(a: &Value, b: &Value) -> bool {
+    match (a, b) {
+        (Value::Number(a), Value::Number(b)) => a == b || a.as_f64() == b.as_f64(),
+        _ => a == b,
+    }
+}
