@@ -68,7 +68,7 @@ async fn from_definition_to_objects_and_back() {
     assert_eq!(code, 422);
     assert_eq!(
         refused["message"],
-        "CronTab.example.com \"u\" is invalid: [spec.replicas: Invalid value: \"string\": spec.replicas in body must be of type integer: \"string\", spec.cron: Required value]"
+        "CronTab.example.com \"u\" is invalid: [spec.replicas: Invalid value: \"string\": spec.replicas in body must be of type integer: \"string\", spec.cron: Required value, .spec.replicas: Invalid value: 0: .spec.replicas accessor error: x is of the type string, expected int64]"
     );
     let (code, refused) = cluster.post(&admin(), &format!("{TABS}?fieldValidation=Strict"), &tab("u", json!({"cron": "x", "unknown": 1}))).await;
     assert_eq!((code, refused["message"].as_str().unwrap()), (400, "CronTab in version \"v1\" cannot be handled as a CronTab: strict decoding error: unknown field \"spec.unknown\""));

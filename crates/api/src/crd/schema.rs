@@ -99,7 +99,7 @@ impl Schema {
             list_type: text(schema, "/x-kubernetes-list-type").to_owned(),
             list_map_keys: texts(schema, "/x-kubernetes-list-map-keys"),
             map_type: text(schema, "/x-kubernetes-map-type").to_owned(),
-            pattern: Some(text(schema, "/pattern")).filter(|p| !p.is_empty()).and_then(|p| Regex::new(p).ok()),
+            pattern: Some(text(schema, "/pattern")).filter(|p| !p.is_empty()).and_then(|p| pattern(p).ok().flatten()),
             maximum: number("maximum"),
             exclusive_maximum: flag(schema, "exclusiveMaximum"),
             minimum: number("minimum"),
@@ -133,6 +133,16 @@ impl Schema {
             Additional::Of(inner) => Some(inner),
             _ => None,
         })
+    }
+}
+
+/// Compiles a pattern. One that needs more of Unicode's tables than are on board (`\p{Greek}`) is `None`: it is not
+/// refused, and not checked.
+pub fn pattern(text: &str) -> Result<Option<Regex>, regex::Error> {
+    match Regex::new(text).or_else(|error| Regex::new(&text.replace("(?i)", "(?i-u)")).map_err(|_| error)) {
+        Ok(regex) => Ok(Some(regex)),
+        Err(error) if error.to_string().contains("Unicode") => Ok(None),
+        Err(error) => Err(error),
     }
 }
 

@@ -130,7 +130,7 @@ fn junctors(schema: &Value, skip_any_of: bool, skip_first_all_of: bool, level: L
     }
     let pattern = text(schema, "/pattern");
     if !pattern.is_empty()
-        && let Err(error) = regex::Regex::new(pattern)
+        && let Err(error) = super::schema::pattern(pattern)
     {
         let why = format!("must be a valid regular expression, but isn't: {}", error.to_string().lines().last().unwrap_or_default());
         errors.push(FieldError::invalid(&path.child("pattern"), pattern, why));

@@ -25,7 +25,8 @@ impl Core {
             return Ok(entry);
         }
         let custom = self.must_custom(resource)?;
-        let mut views = self.views(&custom, vec![entry]).await?;
+        // on the heap: the futures of all writes hold this one
+        let mut views = Box::pin(self.views(&custom, vec![entry])).await?;
         views.pop().ok_or_else(|| api::status::internal("a conversion lost its object"))
     }
 
@@ -38,7 +39,7 @@ impl Core {
             let stored: Vec<Value> = part.iter().map(|i| entries[*i].parse()).collect();
             let ready = stored.iter().map(|o| custom.definition.from_storage(o.clone())).collect::<Result<Vec<_>, _>>();
             let ready = ready.map_err(api::status::internal)?;
-            let converted = self.convert(&custom.definition, ready, &custom.version).await.map_err(api::status::internal)?;
+            let converted = Box::pin(self.convert(&custom.definition, ready, &custom.version)).await.map_err(api::status::internal)?;
             for ((i, stored), object) in part.iter().zip(stored).zip(converted) {
                 let entry = &entries[*i];
                 let view = (object != stored).then(|| Arc::new(Entry::of(&object, entry.revision)));
@@ -56,7 +57,8 @@ impl Core {
         if storage.id == custom.version.id {
             return Ok(object.clone());
         }
-        let mut converted = self.convert(&custom.definition, vec![object.clone()], storage).await.map_err(api::status::internal)?;
+        let converting = Box::pin(self.convert(&custom.definition, vec![object.clone()], storage));
+        let mut converted = converting.await.map_err(api::status::internal)?;
         converted.pop().ok_or_else(|| api::status::internal("a conversion lost its object"))
     }
 

@@ -39,7 +39,7 @@ impl CustomStrategy {
             let Some(given) = found else { return };
             let at = Path::new(at);
             match given.as_i64() {
-                None => errors.push(FieldError::invalid(&at, 0, format!("{at} accessor error: {given} is of the type {}, expected int64", go_type(given)))),
+                None => errors.push(FieldError::invalid(&at, 0, format!("{at} accessor error: {} is of the type {}, expected int64", shown(given), go_type(given)))),
                 Some(n) if n < 0 => errors.push(FieldError::invalid(&at, n, "should be a non-negative integer")),
                 Some(n) if n > i64::from(i32::MAX) => {
                     errors.push(FieldError::invalid(&at, n, format!("should be less than or equal to {}", i32::MAX)));
@@ -55,7 +55,7 @@ impl CustomStrategy {
             && let Some(given) = path::get(value, &scale.selector).filter(|v| !v.is_string() && !v.is_null())
         {
             let at = Path::new(&scale.selector);
-            errors.push(FieldError::invalid(&at, "", format!("{at} accessor error: {given} is of the type {}, expected string", go_type(given))));
+            errors.push(FieldError::invalid(&at, "", format!("{at} accessor error: {} is of the type {}, expected string", shown(given), go_type(given))));
         }
         errors
     }
@@ -77,6 +77,10 @@ impl CustomStrategy {
         }
         errors
     }
+}
+
+fn shown(value: &Value) -> String {
+    value.as_str().map_or_else(|| value.to_string(), str::to_string)
 }
 
 fn go_type(value: &Value) -> &'static str {

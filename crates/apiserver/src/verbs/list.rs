@@ -81,7 +81,7 @@ impl Core {
         if limit > 0 && selection.everything() {
             all.truncate(limit + 1);
         }
-        let entries = self.views(custom, all.iter().map(|(_, e)| e.clone()).collect()).await?;
+        let entries = Box::pin(self.views(custom, all.iter().map(|(_, e)| e.clone()).collect())).await?;
         let mut viewed = Snapshot::default();
         for ((key, _), entry) in all.into_iter().zip(entries) {
             viewed.map.insert(key, entry);

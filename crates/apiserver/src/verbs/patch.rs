@@ -158,7 +158,14 @@ impl Op {
             if same(&new, &old.object) {
                 return Ok(Attempt::Done(Updated { stored: old.clone(), created: false }));
             }
-            return self.replace(old, new, None, &wire, options.dry_run).await;
+            let own = object::meta(&new, "resourceVersion").to_string();
+            if !own.is_empty() || self.strategy.allow_unconditional_update() {
+                return self.replace(old, new, None, &wire, options.dry_run).await;
+            }
+            // kinds that want a version get the one that was applied to
+            object::set_meta(&mut new, "resourceVersion", &old.revision.to_string());
+            let result = self.replace(old, new, None, &wire, options.dry_run).await;
+            return self.again_on_conflict(result).await;
         }
         let mut new = patch.patched(self, &old.object)?;
         decode::patched(&mut new, expect, options.field_validation, patch.strict.clone(), &self.ctx)?;
@@ -178,13 +185,19 @@ impl Op {
                 let mut new = patch.patched(self, &old.object)?;
                 decode::patched(&mut new, expect, super::FieldValidation::Ignore, Vec::new(), &self.ctx)?;
                 object::set_meta(&mut new, "resourceVersion", &old.revision.to_string());
-                match self.replace(old, new, Some(&manager), &wire, options.dry_run).await {
-                    Err(status) if status.code == 409 => {
-                        let now = self.core.fresh(self.ctx.resource, &self.ctx.namespace, &self.ctx.name).await?;
-                        Ok(Attempt::Again(now))
-                    }
-                    other => other,
-                }
+                let result = self.replace(old, new, Some(&manager), &wire, options.dry_run).await;
+                self.again_on_conflict(result).await
+            }
+            other => other,
+        }
+    }
+
+    /// A conflict that is not the client's is tried again.
+    async fn again_on_conflict(&self, result: Result<Attempt, Status>) -> Result<Attempt, Status> {
+        match result {
+            Err(status) if status.code == 409 => {
+                let now = self.core.fresh(self.ctx.resource, &self.ctx.namespace, &self.ctx.name).await?;
+                Ok(Attempt::Again(now))
             }
             other => other,
         }
