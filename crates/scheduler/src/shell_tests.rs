@@ -27,6 +27,8 @@ struct Objects {
     told: Vec<String>,
     /// Answers for the next bindings.
     refusals: Vec<u16>,
+    /// The same for writes of claims on devices.
+    refused_claims: Vec<u16>,
 }
 
 #[derive(Clone)]
@@ -50,10 +52,14 @@ impl Fake {
     }
 
     pub fn remove(&self, path: &str) {
+        self.remove_from("pods", path);
+    }
+
+    fn remove_from(&self, collection: &str, path: &str) {
         let mut objects = self.0.0.lock();
         if let Some(mut object) = objects.all.remove(path) {
             object["metadata"]["resourceVersion"] = json!((objects.events.len() + 1).to_string());
-            objects.events.push(("pods".into(), "DELETED", object));
+            objects.events.push((collection.into(), "DELETED", object));
         }
         let count = objects.events.len();
         drop(objects);
@@ -62,6 +68,17 @@ impl Fake {
 
     pub fn pod(&self, name: &str) -> Value {
         self.0.0.lock().all.get(&format!("pods/default/{name}")).cloned().unwrap_or(Value::Null)
+    }
+
+    /// An object of the namespace of the tests.
+    pub fn object(&self, collection: &str, name: &str) -> Value {
+        self.0.0.lock().all.get(&format!("{collection}/default/{name}")).cloned().unwrap_or(Value::Null)
+    }
+
+    /// Answers for the next bindings, and for the next writes of claims, the last first.
+    pub fn refuse(&self, bindings: &[u16], claims: &[u16]) {
+        let mut objects = self.0.0.lock();
+        (objects.refusals, objects.refused_claims) = (bindings.to_vec(), claims.to_vec());
     }
 
     fn watch(&self, collection: String, from: usize) -> Body {
@@ -108,10 +125,48 @@ impl Fake {
                 Value::Null => refuse(404),
                 pod => full(StatusCode::OK, pod),
             },
+            (&Method::GET, [.., "namespaces", _, collection, name]) => match self.object(collection, name) {
+                Value::Null => refuse(404),
+                object => full(StatusCode::OK, object),
+            },
             (&Method::GET, [.., collection]) => {
                 let objects = self.0.0.lock();
                 let items: Vec<&Value> = objects.all.iter().filter(|(p, _)| p.starts_with(&format!("{collection}/"))).map(|(_, o)| o).collect();
                 full(StatusCode::OK, json!({"kind": "List", "apiVersion": "v1", "metadata": {"resourceVersion": objects.events.len().to_string()}, "items": items}))
+            }
+            (&Method::POST, [.., "resourceclaims"]) => {
+                let mut claim = sent;
+                let name = format!("{}made", claim["metadata"]["generateName"].as_str().unwrap_or_default());
+                claim["metadata"]["name"] = json!(name);
+                claim["metadata"]["uid"] = json!(format!("uid-{name}"));
+                self.put("resourceclaims", claim);
+                full(StatusCode::CREATED, self.object("resourceclaims", &name))
+            }
+            (&Method::PUT, [.., "resourceclaims", name] | [.., "resourceclaims", name, "status"]) => {
+                if let Some(code) = self.0.0.lock().refused_claims.pop() {
+                    return full(StatusCode::from_u16(code).expect("a code"), json!({"kind": "Status", "status": "Failure", "message": "told to fail", "reason": "Conflict", "code": code}));
+                }
+                let mut claim = self.object("resourceclaims", name);
+                if claim.is_null() {
+                    return refuse(404);
+                }
+                let part = if path.ends_with(&["status"]) { "status" } else { "metadata" };
+                claim[part] = sent[part].clone();
+                self.put("resourceclaims", claim);
+                full(StatusCode::OK, self.object("resourceclaims", name))
+            }
+            (&Method::PATCH, [.., "resourceclaims", name, "status"]) => {
+                let mut claim = self.object("resourceclaims", name);
+                let gone = sent["status"]["reservedFor"][0]["uid"].clone();
+                if let Some(reserved) = claim["status"]["reservedFor"].as_array_mut() {
+                    reserved.retain(|r| r["uid"] != gone);
+                }
+                self.put("resourceclaims", claim.clone());
+                full(StatusCode::OK, claim)
+            }
+            (&Method::DELETE, [.., "resourceclaims", name]) => {
+                self.remove_from("resourceclaims", &format!("resourceclaims/default/{name}"));
+                full(StatusCode::OK, json!({"kind": "Status", "status": "Success"}))
             }
             (&Method::POST, [.., "pods", name, "binding"]) => {
                 if let Some(code) = self.0.0.lock().refusals.pop() {
@@ -169,7 +224,7 @@ impl Fake {
     }
 }
 
-fn start(fake: &Fake) -> Tasks {
+pub(crate) fn start(fake: &Fake) -> Tasks {
     start_with(fake, Config::default())
 }
 

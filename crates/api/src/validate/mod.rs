@@ -8,6 +8,7 @@
 
 mod at;
 mod container;
+mod devices;
 mod jobs;
 mod meta;
 mod net;
@@ -60,6 +61,9 @@ pub fn create(resource: &Resource, obj: &Value) -> Vec<FieldError> {
             }
         }
         ("node.k8s.io", "RuntimeClass") => objects::runtime_class(&at, None),
+        ("resource.k8s.io", "ResourceClaim") => devices::claim_spec(&spec),
+        ("resource.k8s.io", "ResourceClaimTemplate") => devices::template_spec(&spec),
+        ("resource.k8s.io", "ResourceSlice") => devices::slice(&at, None),
         _ => both(group, kind, &at),
     }
     errs.into_inner()
@@ -118,6 +122,8 @@ pub fn update(resource: &Resource, new: &Value, old: &Value) -> Vec<FieldError> 
             storage::volume_update(&at, &before);
         }
         ("node.k8s.io", "RuntimeClass") => objects::runtime_class(&at, Some(&before)),
+        ("resource.k8s.io", "ResourceClaim" | "ResourceClaimTemplate") => devices::unchanged(&at, &before),
+        ("resource.k8s.io", "ResourceSlice") => devices::slice(&at, Some(&before)),
         _ => both(group, kind, &at),
     }
     errs.into_inner()
@@ -149,6 +155,7 @@ pub fn update_status(resource: &Resource, new: &Value, old: &Value) -> Vec<Field
         ),
         ("certificates.k8s.io", "CertificateSigningRequest") => objects::certificate_conditions(&at),
         ("batch", "Job") => jobs::status(&at, &before),
+        ("resource.k8s.io", "ResourceClaim") => devices::claim_status(&at, &before),
         _ => {}
     }
     errs.into_inner()
@@ -236,6 +243,7 @@ fn both(group: &str, kind: &str, at: &At<'_>) {
         ("networking.k8s.io", "NetworkPolicy") => service::network_policy(&spec),
         ("autoscaling", "HorizontalPodAutoscaler") => objects::autoscaler(&spec),
         ("storage.k8s.io", "StorageClass") => storage::storage_class(at),
+        ("resource.k8s.io", "DeviceClass") => devices::class_spec(&spec),
         ("certificates.k8s.io", "CertificateSigningRequest") => objects::certificate_request(at),
         _ => {}
     }

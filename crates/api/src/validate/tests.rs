@@ -303,3 +303,103 @@ fn persistent_volumes() {
     let moved: Vec<String> = super::tests::says(update(pv, &near("b"), &near("a")));
     assert!(moved.len() == 1 && moved[0].ends_with("field is immutable, except for updating from beta label to GA"), "{moved:?}");
 }
+
+fn device_claim(devices: Value) -> Value {
+    json!({"metadata": meta("c"), "spec": {"devices": devices}})
+}
+
+fn device_request(more: Value) -> Value {
+    let mut exactly = json!({"deviceClassName": "gpu", "allocationMode": "ExactCount", "count": 1});
+    exactly.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+    json!({"name": "r", "exactly": exactly})
+}
+
+#[test]
+fn device_claims() {
+    const GROUP: &str = "resource.k8s.io";
+    let none: Vec<String> = Vec::new();
+    let on = |devices: Value| on_create(GROUP, "ResourceClaim", &device_claim(devices));
+    let one = |more: Value| on(json!({"requests": [device_request(more)]}));
+    assert_eq!(one(json!({"selectors": [{"cel": {"expression": "true"}}], "tolerations": [{"key": "k", "operator": "Equal", "value": "v", "effect": "None"}]})), none);
+    assert_eq!(one(json!({"deviceClassName": ""})), ["spec.devices.requests[0].exactly.deviceClassName: Required value"]);
+    assert_eq!(one(json!({"count": 0})), ["spec.devices.requests[0].exactly.count: Invalid value: 0: must be greater than zero"]);
+    assert_eq!(one(json!({"allocationMode": "All"})), ["spec.devices.requests[0].exactly.count: Invalid value: 1: must not be specified when allocationMode is 'All'"]);
+    assert_eq!(one(json!({"allocationMode": "Some"})), ["spec.devices.requests[0].exactly.allocationMode: Unsupported value: \"Some\": supported values: \"All\", \"ExactCount\""]);
+    assert_eq!(one(json!({"selectors": [{}]})), ["spec.devices.requests[0].exactly.selectors[0].cel: Required value"]);
+    assert_eq!(one(json!({"tolerations": [{"operator": "Exists", "value": "v"}]})), ["spec.devices.requests[0].exactly.tolerations[0].value: Invalid value: \"v\": must be empty for operator `Exists`"]);
+    assert_eq!(on(json!({"requests": [{"name": "r"}]})), ["spec.devices.requests[0]: Required value: exactly one of `exactly` or `firstAvailable` is required"]);
+    let request = || device_request(json!({}));
+    assert_eq!(on(json!({"requests": [request(), request()]})), ["spec.devices.requests[1]: Duplicate value: \"r\""]);
+    assert_eq!(on(json!({"requests": vec![request(); 33]})), ["spec.devices.requests: Too many: 33: must have at most 32 items"]);
+    let tied = |constraint: Value| on(json!({"requests": [request()], "constraints": [constraint]}));
+    assert_eq!(tied(json!({"requests": ["r"], "matchAttribute": "d.io/numa"})), none);
+    assert_eq!(tied(json!({"matchAttribute": "numa"})), ["spec.devices.constraints[0].matchAttribute: Invalid value: \"numa\": a fully qualified name must be a domain and a name separated by a slash"]);
+    assert!(tied(json!({"requests": ["q"], "distinctAttribute": "d.io/numa"}))[0].starts_with("spec.devices.constraints[0].requests[0]: Invalid value: \"q\": must be the name of a request"));
+    let config = |config: Value| on(json!({"requests": [request()], "config": [config]}));
+    assert_eq!(config(json!({"opaque": {"driver": "d.io", "parameters": {}}})), none);
+    assert_eq!(config(json!({"opaque": {"driver": "d.io", "parameters": 3}})), ["spec.devices.config[0].opaque.parameters: Invalid value: \"<value omitted>\": must be a valid JSON object"]);
+    let claims = resource(GROUP, "ResourceClaim");
+    let (before, after) = (device_claim(json!({"requests": [request()]})), device_claim(json!({"requests": []})));
+    let changed = says(update(claims, &after, &before));
+    assert!(changed.len() == 1 && changed[0].starts_with("spec: Invalid value: ") && changed[0].ends_with("field is immutable"), "{changed:?}");
+    assert_eq!(on_create(GROUP, "DeviceClass", &json!({"metadata": {"name": "c"}, "spec": {"extendedResourceName": "gpu"}})), ["spec.extendedResourceName: Invalid value: \"gpu\": must be a valid extended resource name"]);
+}
+
+#[test]
+fn device_claim_statuses() {
+    let claim = |status: Value| {
+        let mut claim = device_claim(json!({"requests": [device_request(json!({}))]}));
+        claim["status"] = status;
+        claim
+    };
+    let on = |status: Value, old: Value| says(update_status(resource("resource.k8s.io", "ResourceClaim"), &claim(status), &claim(old)));
+    let given = |device: &str| json!({"devices": {"results": [{"request": "r", "driver": "d.io", "pool": "p", "device": device}]}});
+    let pod = json!([{"resource": "pods", "name": "p", "uid": "u"}]);
+    let none: Vec<String> = Vec::new();
+    assert_eq!(on(json!({"allocation": given("1"), "reservedFor": pod}), json!({})), none);
+    assert_eq!(on(json!({}), json!({"allocation": given("1"), "reservedFor": pod})), none);
+    assert_eq!(on(json!({"reservedFor": pod}), json!({})), ["status.reservedFor: Forbidden: may not be specified when `allocated` is not set"]);
+    let changed = on(json!({"allocation": given("2")}), json!({"allocation": given("1")}));
+    assert!(changed.len() == 1 && changed[0].starts_with("status.allocation: Invalid value") && changed[0].ends_with("field is immutable"), "{changed:?}");
+    let mut foreign = given("1");
+    foreign["devices"]["results"][0]["request"] = json!("q");
+    assert!(on(json!({"allocation": foreign}), json!({}))[0].starts_with("status.allocation.devices.results[0].request: Invalid value: \"q\": must be the name of a request"));
+    let many: Vec<Value> = (0..257).map(|i| json!({"resource": "pods", "name": "p", "uid": i.to_string()})).collect();
+    assert_eq!(on(json!({"allocation": given("1"), "reservedFor": many}), json!({})), ["status.reservedFor: Too many: 257: must have at most 256 items"]);
+    let reported = json!([{"driver": "d.io", "pool": "p", "device": "2"}]);
+    assert_eq!(on(json!({"allocation": given("1"), "devices": reported}), json!({"allocation": given("1")})), ["status.devices[0]: Invalid value: \"d.io/p/2\": must be an allocated device in the claim"]);
+}
+
+#[test]
+fn device_slices() {
+    let slice = |more: Value| {
+        let mut spec = json!({"driver": "d.io", "pool": {"name": "p", "generation": 1, "resourceSliceCount": 1}, "nodeName": "n"});
+        spec.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        json!({"metadata": {"name": "s"}, "spec": spec})
+    };
+    let on = |more: Value| on_create("resource.k8s.io", "ResourceSlice", &slice(more));
+    let device = |more: Value| {
+        let mut device = json!({"name": "d"});
+        device.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        on(json!({"devices": [device]}))
+    };
+    let none: Vec<String> = Vec::new();
+    let ok = json!({"attributes": {"model": {"string": "x"}, "d.io/numa": {"int": 1}, "v": {"version": "1.2.3-a.1+b"}}, "capacity": {"memory": {"value": "1Gi"}}, "taints": [{"key": "k", "effect": "NoSchedule"}]});
+    assert_eq!(device(ok), none);
+    assert_eq!(on(json!({"nodeName": null})), ["spec: Required value: exactly one of `nodeName`, `nodeSelector`, `allNodes`, `perDeviceNodeSelection` is required"]);
+    assert_eq!(on(json!({"allNodes": true})), ["spec: Invalid value: \"{`nodeName`, `allNodes`}\": exactly one of `nodeName`, `nodeSelector`, `allNodes`, `perDeviceNodeSelection` is required, but multiple fields are set"]);
+    assert_eq!(on(json!({"pool": {"name": "p", "resourceSliceCount": 0}})), ["spec.pool.resourceSliceCount: Invalid value: 0: must be greater than zero"]);
+    assert_eq!(device(json!({"attributes": {"a": {}}})), ["spec.devices[0].attributes[a]: Invalid value: \"\": exactly one value must be specified"]);
+    assert_eq!(device(json!({"attributes": {"a": {"version": "1.2"}}})), ["spec.devices[0].attributes[a].version: Invalid value: \"1.2\": must be a string compatible with semver.org spec 2.0.0"]);
+    assert_eq!(device(json!({"taints": [{"key": "k", "effect": "Never"}]})), ["spec.devices[0].taints[0].effect: Unsupported value: \"Never\": supported values: \"NoExecute\", \"NoSchedule\", \"None\""]);
+    assert_eq!(device(json!({"bindingConditions": ["a"]})), ["spec.devices[0].bindingFailureConditions: Invalid value: null: bindingFailureConditions are required to use bindingConditions"]);
+    assert_eq!(device(json!({"nodeName": "n"})), ["spec.devices[0]: Invalid value: null: `nodeName`, `nodeSelector` and `allNodes` can only be set if `perDeviceNodeSelection` is set to true in the ResourceSlice spec"]);
+    let shared = |policy: Value| device(json!({"allowMultipleAllocations": true, "capacity": {"memory": {"value": "8Gi", "requestPolicy": policy}}}));
+    assert_eq!(shared(json!({"default": "1Gi", "validRange": {"min": "1Gi", "max": "7Gi", "step": "2Gi"}})), none);
+    assert_eq!(shared(json!({"validValues": ["1Gi"]})), ["spec.devices[0].capacity[memory].requestPolicy.default: Required value: required when validValues is defined"]);
+    assert_eq!(shared(json!({"default": "3Gi", "validValues": ["1Gi", "2Gi"]})), ["spec.devices[0].capacity[memory].requestPolicy.validValues: Invalid value: \"3Gi\": default value is not valid according to the requestPolicy"]);
+    assert_eq!(device(json!({"capacity": {"memory": {"value": "8Gi", "requestPolicy": {}}}})), ["spec.devices[0].capacity[memory].requestPolicy: Forbidden: allowMultipleAllocations must be true"]);
+    let slices = resource("resource.k8s.io", "ResourceSlice");
+    let moved = says(update(slices, &slice(json!({"nodeName": "m"})), &slice(json!({}))));
+    assert!(moved.len() == 1 && moved[0].starts_with("spec.nodeName: Invalid value: \"m\": field is immutable"), "{moved:?}");
+}

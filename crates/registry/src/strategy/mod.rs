@@ -3,6 +3,7 @@
 pub(crate) mod allocator;
 pub(crate) mod crd;
 pub(crate) mod csr;
+pub(crate) mod devices;
 pub(crate) mod eviction;
 pub(crate) mod namespace;
 pub(crate) mod plain;

@@ -4,6 +4,7 @@
 mod extended;
 mod found;
 mod flow;
+mod shell;
 
 use std::sync::Arc;
 
