@@ -50,6 +50,7 @@
 
 mod check;
 mod cost;
+mod device;
 mod env;
 mod error;
 mod escape;
@@ -64,6 +65,7 @@ mod types;
 mod value;
 
 pub use cost::{NoSizes, Size, SizeEstimator};
+pub use device::{DEVICE_SELECTOR_LIMIT, DeviceAttribute, DeviceSelector};
 pub use env::Env;
 pub use error::{Error, ErrorKind};
 pub use escape::{escape, unescape};

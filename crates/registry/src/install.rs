@@ -21,7 +21,7 @@ use crate::strategy::allocator::{Allocator, Cidr};
 use crate::strategy::crd::Definitions;
 use crate::strategy::csr::{Approval, RequestStatus, SigningRequests};
 use crate::strategy::namespace::{NamespaceFinalize, NamespaceStatus, Namespaces};
-use crate::strategy::devices::{ClaimStatus, Claims, Templates};
+use crate::strategy::devices::{ClaimStatus, Claims, Classes, Templates};
 use crate::strategy::plain::{Plain, SWITCHES};
 use crate::strategy::pod::{EphemeralContainers, PodStatus, Pods, Resize};
 use crate::strategy::eviction::Eviction;
@@ -167,6 +167,7 @@ fn install_strategies(parts: &mut Parts, allocator: Arc<Allocator>, rbac: Arc<Rb
     parts.strategy(requests.0, requests.1, "status", Arc::new(RequestStatus));
     parts.strategy("resource.k8s.io", "resourceclaims", "", Arc::new(Claims));
     parts.strategy("resource.k8s.io", "resourceclaims", "status", Arc::new(ClaimStatus));
+    parts.strategy("resource.k8s.io", "deviceclasses", "", Arc::new(Classes));
     parts.strategy("resource.k8s.io", "resourceclaimtemplates", "", Arc::new(Templates));
     for (group, plural, create_on_update, unconditional_update) in SWITCHES {
         let plain = Plain { create_on_update: *create_on_update, unconditional_update: *unconditional_update, ..Plain::DEFAULT };

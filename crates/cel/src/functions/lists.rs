@@ -25,7 +25,7 @@ pub(super) fn contains<'a>(a: &[Value<'a>]) -> Res<'a> {
             }
             Ok(Value::Bool(false))
         }
-        [key, Value::Map(map)] => Ok(Value::Bool(map.get(key).transpose()?.is_some())),
+        [key, Value::Map(map)] => map.contains(key).map(Value::Bool),
         _ => Err(Error::no_overload()),
     }
 }

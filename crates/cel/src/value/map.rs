@@ -152,6 +152,14 @@ impl<'a> Map<'a> {
         }
     }
 
+    /// Whether a key is there; one that only leads to the default is not.
+    pub(crate) fn contains(&self, key: &Value<'_>) -> Result<bool, Error> {
+        match self {
+            Map::Owned(map) if map.default.is_some() => Ok(Key::of(key).is_some_and(|key| map.entries.contains_key(&key))),
+            _ => Ok(self.get(key).transpose()?.is_some()),
+        }
+    }
+
     /// The keys, as an expression sees them.
     pub(crate) fn keys(&self) -> Vec<Value<'a>> {
         match self {

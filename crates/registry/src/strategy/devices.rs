@@ -6,12 +6,14 @@ use std::collections::BTreeSet;
 use api::field::{FieldError, Path};
 use apiserver::strategy::generic_prepare_update;
 use apiserver::{AuthzAttributes, Ctx, Decision, Strategy};
+use cel::{DEVICE_SELECTOR_LIMIT, DeviceSelector};
 use serde_json::Value;
 
 use crate::util::{NAMESPACES, flag, items, object, quote, text, texts};
 
 const ADMIN: &str = "resource.kubernetes.io/admin-access";
 const GROUP: &str = "resource.k8s.io";
+const LONGEST_EXPRESSION: usize = 10 * 1024;
 const NODE_OF_USER: &str = "authentication.kubernetes.io/node-name";
 
 /// Claims themselves.
@@ -21,6 +23,7 @@ impl Strategy for Claims {
     fn validate_create(&self, ctx: &Ctx, claim: &Value) -> Vec<FieldError> {
         let mut errors = admin_in_spec(ctx, claim, "/spec/devices/requests", &["spec", "devices", "requests"]);
         errors.extend(api::validate::create(ctx.resource, claim));
+        errors.extend(selectors_of_requests(claim, "/spec/devices/requests", &["spec", "devices", "requests"]));
         errors
     }
 }
@@ -32,8 +35,54 @@ impl Strategy for Templates {
     fn validate_create(&self, ctx: &Ctx, template: &Value) -> Vec<FieldError> {
         let mut errors = admin_in_spec(ctx, template, "/spec/spec/devices/requests", &["spec", "devices", "requests"]);
         errors.extend(api::validate::create(ctx.resource, template));
+        errors.extend(selectors_of_requests(template, "/spec/spec/devices/requests", &["spec", "spec", "devices", "requests"]));
         errors
     }
+}
+
+/// Classes of devices.
+pub(crate) struct Classes;
+
+impl Strategy for Classes {
+    fn validate_create(&self, ctx: &Ctx, class: &Value) -> Vec<FieldError> {
+        let mut errors = api::validate::create(ctx.resource, class);
+        errors.extend(selectors(class, "/spec", &path(&["spec"])));
+        errors
+    }
+
+    fn validate_update(&self, ctx: &Ctx, new: &Value, old: &Value) -> Vec<FieldError> {
+        let mut errors = api::validate::update_through(ctx.resource, &ctx.subresource, new, old);
+        // What was let in once stays.
+        if new.pointer("/spec/selectors") != old.pointer("/spec/selectors") {
+            errors.extend(selectors(new, "/spec", &path(&["spec"])));
+        }
+        errors
+    }
+}
+
+fn selectors_of_requests(object: &Value, requests: &str, parts: &[&str]) -> Vec<FieldError> {
+    let of = |(i, request): (usize, &Value)| {
+        let at = path(parts).index(i);
+        let alternatives = items(request, "/firstAvailable").enumerate().flat_map(|(i, s)| selectors(s, "", &at.child("firstAvailable").index(i))).collect::<Vec<_>>();
+        selectors(request, "/exactly", &at.child("exactly")).into_iter().chain(alternatives).collect::<Vec<_>>()
+    };
+    items(object, requests).enumerate().flat_map(of).collect()
+}
+
+/// What is wrong with the selectors below a field.
+fn selectors(object: &Value, pointer: &str, at: &Path) -> Vec<FieldError> {
+    let expressions = items(object, &format!("{pointer}/selectors")).enumerate().filter_map(|(i, s)| Some((i, s.pointer("/cel/expression")?.as_str()?)));
+    // Longer ones are refused for that alone.
+    let short = expressions.filter(|(_, e)| e.len() <= LONGEST_EXPRESSION);
+    let wrong = |(i, expression): (usize, &str)| {
+        let at = at.child("selectors").index(i).child("cel").child("expression");
+        match DeviceSelector::compile(expression) {
+            Err(why) => Some(FieldError::invalid(&at, expression, why)),
+            Ok(selector) if selector.most_cost > DEVICE_SELECTOR_LIMIT => Some(FieldError::forbidden(&at, "too complex, exceeds cost limit")),
+            Ok(_) => None,
+        }
+    };
+    short.filter_map(wrong).collect()
 }
 
 fn path(parts: &[&str]) -> Path {
@@ -260,5 +309,23 @@ mod tests {
         };
         assert_eq!(says(json!({})), ["spec.devices.requests[0].adminAccess: Forbidden: admin access to devices requires the `resource.kubernetes.io/admin-access: true` label on the containing namespace"]);
         assert_eq!(says(json!({ADMIN: "true"})), Vec::<String>::new());
+    }
+
+    #[test]
+    fn selectors_must_compile() {
+        let objects = Objects::new();
+        let resource = api::resources::find(GROUP, "v1", "deviceclasses").expect("classes");
+        let ctx = objects.ctx(resource, "", "c", UserInfo::default());
+        let class = |expression: &str| json!({"metadata": {"name": "c"}, "spec": {"selectors": [{"cel": {"expression": expression}}]}});
+        let says = |expression: &str| Classes.validate_create(&ctx, &class(expression)).iter().map(ToString::to_string).collect::<Vec<_>>();
+        assert_eq!(says("device.driver == 'd.io'"), Vec::<String>::new());
+        assert_eq!(says("1"), ["spec.selectors[0].cel.expression: Invalid value: \"1\": must evaluate to bool or the unknown type, not int"]);
+        let deep = "device.attributes.all(a, device.attributes.all(b, device.attributes.all(c, device.attributes.all(d, a + b + c + d != 'x'))))";
+        assert_eq!(says(deep), ["spec.selectors[0].cel.expression: Forbidden: too complex, exceeds cost limit"]);
+        assert!(Classes.validate_update(&ctx, &class("1"), &class("1")).is_empty(), "it was there before");
+        let mut asking = claim(json!({}));
+        asking["spec"]["devices"]["requests"][0]["exactly"]["selectors"] = json!([{"cel": {"expression": "?"}}]);
+        let refused = selectors_of_requests(&asking, "/spec/devices/requests", &["spec", "devices", "requests"]);
+        assert!(refused.len() == 1 && refused[0].to_string().starts_with("spec.devices.requests[0].exactly.selectors[0].cel.expression: Invalid value: \"?\": compilation failed: "), "{refused:?}");
     }
 }

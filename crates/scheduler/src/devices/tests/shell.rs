@@ -164,3 +164,21 @@ async fn a_pod_waits_until_its_devices_are_ready() {
     fake.until("bound", |f| f.is_on("p", "a")).await;
     tasks.shutdown(Duration::from_secs(5)).await;
 }
+
+#[tokio::test]
+async fn selectors_are_expressions() {
+    let fake = cluster(&[]);
+    let device = |name: &str, model: &str, memory: &str| json!({"name": name, "attributes": {"model": {"string": model}}, "capacity": {"memory": {"value": memory}}});
+    fake.put("resourceslices", on_a(json!([device("1", "old", "80Gi"), device("2", "new", "10Gi"), device("3", "new", "80Gi")])));
+    let expression = r#"device.driver == "d.io" && device.attributes["d.io"].model == "new" && device.capacity["d.io"].memory.compareTo(quantity("40Gi")) >= 0"#;
+    let with = |expression: &str| json!([exactly("r", json!({"selectors": [{"cel": {"expression": expression}}]}))]);
+    fake.put("resourceclaims", claim("c", with(expression), json!({})));
+    fake.put("resourceclaims", claim("d", with(r#"device.attributes["d.io"].speed > 3"#), json!({})));
+    fake.put("pods", asking("p", "c"));
+    fake.put("pods", asking("q", "d"));
+    let tasks = start(&fake);
+    fake.until("bound", |f| f.is_on("p", "a")).await;
+    assert_eq!(super::super::world::allocation(&super::read(fake.object("resourceclaims", "c"))).and_then(|a| a.devices.clone()?.results).map(|r| r[0].device.clone()).as_deref(), Some("3"));
+    fake.until("told", |f| message(f, "q") == "running \"DynamicResources\" filter plugin: claim default/d: selector #0: CEL runtime error: no such key: speed").await;
+    tasks.shutdown(Duration::from_secs(5)).await;
+}
