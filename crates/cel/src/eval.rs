@@ -7,6 +7,7 @@ use regex::Regex;
 
 use crate::error::{Error, ErrorKind};
 use crate::functions::pattern;
+use crate::runtime_cost::CallCost;
 use crate::program::{CallNode, FoldNode, Node, Program};
 use crate::value::{Key, List, Map, Opaque, OwnedMap, Value, equal};
 
@@ -176,18 +177,7 @@ impl<'a> Machine<'_, 'a> {
             }
             Node::And(left, right) => self.logic(left, right, false),
             Node::Or(left, right) => self.logic(left, right, true),
-            Node::Choose { condition, yes, no } => {
-                let branch = match self.eval(condition)? {
-                    Value::Bool(true) => yes,
-                    Value::Bool(false) => no,
-                    _ => return Err(Error::no_overload()),
-                };
-                let value = self.eval(branch);
-                if branch.is_attribute() {
-                    self.cost = self.cost.saturating_sub(branch.base_cost());
-                }
-                value
-            }
+            Node::Choose { condition, yes, no } => self.choose(condition, yes, no),
             Node::NotFalse(inner) => {
                 let value = self.eval(inner);
                 self.charge(1)?;
@@ -197,76 +187,101 @@ impl<'a> Machine<'_, 'a> {
                     _ => Ok(Value::Bool(true)),
                 }
             }
-            Node::Equal { left, right, negate } => {
-                let (left, right) = (self.eval(left), self.eval(right));
-                let (left, right) = (left?, right?);
-                let cost = match &left {
-                    Value::Opaque(o) if !*negate && !matches!(o, Opaque::Object(_)) => 1,
-                    _ => left.size().min(right.size()).div_ceil(10),
-                };
-                self.charge(cost)?;
-                Ok(Value::Bool(equal(&left, &right) != *negate))
-            }
+            Node::Equal { left, right, negate } => self.equals(left, right, *negate),
             Node::InConst { item, list } => {
                 let item = self.eval(item)?;
                 Ok(Value::Bool(list.iter().any(|v| equal(&item, v))))
             }
             Node::Call(call) => self.call(call),
-            Node::Pattern { function, args, regex, cost } => {
-                let args = self.args(args)?;
-                let value = function.call(regex, &args)?;
-                let cost = cost.of_call(&args, &value);
-                self.charge(cost)?;
-                Ok(value)
-            }
+            Node::Pattern { function, args, regex, cost } => self.matching(*function, args, regex, *cost),
             Node::OptionalOr { left, right, value } => match self.eval(left)? {
                 Value::Optional(Some(v)) if *value => Ok((*v).clone()),
                 Value::Optional(None) => self.eval(right),
                 other => Ok(other),
             },
-            Node::List(elements) => {
-                let mut items = Vec::with_capacity(elements.len());
-                for (element, optional) in elements {
-                    match (self.eval(element)?, optional) {
-                        (Value::Optional(v), true) => items.extend(v.map(|v| (*v).clone())),
-                        (other, true) => return Err(Error::new(format!("cannot initialize optional list element from non-optional value {}", shown(&other)))),
-                        (value, false) => items.push(value),
-                    }
-                }
-                self.charge(10)?;
-                Ok(Value::list(items))
-            }
+            Node::List(elements) => self.list(elements),
             Node::Map(entries) => self.map(entries),
-            Node::Object { name, fields } => {
-                let mut out = std::collections::BTreeMap::new();
-                for (field, node, optional) in fields {
-                    match (self.eval(node)?, optional) {
-                        (Value::Optional(None), true) => {}
-                        (Value::Optional(Some(v)), true) => drop(out.insert(field.clone(), (*v).clone())),
-                        (value, _) => drop(out.insert(field.clone(), value)),
-                    }
-                }
-                self.charge(40)?;
-                let object = crate::value::object_literal(name.clone(), out);
-                Ok(Value::Opaque(Opaque::Object(Arc::new(object))))
-            }
+            Node::Object { name, fields } => self.object(name, fields),
             Node::Fold(fold) => self.fold(fold),
-            Node::Append { accu, item } => {
-                // As the step it stands for: the variable, the list of one item, the sum.
-                self.charge(1)?;
-                let item = self.eval(item);
-                self.charge(if item.is_ok() { 11 } else { 0 })?;
-                let before = std::mem::replace(&mut self.locals[*accu as usize], Ok(Value::Null))?;
-                let item = item?;
-                match before {
-                    Value::List(List::Owned(mut items, None)) => {
-                        Arc::make_mut(&mut items).push(item);
-                        Ok(Value::List(List::Owned(items, None)))
-                    }
-                    _ => Err(Error::no_overload()),
-                }
-            }
+            Node::Append { accu, item } => self.append(*accu, item),
             Node::Insert { accu, args } => self.insert(*accu, args),
+        }
+    }
+
+    fn choose(&mut self, condition: &'a Node, yes: &'a Node, no: &'a Node) -> Res<'a> {
+        let branch = match self.eval(condition)? {
+            Value::Bool(true) => yes,
+            Value::Bool(false) => no,
+            _ => return Err(Error::no_overload()),
+        };
+        let value = self.eval(branch);
+        if branch.is_attribute() {
+            self.cost = self.cost.saturating_sub(branch.base_cost());
+        }
+        value
+    }
+
+    fn equals(&mut self, left: &'a Node, right: &'a Node, negate: bool) -> Res<'a> {
+        let (left, right) = (self.eval(left), self.eval(right));
+        let size = |v: &Res<'a>| v.as_ref().map_or(1, Value::size);
+        let cost = match &left {
+            Ok(Value::Opaque(o)) if !negate && !matches!(o, Opaque::Object(_)) => 1,
+            _ => size(&left).min(size(&right)).div_ceil(10),
+        };
+        let charged = self.charge(cost);
+        let (left, right) = (left?, right?);
+        charged?;
+        Ok(Value::Bool(equal(&left, &right) != negate))
+    }
+
+    fn matching(&mut self, function: pattern::Function, args: &'a [Node], regex: &Regex, cost: CallCost) -> Res<'a> {
+        let args = self.args(args)?;
+        let value = function.call(regex, &args)?;
+        let cost = cost.of_call(&args, &value);
+        self.charge(cost)?;
+        Ok(value)
+    }
+
+    fn list(&mut self, elements: &'a [(Node, bool)]) -> Res<'a> {
+        let mut items = Vec::with_capacity(elements.len());
+        for (element, optional) in elements {
+            match (self.eval(element)?, optional) {
+                (Value::Optional(v), true) => items.extend(v.map(|v| (*v).clone())),
+                (other, true) => return Err(Error::new(format!("cannot initialize optional list element from non-optional value {}", shown(&other)))),
+                (value, false) => items.push(value),
+            }
+        }
+        self.charge(10)?;
+        Ok(Value::list(items))
+    }
+
+    fn object(&mut self, name: &str, fields: &'a [(String, Node, bool)]) -> Res<'a> {
+        let mut out = std::collections::BTreeMap::new();
+        for (field, node, optional) in fields {
+            match (self.eval(node)?, optional) {
+                (Value::Optional(None), true) => {}
+                (Value::Optional(Some(v)), true) => drop(out.insert(field.clone(), (*v).clone())),
+                (value, _) => drop(out.insert(field.clone(), value)),
+            }
+        }
+        self.charge(40)?;
+        let object = crate::value::object_literal(name.to_string(), out);
+        Ok(Value::Opaque(Opaque::Object(Arc::new(object))))
+    }
+
+    fn append(&mut self, accu: u32, item: &'a Node) -> Res<'a> {
+        // As the step it stands for: the variable, the list of one item, the sum.
+        self.charge(1)?;
+        let item = self.eval(item);
+        self.charge(if item.is_ok() { 11 } else { 0 })?;
+        let before = std::mem::replace(&mut self.locals[accu as usize], Ok(Value::Null))?;
+        let item = item?;
+        match before {
+            Value::List(List::Owned(mut items, None)) => {
+                Arc::make_mut(&mut items).push(item);
+                Ok(Value::List(List::Owned(items, None)))
+            }
+            _ => Err(Error::no_overload()),
         }
     }
 
@@ -285,19 +300,29 @@ impl<'a> Machine<'_, 'a> {
     fn call(&mut self, call: &'a CallNode) -> Res<'a> {
         // Most calls have few arguments: they need no memory of their own.
         match &call.args[..] {
-            [one] => {
-                let args = [self.eval(one)?];
-                self.finish(call, &args)
-            }
-            [one, two] => {
-                let args = [self.eval(one)?, self.eval(two)?];
-                self.finish(call, &args)
-            }
+            [one] => match self.eval(one) {
+                Ok(v) => self.finish(call, &[v]),
+                Err(e) => self.failed(call, e, &[Value::Null]),
+            },
+            [one, two] => match (self.eval(one), self.eval(two)) {
+                (Ok(v), Ok(w)) => self.finish(call, &[v, w]),
+                (Err(e), Ok(w)) => self.failed(call, e, &[Value::Null, w]),
+                (Ok(v), Err(e)) => self.failed(call, e, &[v, Value::Null]),
+                (Err(e), Err(_)) => self.failed(call, e, &[Value::Null, Value::Null]),
+            },
             _ => {
                 let args = self.args(&call.args)?;
                 self.finish(call, &args)
             }
         }
+    }
+
+    /// A call with an argument that failed costs what it would have cost, for its error may be absorbed.
+    fn failed(&mut self, call: &'a CallNode, error: Error, args: &[Value<'a>]) -> Res<'a> {
+        if error.kind == ErrorKind::Value {
+            self.charge(call.cost.of_call(args, &Value::Null))?;
+        }
+        Err(error)
     }
 
     fn finish(&mut self, call: &'a CallNode, args: &[Value<'a>]) -> Res<'a> {
@@ -349,14 +374,17 @@ impl<'a> Machine<'_, 'a> {
                 Ok(if optional { Value::some(v) } else { v })
             }
             None if optional => Ok(Value::Optional(None)),
-            None => Err(Error::no_key(field)),
+            None => {
+                self.charge(1)?;
+                Err(Error::no_key(field))
+            }
         }
     }
 
     fn has(&mut self, of: &Value<'a>, field: &str) -> Res<'a> {
         Ok(Value::Bool(match of {
             Value::Map(Map::Composed) => self.activation.composed(field).is_some(),
-            Value::Map(map) => map.field(field).is_some(),
+            Value::Map(map) => map.field(field).transpose()?.is_some(),
             Value::Optional(Some(v)) => return self.has(v, field),
             Value::Opaque(Opaque::Object(object)) => object.fields.contains_key(field),
             _ => false,
@@ -379,6 +407,7 @@ impl<'a> Machine<'_, 'a> {
                 };
                 let found = usize::try_from(place).ok().and_then(|p| list.get(p)).transpose()?;
                 if found.is_none() && !optional {
+                    self.charge(1)?;
                     return Err(Error::new(format!("index out of bounds: {place}")));
                 }
                 found
@@ -393,7 +422,10 @@ impl<'a> Machine<'_, 'a> {
                 Ok(if optional { Value::some(v) } else { v })
             }
             None if optional => Ok(Value::Optional(None)),
-            None => Err(Error::no_key(shown(at))),
+            None => {
+                self.charge(1)?;
+                Err(Error::no_key(shown(at)))
+            }
         }
     }
 

@@ -22,11 +22,12 @@ pub struct Issues {
     source: Vec<char>,
     issues: Vec<Issue>,
     more: usize,
+    instantiation: Option<String>,
 }
 
 impl Issues {
     pub(crate) fn new(source: &[char]) -> Issues {
-        Issues { source: source.to_vec(), issues: Vec::new(), more: 0 }
+        Issues { source: source.to_vec(), issues: Vec::new(), more: 0, instantiation: None }
     }
 
     pub(crate) fn report(&mut self, offset: Option<u32>, message: impl Into<String>) {
@@ -37,9 +38,19 @@ impl Issues {
         }
     }
 
+    /// Says that the expression is right by itself, but can never run.
+    pub(crate) fn instantiation(&mut self, message: String) {
+        self.instantiation.get_or_insert(message);
+    }
+
+    /// What upstream's messages about the issues begin with.
+    pub fn prefix(&self) -> &'static str {
+        if self.instantiation.is_some() { "program instantiation failed: " } else { "compilation failed: " }
+    }
+
     /// Whether there is nothing wrong.
     pub fn is_empty(&self) -> bool {
-        self.issues.is_empty()
+        self.issues.is_empty() && self.instantiation.is_none()
     }
 
     /// The single messages.
@@ -65,6 +76,9 @@ impl std::error::Error for Issues {}
 
 impl fmt::Display for Issues {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(message) = &self.instantiation {
+            return f.write_str(message);
+        }
         let mut sorted: Vec<(Option<(usize, usize)>, &Issue)> = self.issues.iter().map(|i| (i.offset.map(|o| self.place(o)), i)).collect();
         sorted.sort_by_key(|(place, _)| *place);
         for (n, (place, issue)) in sorted.iter().enumerate() {

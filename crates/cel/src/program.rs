@@ -297,10 +297,19 @@ impl Planner<'_> {
             match pattern::compile(text) {
                 Ok(regex) => return Node::Pattern { function: pattern_function, args: nodes, regex: Box::new(regex), cost },
                 Err(error) => {
-                    self.report(e.id, &error);
+                    self.issues.instantiation(error.to_string());
                     return Node::Const(Value::Null);
                 }
             }
+        }
+        if function == "sum" {
+            let zero = match overloads {
+                ["list_uint_sum_uint"] => Some(Value::Uint(0)),
+                ["list_double_sum_double"] => Some(Value::Double(0.0)),
+                ["list_duration_sum_duration"] => Some(Value::Duration(0)),
+                _ => None,
+            };
+            nodes.extend(zero.map(Node::Const));
         }
         let Some((name, builtin)) = functions::lookup(function) else {
             self.report(e.id, &Error::new(format!("no such overload: {function}")));
@@ -314,7 +323,7 @@ impl Planner<'_> {
             return match builtin(&crate::eval::Activation::new(), &[argument]) {
                 Ok(value) => Node::Const(value),
                 Err(error) => {
-                    self.report(e.id, &error);
+                    self.issues.instantiation(error.to_string());
                     Node::Const(Value::Null)
                 }
             };

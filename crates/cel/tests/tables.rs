@@ -33,7 +33,7 @@ fn outcome(expression: &str, wanted: &str) -> Result<(), String> {
         Ok(program) => program,
         Err(issues) => {
             let wanted = wanted.strip_prefix("issue: ").ok_or_else(|| issues.to_string())?;
-            return if issues.iter().any(|i| i.message == wanted) { Ok(()) } else { Err(issues.to_string()) };
+            return if issues.iter().any(|i| i.message == wanted) || issues.to_string() == wanted { Ok(()) } else { Err(issues.to_string()) };
         }
     };
     let result = program.eval(&Activation::new()).result;

@@ -45,7 +45,8 @@ pub(super) fn is_sorted<'a>(a: &[Value<'a>]) -> Res<'a> {
 }
 
 pub(super) fn sum<'a>(a: &[Value<'a>]) -> Res<'a> {
-    let mut total: Option<Value<'a>> = None;
+    // The planner adds the zero of the list's type, where it is known.
+    let mut total: Option<Value<'a>> = a.get(1).cloned();
     for item in list(a)?.iter() {
         let item = item?;
         total = Some(match total {

@@ -62,13 +62,75 @@ pub(super) fn dynamic<'a>(activation: &Activation<'a>, function: Function, args:
 
 /// Compiles a pattern.
 pub(crate) fn compile(pattern: &str) -> Result<Regex, Error> {
-    let wrong = |why: String| Error::new(format!("error parsing regexp: {why}: `{pattern}`"));
+    if let Some(operators) = nested_repetition(pattern) {
+        return Err(Error::new(format!("error parsing regexp: invalid nested repetition operator: `{operators}`")));
+    }
     RegexBuilder::new(&translate(pattern))
         .size_limit(2 << 20)
         .dfa_size_limit(1 << 20)
         .nest_limit(250)
         .build()
-        .map_err(|e| wrong(e.to_string().lines().last().unwrap_or_default().trim_start_matches("error: ").to_string()))
+        .map_err(|e| {
+            let text = e.to_string();
+            let why = match text.lines().last().unwrap_or_default().trim_start_matches("error: ") {
+                "unopened group" => "unexpected )",
+                "unclosed group" => "missing closing )",
+                "unclosed character class" => "missing closing ]",
+                "repetition operator missing expression" => "missing argument to repetition operator",
+                "unrecognized escape sequence" => "invalid escape sequence",
+                other => other,
+            };
+            Error::new(format!("error parsing regexp: {why}: `{pattern}`"))
+        })
+}
+
+/// Two repetitions in a row, which Go takes for a mistake.
+fn nested_repetition(pattern: &str) -> Option<String> {
+    let chars: Vec<char> = pattern.chars().collect();
+    let (mut i, mut class, mut before) = (0, false, None);
+    while i < chars.len() {
+        let start = i;
+        let repeats = match chars[i] {
+            '\\' => {
+                i += 1;
+                false
+            }
+            '[' if !class => {
+                class = true;
+                // A bracket that comes first is text.
+                i += usize::from(chars.get(i + 1) == Some(&'^'));
+                i += usize::from(chars.get(i + 1) == Some(&']'));
+                false
+            }
+            ']' if class => {
+                class = false;
+                false
+            }
+            '*' | '+' | '?' if !class && start > 0 && chars[start - 1] != '(' => true,
+            '{' if !class => {
+                let end = chars[i..].iter().position(|c| *c == '}').map(|e| i + e);
+                let body = end.map(|e| &chars[i + 1..e]);
+                let counts = body.is_some_and(|b| b.first().is_some_and(char::is_ascii_digit) && b.iter().all(|c| c.is_ascii_digit() || *c == ','));
+                if let (true, Some(end)) = (counts, end) {
+                    i = end;
+                }
+                counts
+            }
+            _ => false,
+        };
+        if repeats {
+            if let Some(before) = before {
+                return Some(chars[before..=i].iter().collect());
+            }
+            // A question mark behind it makes it lazy.
+            i += usize::from(chars.get(i + 1) == Some(&'?'));
+            before = Some(start);
+        } else {
+            before = None;
+        }
+        i += 1;
+    }
+    None
 }
 
 /// A pattern of Go's dialect in that of the `regex` crate.
@@ -246,12 +308,13 @@ mod tests {
             (r"(?i)^a[b-d]é$", "ACé", true),
             (r"^(?i:a)b$", "Ab", true),
             (r"^(?i:a)b$", "AB", false),
+            (r"a+?b??c{1,2}?[+*]", "aaac+", true),
             (r"(?s)a.b", "a\nb", true),
             (r"^a[[]b$", "a[b", true),
         ] {
             assert_eq!(compile(pattern).unwrap().is_match(text), matches, "{pattern} {text}");
         }
-        for bad in ["(", "[a", "a{1000}{1000}{1000}", r"\8", "(?=a)"] {
+        for bad in ["x++", "x*{2}", "(", "[a", "a{1000}{1000}{1000}", r"\8", "(?=a)"] {
             assert!(compile(bad).is_err(), "{bad}");
         }
     }

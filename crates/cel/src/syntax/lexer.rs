@@ -165,7 +165,7 @@ impl Lexer<'_> {
             }
             let c = self.peek(0);
             if c == '\\' && !raw {
-                self.at += 2;
+                self.at = (self.at + 2).min(self.source.len());
                 continue;
             }
             if !triple && (c == '\n' || c == '\r') {

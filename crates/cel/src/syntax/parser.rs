@@ -173,31 +173,29 @@ impl Parser<'_> {
             self.issues.report(None, format!("expression recursion limit exceeded: {DEEPEST}"));
             return Err(Failed);
         }
-        let condition = self.logic("||", "_||_", |p| p.logic("&&", "_&&_", |p| p.binary(1)))?;
-        let e = match self.eat("?") {
-            None => condition,
-            Some(op) => {
-                let yes = self.logic("||", "_||_", |p| p.logic("&&", "_&&_", |p| p.binary(1)))?;
-                self.expect(":")?;
-                let no = self.expr()?;
-                self.call(op.start, "_?_:_", vec![condition, yes, no])?
-            }
-        };
+        let mut e = self.binary(0)?;
+        if self.is("?") {
+            e = self.choice(e)?;
+        }
         self.nested -= 1;
         Ok(e)
     }
 
+    fn choice(&mut self, condition: Expr) -> Parsed {
+        let place = self.next().start;
+        let yes = self.binary(0)?;
+        self.expect(":")?;
+        let no = self.expr()?;
+        self.call(place, "_?_:_", vec![condition, yes, no])
+    }
+
     /// Terms joined by one logical operator: they become a balanced tree, so that a long row is not deep.
-    fn logic(&mut self, op: &'static str, function: &str, mut term: impl FnMut(&mut Self) -> Parsed) -> Parsed {
-        let first = term(self)?;
-        if !self.is(op) {
-            return Ok(first);
-        }
+    fn logic(&mut self, first: Expr, op: &'static str, function: &str, power: u8) -> Parsed {
         let mut terms = vec![Some(first)];
         let mut places = Vec::new();
         while let Some(token) = self.eat(op) {
             places.push(token.start);
-            terms.push(Some(term(self)?));
+            terms.push(Some(self.binary(power + 1)?));
         }
         self.balance(function, &mut terms, &places, 0, places.len() - 1)
     }
@@ -209,33 +207,43 @@ impl Parser<'_> {
         self.call(places[mid], function, vec![left, right])
     }
 
-    /// Relations (power 1), sums (2) and products (3), all from left to right.
+    /// Alternatives (power 0), conjunctions (1), relations (2), sums (3) and products (4), all from left to right.
     fn binary(&mut self, power: u8) -> Parsed {
         let mut left = self.unary()?;
         loop {
             let Tok::Op(op) = self.token().tok else { return Ok(left) };
             let (own, function) = match op {
-                "<" => (1, "_<_"),
-                "<=" => (1, "_<=_"),
-                ">" => (1, "_>_"),
-                ">=" => (1, "_>=_"),
-                "==" => (1, "_==_"),
-                "!=" => (1, "_!=_"),
-                "in" => (1, "@in"),
-                "+" => (2, "_+_"),
-                "-" => (2, "_-_"),
-                "*" => (3, "_*_"),
-                "/" => (3, "_/_"),
-                "%" => (3, "_%_"),
+                "||" => (0, "_||_"),
+                "&&" => (1, "_&&_"),
+                "<" => (2, "_<_"),
+                "<=" => (2, "_<=_"),
+                ">" => (2, "_>_"),
+                ">=" => (2, "_>=_"),
+                "==" => (2, "_==_"),
+                "!=" => (2, "_!=_"),
+                "in" => (2, "@in"),
+                "+" => (3, "_+_"),
+                "-" => (3, "_-_"),
+                "*" => (4, "_*_"),
+                "/" => (4, "_/_"),
+                "%" => (4, "_%_"),
                 _ => return Ok(left),
             };
             if own < power {
                 return Ok(left);
             }
-            let place = self.next().start;
-            let right = self.binary(own + 1)?;
-            left = self.call(place, function, vec![left, right])?;
+            if own < 2 {
+                left = self.logic(left, op, function, own)?;
+                continue;
+            }
+            left = self.operation(left, function, own)?;
         }
+    }
+
+    fn operation(&mut self, left: Expr, function: &str, power: u8) -> Parsed {
+        let place = self.next().start;
+        let right = self.binary(power + 1)?;
+        self.call(place, function, vec![left, right])
     }
 
     fn unary(&mut self) -> Parsed {
@@ -261,46 +269,60 @@ impl Parser<'_> {
 
     fn member(&mut self) -> Parsed {
         let mut e = self.primary()?;
-        loop {
-            if let Some(op) = self.eat(".") {
-                let optional = self.eat("?").is_some();
-                let token = self.token();
-                if token.tok == Tok::Escaped {
-                    return self.fail(token.start, "unsupported syntax: '`'");
-                }
-                if token.tok != Tok::Ident {
-                    return self.unexpected("IDENTIFIER");
-                }
-                self.next();
-                let name = self.text(token);
-                if matches!(&name[..], "true" | "false" | "null") {
-                    let dotted = format!(".{name}");
-                    return self.fail(token.start, format!("Syntax error: no viable alternative at input '{dotted}'"));
-                }
-                if optional {
-                    let field = self.node(token.start, Kind::Literal(Literal::String(name)))?;
-                    e = self.call(op.start, "_?._", vec![e, field])?;
-                } else if let Some(open) = self.eat("(") {
-                    let args = self.args()?;
-                    e = self.receiver_call(open.start, name, e, args)?;
-                } else {
-                    e = self.node(op.start, Kind::Select { operand: Box::new(e), field: name, test: false })?;
-                }
-            } else if let Some(op) = self.eat("[") {
-                let function = if self.eat("?").is_some() { "_[?_]" } else { "_[_]" };
-                let index = self.expr()?;
-                self.expect("]")?;
-                e = self.call(op.start, function, vec![e, index])?;
-            } else if self.is("{")
-                && let Some(name) = e.qualified_name()
-            {
-                let place = self.next().start;
-                let fields = self.fields()?;
-                e = self.node(place, Kind::Struct { name, fields })?;
-            } else {
-                return Ok(e);
-            }
+        while let Tok::Op(op) = self.token().tok {
+            e = match op {
+                "." => self.dot(e)?,
+                "[" => self.index(e)?,
+                "{" if e.qualified_name().is_some() => self.object(e)?,
+                _ => break,
+            };
         }
+        Ok(e)
+    }
+
+    /// A field or a call behind a dot.
+    fn dot(&mut self, e: Expr) -> Parsed {
+        let op = self.next();
+        let optional = self.eat("?").is_some();
+        let token = self.token();
+        if token.tok == Tok::Escaped {
+            return self.fail(token.start, "unsupported syntax: '`'");
+        }
+        if token.tok != Tok::Ident {
+            return self.unexpected("IDENTIFIER");
+        }
+        self.next();
+        let name = self.text(token);
+        if matches!(&name[..], "true" | "false" | "null") {
+            return self.fail(token.start, format!("Syntax error: mismatched input '{name}' expecting IDENTIFIER"));
+        }
+        if optional {
+            let field = self.node(token.start, Kind::Literal(Literal::String(name)))?;
+            return self.call(op.start, "_?._", vec![e, field]);
+        }
+        match self.eat("(") {
+            Some(open) => {
+                let args = self.args()?;
+                self.receiver_call(open.start, name, e, args)
+            }
+            None => self.node(op.start, Kind::Select { operand: Box::new(e), field: name, test: false }),
+        }
+    }
+
+    fn index(&mut self, e: Expr) -> Parsed {
+        let op = self.next();
+        let function = if self.eat("?").is_some() { "_[?_]" } else { "_[_]" };
+        let index = self.expr()?;
+        self.expect("]")?;
+        self.call(op.start, function, vec![e, index])
+    }
+
+    /// An object literal, behind the name of its type.
+    fn object(&mut self, e: Expr) -> Parsed {
+        let name = e.qualified_name().unwrap_or_default();
+        let place = self.next().start;
+        let fields = self.fields()?;
+        self.node(place, Kind::Struct { name, fields })
     }
 
     fn args(&mut self) -> Parsed<Vec<Expr>> {
@@ -347,40 +369,9 @@ impl Parser<'_> {
     fn primary(&mut self) -> Parsed {
         let token = self.token();
         match token.tok {
-            Tok::Op("(") => {
-                self.next();
-                let e = self.expr()?;
-                self.expect(")")?;
-                Ok(e)
-            }
-            Tok::Op("[") => {
-                self.next();
-                let mut elements = Vec::new();
-                while self.eat("]").is_none() {
-                    let optional = self.eat("?").is_some();
-                    elements.push(Element { value: self.expr()?, optional });
-                    if self.eat(",").is_none() {
-                        self.expect("]")?;
-                        break;
-                    }
-                }
-                self.node(token.start, Kind::List(elements))
-            }
-            Tok::Op("{") => {
-                self.next();
-                let mut entries = Vec::new();
-                while self.eat("}").is_none() {
-                    let optional = self.eat("?").is_some();
-                    let key = self.expr()?;
-                    self.expect(":")?;
-                    entries.push(Entry { key, value: self.expr()?, optional });
-                    if self.eat(",").is_none() {
-                        self.expect("}")?;
-                        break;
-                    }
-                }
-                self.node(token.start, Kind::Map(entries))
-            }
+            Tok::Op("(") => self.parenthesis(),
+            Tok::Op("[") => self.list_literal(),
+            Tok::Op("{") => self.map_literal(),
             Tok::Op("-" | ".") | Tok::Ident => self.named(token),
             Tok::Int | Tok::Uint | Tok::Double | Tok::Str | Tok::Bytes => {
                 self.next();
@@ -388,6 +379,43 @@ impl Parser<'_> {
             }
             _ => self.unexpected(OPERAND),
         }
+    }
+
+    fn parenthesis(&mut self) -> Parsed {
+        self.next();
+        let e = self.expr()?;
+        self.expect(")")?;
+        Ok(e)
+    }
+
+    fn list_literal(&mut self) -> Parsed {
+        let place = self.next().start;
+        let mut elements = Vec::new();
+        while self.eat("]").is_none() {
+            let optional = self.eat("?").is_some();
+            elements.push(Element { value: self.expr()?, optional });
+            if self.eat(",").is_none() {
+                self.expect("]")?;
+                break;
+            }
+        }
+        self.node(place, Kind::List(elements))
+    }
+
+    fn map_literal(&mut self) -> Parsed {
+        let place = self.next().start;
+        let mut entries = Vec::new();
+        while self.eat("}").is_none() {
+            let optional = self.eat("?").is_some();
+            let key = self.expr()?;
+            self.expect(":")?;
+            entries.push(Entry { key, value: self.expr()?, optional });
+            if self.eat(",").is_none() {
+                self.expect("}")?;
+                break;
+            }
+        }
+        self.node(place, Kind::Map(entries))
     }
 
     /// What begins with a minus (a number), a dot or an identifier.

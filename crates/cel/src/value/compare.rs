@@ -109,7 +109,7 @@ fn lists(a: &List<'_>, b: &List<'_>) -> bool {
 /// Whether two items of a list that is a map have the same keys.
 pub(crate) fn same_keys(a: &Value<'_>, b: &Value<'_>, keys: &[String]) -> bool {
     let (Value::Map(a), Value::Map(b)) = (a, b) else { return false };
-    keys.iter().all(|key| match (a.field(key), b.field(key)) {
+    keys.iter().all(|key| match (a.field_or_raw(key), b.field_or_raw(key)) {
         (Some(Ok(v)), Some(Ok(w))) => equal(&v, &w),
         (None, None) => true,
         _ => false,
@@ -120,12 +120,19 @@ fn maps(a: &Map<'_>, b: &Map<'_>) -> bool {
     if let (Map::Json(a), Map::Json(b)) = (a, b) {
         return a.len() == b.len() && a.iter().all(|(k, v)| b.get(k).is_some_and(|w| trees(v, w)));
     }
-    a.len() == b.len()
+    let known = a.len() == b.len()
         && a.keys().iter().all(|key| match (a.get(key), b.get(key)) {
             (Some(Ok(v)), Some(Ok(w))) => equal(&v, &w),
             (None, None) => true,
             _ => false,
-        })
+        });
+    // What a schema does not know is compared as it is.
+    match (a, b) {
+        (Map::Typed(a, schema), Map::Typed(b, _)) if known => {
+            a.iter().filter(|(k, _)| !schema.knows(k)).all(|(k, v)| b.get(k).is_none_or(|w| trees(v, w)))
+        }
+        _ => known,
+    }
 }
 
 /// Equality of trees without a schema: numbers by their values.

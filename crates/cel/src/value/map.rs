@@ -140,6 +140,14 @@ impl<'a> Map<'a> {
         }
     }
 
+    /// The value of a field, also of one that expressions cannot name.
+    pub(crate) fn field_or_raw(&self, name: &str) -> Option<Result<Value<'a>, Error>> {
+        self.field(name).or_else(|| match self {
+            Map::Typed(fields, _) => fields.get(name).map(|v| Ok(Value::from_json(v))),
+            _ => None,
+        })
+    }
+
     /// The value of a key.
     pub(crate) fn get(&self, key: &Value<'_>) -> Option<Result<Value<'a>, Error>> {
         match (self, key) {
