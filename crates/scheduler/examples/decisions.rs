@@ -59,6 +59,7 @@ fn run(cluster: &mut Cluster, pods: impl Iterator<Item = Arc<PodInfo>>) -> Run {
                     run.placed += 1;
                 }
             }
+            Decision::Failed(_) => {}
         }
         run.times.push(begin.elapsed());
     }
