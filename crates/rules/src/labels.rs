@@ -37,6 +37,9 @@ mod tests {
             (r#"{"matchExpressions":[{"key":"app","operator":"NotIn","values":["web"]}]}"#, false),
             (r#"{"matchExpressions":[{"key":"tier","operator":"NotIn","values":["web"]}]}"#, true),
             (r#"{"matchExpressions":[{"key":"tier","operator":"Exists"}]}"#, false),
+            (r#"{"matchExpressions":[{"key":"app","operator":"Exists"}]}"#, true),
+            (r#"{"matchExpressions":[{"key":"app","operator":"DoesNotExist"}]}"#, false),
+            (r#"{"matchExpressions":[{"key":"app","operator":"Gt","values":["1"]}]}"#, false),
             (r#"{"matchExpressions":[{"key":"tier","operator":"DoesNotExist"}]}"#, true),
         ];
         for (selector, expected) in cases {

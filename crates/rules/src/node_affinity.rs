@@ -68,4 +68,19 @@ mod tests {
         assert!(!required(r#"[{"matchExpressions":[{"key":"cores","operator":"Lt","values":["4"]}]}]"#));
         assert!(!required(r#"[{"matchExpressions":[{"key":"zone","operator":"In","values":["x"]},{"key":"gpu","operator":"Exists"}]}]"#));
     }
+
+    #[test]
+    fn each_operator() {
+        let holds = |operator: &str, values: &[&str], value: Option<&str>| {
+            let values = values.iter().map(|v| v.to_string()).collect();
+            holds(&NodeSelectorRequirement { key: "k".into(), operator: operator.into(), values: Some(values) }, value)
+        };
+        assert!(holds("In", &["a", "b"], Some("b")) && !holds("In", &["a"], Some("b")) && !holds("In", &["a"], None));
+        assert!(holds("NotIn", &["a"], Some("b")) && holds("NotIn", &["a"], None) && !holds("NotIn", &["a", "b"], Some("b")));
+        assert!(holds("Exists", &[], Some("")) && !holds("Exists", &[], None));
+        assert!(holds("DoesNotExist", &[], None) && !holds("DoesNotExist", &[], Some("")));
+        assert!(holds("Gt", &["4"], Some("5")) && !holds("Gt", &["4"], Some("4")) && !holds("Gt", &["4"], Some("x")) && !holds("Gt", &["x"], Some("5")));
+        assert!(holds("Lt", &["4"], Some("3")) && !holds("Lt", &["4"], Some("4")) && !holds("Lt", &["4"], None) && !holds("Lt", &[], Some("3")));
+        assert!(!holds("Near", &["4"], Some("4")));
+    }
 }

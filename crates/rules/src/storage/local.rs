@@ -91,4 +91,17 @@ mod tests {
         }
         assert_eq!(Removal::parse("whatever"), None);
     }
+
+    #[test]
+    fn a_node_tells_of_each_volume_under_its_own_key() {
+        let annotations = [(Removal::key("v"), "remove pvc-1_n_a"), (Removal::key("w"), "nonsense"), (DIRECTORY.to_string(), "/srv")];
+        let annotations: std::collections::BTreeMap<_, _> = annotations.into_iter().map(|(k, v)| (k, v.to_string())).collect();
+        let mut node = Node::default();
+        node.metadata.annotations = Some(annotations);
+        assert_eq!(Removal::key("v"), "remove.local-path.knarr/v");
+        assert_eq!(Removal::of(&node, "v"), Some(Removal::Asked("pvc-1_n_a".into())));
+        assert_eq!(Removal::of(&node, "w"), None);
+        assert_eq!(Removal::of(&node, "other"), None);
+        assert_eq!(Removal::volumes(&node).collect::<Vec<_>>(), ["v", "w"]);
+    }
 }

@@ -242,6 +242,8 @@ mod tests {
         assert_eq!(found(&plain, &[many.clone(), sizes[0].clone()]), "big");
         assert_eq!(found(&claim(json!({"accessModes": ["ReadWriteMany"]})), &[many, sizes[0].clone()]), "many");
         assert_eq!(found(&claim(json!({"selector": {"matchLabels": {"disk": "big"}}})), &sizes), "big");
+        let equal = [volume("first", "6Gi", json!({})), volume("second", "6Gi", json!({}))];
+        assert_eq!(found(&plain, &equal), "first");
     }
 
     #[test]
@@ -288,5 +290,44 @@ mod tests {
         let all = [class("old", "2026-01-01T00:00:00Z", "true"), class("new", "2026-02-01T00:00:00Z", "true"), class("newest", "2026-03-01T00:00:00Z", "false")];
         assert_eq!(default_class(&all).expect("one").name_any(), "new");
         assert!(default_class(&all[2..]).is_none());
+    }
+
+    #[test]
+    fn a_claim_says_of_which_class_it_is_and_how_far_its_binding_is() {
+        let of = |metadata: Value, spec: Value| -> PersistentVolumeClaim { serde_json::from_value(json!({"metadata": metadata, "spec": spec})).expect("a claim") };
+        let older = of(json!({"annotations": {BETA_CLASS: "b"}}), json!({}));
+        assert_eq!((claim_class(&older), has_class(&older)), ("b", true));
+        let none = of(json!({}), json!({"storageClassName": ""}));
+        assert_eq!((claim_class(&none), has_class(&none)), ("", true), "it wants none");
+        let silent = of(json!({}), json!({}));
+        assert_eq!((claim_class(&silent), has_class(&silent)), ("", false));
+        assert_eq!((volume_name(&silent), is_fully_bound(&silent)), ("", false));
+        let named = of(json!({}), json!({"volumeName": "v"}));
+        assert_eq!((volume_name(&named), is_fully_bound(&named)), ("v", false));
+        let complete = |spec| of(json!({"annotations": {BIND_COMPLETED: "yes"}}), spec);
+        assert!(is_fully_bound(&complete(json!({"volumeName": "v"}))) && !is_fully_bound(&complete(json!({}))));
+        let mode = |mode: Value| serde_json::from_value::<StorageClass>(json!({"metadata": {}, "provisioner": "p", "volumeBindingMode": mode})).expect("a class");
+        assert!(waits_for_consumer(&mode(json!("WaitForFirstConsumer"))));
+        assert!(!waits_for_consumer(&mode(json!("Immediate"))) && !waits_for_consumer(&mode(Value::Null)));
+    }
+
+    #[test]
+    fn a_pod_has_the_claims_that_it_names_and_those_made_for_it() {
+        let meta = |uid: &str| ObjectMeta { namespace: Some("n".into()), name: Some("p".into()), uid: Some(uid.into()), ..ObjectMeta::default() };
+        let volumes: Vec<Volume> = serde_json::from_value(json!([
+            {"name": "named", "persistentVolumeClaim": {"claimName": "data"}}, {"name": "own", "ephemeral": {}}, {"name": "none", "emptyDir": {}}]))
+        .expect("volumes");
+        let claims: Vec<_> = volumes.iter().map(|v| claim_of(&meta("u"), v)).collect();
+        assert_eq!(claims, [Some(("data".into(), false)), Some(("p-own".into(), true)), None]);
+        assert_eq!(claims_of(&meta("u"), &volumes), ["data", "p-own"]);
+        let owner = |uid: &str, controls: bool| json!({"apiVersion": "v1", "kind": "Pod", "name": "p", "uid": uid, "controller": controls});
+        let owned = |owners: Value| -> PersistentVolumeClaim {
+            serde_json::from_value(json!({"metadata": {"namespace": "n", "name": "p-own", "ownerReferences": owners}})).expect("a claim")
+        };
+        assert_eq!(made_for(&meta("u"), &owned(json!([owner("x", false), owner("u", true)]))), Ok(()));
+        let foreign = Err("PVC n/p-own was not created for pod n/p (pod is not owner)".to_string());
+        for owners in [json!([owner("x", true)]), json!([owner("u", false)]), json!([])] {
+            assert_eq!(made_for(&meta("u"), &owned(owners)), foreign);
+        }
     }
 }
