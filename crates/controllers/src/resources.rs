@@ -30,6 +30,13 @@ pub struct Discovered {
     pub failures: Vec<(String, String)>,
 }
 
+impl Discovered {
+    /// Whether some of a group did not answer: what is not found in it may be there all the same.
+    pub fn is_partial(&self, group: &str) -> bool {
+        self.failures.iter().any(|(version, _)| version.split('/').next() == Some(group))
+    }
+}
+
 /// Asks for all resources. A group that does not answer is a failure of its own: what it serves is
 /// not known then, and nobody may act as if it served nothing.
 pub async fn discover(client: &Client) -> kube::Result<Discovered> {

@@ -248,7 +248,13 @@ impl Collector {
     /// An object that turned out not to exist.
     fn forget(&self, uid: &str) {
         let look = self.graph.lock().remove(uid);
-        look.into_iter().for_each(|uid| self.queue.add(uid));
+        look.into_iter().for_each(|uid| self.look(uid));
+    }
+
+    /// Has an object looked at for a new reason: how often others were in vain does not matter for it.
+    fn look(&self, uid: Uid) {
+        self.queue.forget(&uid);
+        self.queue.add(uid);
     }
 
     fn tell(&self, mistakes: Vec<Misplaced>) {

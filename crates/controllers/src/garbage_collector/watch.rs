@@ -37,9 +37,8 @@ impl Collector {
             };
             let key = |kind: &Kind| (kind.resource.group.clone(), kind.resource.kind.clone());
             // What a group served that does not answer now stays as it was.
-            let silent = |group: &str| found.failures.iter().any(|(version, _)| version.split('/').next() == Some(group));
             let mut kinds = self.kinds.lock().clone();
-            kinds.retain(|(group, _), _| silent(group));
+            kinds.retain(|(group, _), _| found.is_partial(group));
             let mut followed: HashSet<(String, String)> = kinds.keys().filter(|k| running.contains_key(*k)).cloned().collect();
             for served in &found.resources {
                 let kind = Arc::new(Kind { resource: served.resource.clone(), namespaced: served.namespaced });
@@ -61,7 +60,7 @@ impl Collector {
             let old = std::mem::replace(&mut *self.kinds.lock(), kinds);
             if self.kinds.lock().keys().any(|k| !old.contains_key(k)) {
                 // By now they may have to wait for long until they are looked at again.
-                std::mem::take(&mut *self.unsure.lock()).into_iter().for_each(|uid| self.queue.add(uid));
+                std::mem::take(&mut *self.unsure.lock()).into_iter().for_each(|uid| self.look(uid));
             }
             for (kind, task) in ended {
                 task.cancel();
@@ -83,7 +82,7 @@ impl Collector {
 
     fn put(&self, kind: &Arc<Kind>, meta: &Meta) {
         let work = self.graph.lock().put(kind, meta);
-        work.look.into_iter().for_each(|uid| self.queue.add(uid));
+        work.look.into_iter().for_each(|uid| self.look(uid));
         self.tell(work.misplaced);
     }
 }

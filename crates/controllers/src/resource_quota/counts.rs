@@ -13,7 +13,7 @@ use serde_json::value::RawValue;
 
 use super::plan::Found;
 use crate::garbage_collector::slim::Slim;
-use crate::resources;
+use crate::resources::{self, Discovered};
 
 /// Group and plural.
 type Kind = (String, String);
@@ -83,8 +83,7 @@ impl Counts {
 
     async fn served(&self, kind: &Kind) -> kube::Result<Option<ApiResource>> {
         let found = resources::discover(&self.client).await?;
-        let mut all = found.resources.into_iter().filter(|s| s.namespaced && s.can("list") && s.can("watch"));
-        Ok(all.find(|s| s.resource.group == kind.0 && s.resource.plural == kind.1).map(|s| s.resource))
+        find(found, kind).map_err(|why| kube::Error::Service(why.into()))
     }
 
     fn set(&self, kind: &Kind, objects: HashMap<String, String>) {
@@ -92,6 +91,17 @@ impl Counts {
         if old.as_ref() != Some(&objects) {
             (self.notify)(kind, None);
         }
+    }
+}
+
+/// The resource of a kind that can be counted, if there is one; an error when that is not known.
+fn find(found: Discovered, kind: &Kind) -> Result<Option<ApiResource>, String> {
+    let partial = found.is_partial(&kind.0);
+    let mut all = found.resources.into_iter().filter(|s| s.namespaced && s.can("list") && s.can("watch"));
+    match all.find(|s| s.resource.group == kind.0 && s.resource.plural == kind.1) {
+        Some(served) => Ok(Some(served.resource)),
+        None if partial => Err(format!("whether {}.{} is served is not known", kind.1, kind.0)),
+        None => Ok(None),
     }
 }
 
@@ -147,5 +157,37 @@ impl Sink for Intake<'_> {
             self.counted(|objects| drop(objects.remove(&uid)));
             (self.counts.notify)(self.kind, Some(&namespace));
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use kube::core::GroupVersionKind;
+
+    use super::*;
+    use crate::resources::Served;
+
+    fn served(group: &str, kind: &str, plural: &str, namespaced: bool, verbs: &[&str]) -> Served {
+        let resource = ApiResource::from_gvk_with_plural(&GroupVersionKind::gvk(group, "v1", kind), plural);
+        Served { resource, namespaced, verbs: verbs.iter().map(|v| v.to_string()).collect() }
+    }
+
+    #[test]
+    fn there_is_none_of_a_kind_only_when_all_of_its_group_was_seen() {
+        let all = |failures: &[&str]| Discovered {
+            resources: vec![
+                served("batch", "Job", "jobs", true, &["list", "watch"]),
+                served("batch", "Once", "onces", true, &["list"]),
+                served("apps", "Host", "hosts", false, &["list", "watch"]),
+            ],
+            failures: failures.iter().map(|v| (v.to_string(), "no answer".to_string())).collect(),
+        };
+        let of = |found: Discovered, group: &str, plural: &str| find(found, &(group.into(), plural.into())).map(|r| r.map(|r| r.plural));
+        assert_eq!(of(all(&["batch/v2"]), "batch", "jobs"), Ok(Some("jobs".into())));
+        assert_eq!(of(all(&["apps/v1"]), "batch", "crons"), Ok(None), "other groups do not matter");
+        assert!(of(all(&["batch/v2"]), "batch", "crons").is_err());
+        assert_eq!(of(all(&[]), "batch", "onces"), Ok(None), "it cannot be watched");
+        assert_eq!(of(all(&[]), "apps", "hosts"), Ok(None), "it is in no namespace");
+        assert_eq!(of(all(&[]), "", "jobs"), Ok(None), "it is of another group");
     }
 }
