@@ -104,9 +104,9 @@ impl Controller {
         for (kind, reason, message) in &plan.events {
             self.recorder.event(&owner, *kind, reason, message.clone());
         }
+        let mut forgotten = Ok(());
         for job in &plan.forget {
-            // One that cannot be deleted now is tried again the next time.
-            let _ = self.delete(&api, &owner, &job.name_any()).await;
+            forgotten = forgotten.and(self.delete(&api, &owner, &job.name_any()).await);
         }
         let mut status = plan.status.clone();
         let started = self.start_job(&api, &cron, &owner, &plan, &mut status).await;
@@ -121,6 +121,8 @@ impl Controller {
             }
         }
         started?;
+        // The next time of the schedule may be far away, or never come.
+        forgotten?;
         Ok(plan.again.map_or(Requeue::No, |again| Requeue::After(again.max(Duration::from_millis(1)))))
     }
 

@@ -14,7 +14,7 @@ use rules::labels;
 
 use super::plan;
 use super::scale::{Expected, Scales};
-use crate::Context;
+use crate::{Context, pods};
 use crate::pod::Pod;
 
 #[derive(Clone)]
@@ -73,11 +73,19 @@ pub fn start(context: &Context) {
             controller.pods.synced().await;
             controller.scales.synced().await;
             match controller.sync(&key.0, &key.1).await {
-                Err(kube::Error::Api(s)) if s.code == 409 => Ok(Requeue::After(Duration::from_millis(10))),
+                Err(Error::Api(kube::Error::Api(s))) if s.code == 409 => Ok(Requeue::After(Duration::from_millis(10))),
                 other => other,
             }
         }
     });
+}
+
+#[derive(Debug, thiserror::Error)]
+enum Error {
+    #[error("{}", pods::text(.0))]
+    Api(#[from] kube::Error),
+    #[error("how many pods are expected is not known: {0}")]
+    Uncounted(String),
 }
 
 fn selects(budget: &PodDisruptionBudget, pod: &Pod) -> bool {
@@ -86,7 +94,7 @@ fn selects(budget: &PodDisruptionBudget, pod: &Pod) -> bool {
 }
 
 impl Controller {
-    async fn sync(&self, namespace: &str, name: &str) -> kube::Result<Requeue> {
+    async fn sync(&self, namespace: &str, name: &str) -> Result<Requeue, Error> {
         let Some(budget) = self.budgets.get(namespace, name) else { return Ok(Requeue::No) };
         let owner = Reference::of(budget.as_ref());
         let event = |kind, reason: &str, message: String| self.recorder.event(&owner, kind, reason, message);
@@ -100,6 +108,8 @@ impl Controller {
             false => Ok(Expected::default()),
         };
         let now = Timestamp::now();
+        // Whoever could not say it may do so the next time, and nothing tells when.
+        let unasked = expected.is_err();
         let planned = match expected {
             Ok(expected) => {
                 if expected.unmanaged {
@@ -115,7 +125,7 @@ impl Controller {
                 let message = format!("Failed to calculate the number of expected pods: {why}");
                 event(EventType::Warning, "CalculateExpectedPodCountFailed", message);
                 self.write(&budget, plan::failed(&budget, &why, now)).await?;
-                return Ok(Requeue::No);
+                return if unasked { Err(Error::Uncounted(why)) } else { Ok(Requeue::No) };
             }
         };
         for pod in &plan.not_deleted {

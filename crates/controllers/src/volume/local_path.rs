@@ -222,7 +222,7 @@ impl Provisioner {
                 match Api::<PersistentVolume>::all(self.client.clone()).create(&PostParams::default(), &volume).await {
                     Ok(_) => self.recorder.event(&about, Normal, "ProvisioningSucceeded", format!("Successfully provisioned volume {}", volume.name_any())),
                     // Made before a restart.
-                    Err(kube::Error::Api(status)) if status.code == 409 => {}
+                    Err(kube::Error::Api(status)) if status.reason == "AlreadyExists" => {}
                     Err(error) => return Err(error),
                 }
                 Ok(Requeue::No)
