@@ -360,6 +360,12 @@ impl Shared {
         assumed
     }
 
+    /// How often a pod that waits for a node has been tried; nothing when it waits no more.
+    pub fn attempt(&self, uid: &str) -> Option<u32> {
+        let state = self.state.lock();
+        state.queue.get(uid).filter(|_| !state.assumed.contains_key(uid)).map(|entry| entry.attempts)
+    }
+
     /// A pod is to be tried at once.
     pub fn activate(&self, uid: &str) {
         self.state.lock().queue.activate_waiting(uid);

@@ -25,10 +25,12 @@ struct Objects {
     events: Vec<(String, &'static str, Value)>,
     /// Reasons and messages of recorded events.
     told: Vec<String>,
-    /// Answers for the next bindings.
+    /// Answers for the next bindings; 0 does it and answers nothing that can be read.
     refusals: Vec<u16>,
     /// The same for writes of claims on devices.
     refused_claims: Vec<u16>,
+    /// How many of the next changes of a status fail.
+    unwritten: usize,
 }
 
 #[derive(Clone)]
@@ -79,6 +81,13 @@ impl Fake {
     pub fn refuse(&self, bindings: &[u16], claims: &[u16]) {
         let mut objects = self.0.0.lock();
         (objects.refusals, objects.refused_claims) = (bindings.to_vec(), claims.to_vec());
+    }
+
+    fn fails_to_write(&self) -> bool {
+        let unwritten = &mut self.0.0.lock().unwritten;
+        let left = unwritten.checked_sub(1);
+        *unwritten = left.unwrap_or(0);
+        left.is_some()
     }
 
     fn watch(&self, collection: String, from: usize) -> Body {
@@ -169,7 +178,8 @@ impl Fake {
                 full(StatusCode::OK, json!({"kind": "Status", "status": "Success"}))
             }
             (&Method::POST, [.., "pods", name, "binding"]) => {
-                if let Some(code) = self.0.0.lock().refusals.pop() {
+                let refusal = self.0.0.lock().refusals.pop();
+                if let Some(code) = refusal.filter(|code| *code != 0) {
                     return refuse(code);
                 }
                 let mut pod = self.pod(name);
@@ -178,6 +188,9 @@ impl Fake {
                 }
                 pod["spec"]["nodeName"] = sent["target"]["name"].clone();
                 self.put("pods", pod);
+                if refusal.is_some() {
+                    return Response::new(http_body_util::Full::new(Bytes::from_static(b"{")).boxed_unsync());
+                }
                 full(StatusCode::CREATED, json!({"kind": "Status", "status": "Success"}))
             }
             (&Method::POST, [.., "events"]) => {
@@ -189,6 +202,9 @@ impl Fake {
                 let mut pod = self.pod(name);
                 if pod.is_null() {
                     return refuse(404);
+                }
+                if self.fails_to_write() {
+                    return refuse(503);
                 }
                 for (key, value) in sent["status"].as_object().cloned().unwrap_or_default() {
                     pod["status"][&key] = value;
@@ -265,6 +281,19 @@ async fn a_pod_is_bound_though_binding_fails_at_first() {
 }
 
 #[tokio::test]
+async fn a_binding_whose_answer_is_lost_is_one() {
+    let fake = Fake::new();
+    fake.0.0.lock().refusals = vec![0];
+    fake.put("nodes", node("a"));
+    fake.put("pods", pod("p", 0, "1"));
+    let tasks = start(&fake);
+    fake.until("told", |f| f.was_told("p Scheduled: Successfully assigned default/p to a")).await;
+    assert!(!fake.was_told("p FailedScheduling"));
+    assert!(fake.pod("p")["status"]["conditions"].is_null(), "nobody says that it is on no node");
+    tasks.shutdown(Duration::from_secs(5)).await;
+}
+
+#[tokio::test]
 async fn a_pod_that_fits_nowhere_is_told_so_and_bound_when_a_node_comes() {
     let fake = Fake::new();
     fake.put("nodes", node("a"));
@@ -278,6 +307,18 @@ async fn a_pod_that_fits_nowhere_is_told_so_and_bound_when_a_node_comes() {
     fake.until("told", |f| f.was_told(&format!("second FailedScheduling: {message}"))).await;
     fake.put("nodes", node("b"));
     fake.until("bound", |f| f.is_on("second", "b")).await;
+    tasks.shutdown(Duration::from_secs(5)).await;
+}
+
+#[tokio::test]
+async fn what_is_told_of_a_pod_is_not_lost() {
+    let fake = Fake::new();
+    fake.put("nodes", node("a"));
+    fake.0.0.lock().unwritten = 3;
+    fake.put("pods", pod("large", 0, "9"));
+    let tasks = start(&fake);
+    fake.until("refused", |f| f.pod("large")["status"]["conditions"][0]["reason"] == "Unschedulable").await;
+    assert_eq!(fake.0.0.lock().unwritten, 0);
     tasks.shutdown(Duration::from_secs(5)).await;
 }
 

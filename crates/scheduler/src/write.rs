@@ -1,6 +1,7 @@
 //! What the scheduler writes: bindings, conditions, nominations, evictions and events.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use k8s_openapi::api::core::v1::{Binding, ObjectReference, Pod};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
@@ -13,6 +14,9 @@ use crate::pod::PodInfo;
 use crate::preempt::Victims;
 use crate::shell::{Shared, Work};
 
+/// How long until a condition is written again; four times that the next time, and so on up to the other.
+const FIRST_PAUSE: Duration = Duration::from_millis(10);
+const LAST_PAUSE: Duration = Duration::from_secs(3);
 /// The longest note of an event.
 const NOTE: usize = 1024;
 
@@ -77,6 +81,8 @@ impl Shared {
         let bound: kube::Result<Value> = self.api(pod).create_subresource("binding", pod.name(), &PostParams::default(), &binding).await;
         match bound {
             Ok(_) => self.bound(pod, node, profile),
+            // No word of the server's: it may have bound the pod, and only its answer may be lost.
+            Err(error) if !matches!(error, kube::Error::Api(_)) && self.is_on(pod, node).await => self.bound(pod, node, profile),
             Err(error) => {
                 let gone = matches!(&error, kube::Error::Api(s) if s.code == 404);
                 self.take_back(pod, node, !gone);
@@ -86,6 +92,12 @@ impl Shared {
                 }
             }
         }
+    }
+
+    /// Whether the API server has the pod on this node.
+    async fn is_on(&self, pod: &PodInfo, node: &str) -> bool {
+        let live = self.api(pod).get_opt(pod.name()).await.ok().flatten();
+        live.is_some_and(|p| p.metadata.uid.as_deref() == Some(pod.uid()) && p.spec.is_some_and(|s| s.node_name.as_deref() == Some(node)))
     }
 
     fn bound(&self, pod: &PodInfo, node: &str, profile: usize) {
@@ -116,8 +128,15 @@ impl Shared {
         if renominated {
             status["nominatedNodeName"] = json!(nominated);
         }
-        if let Err(error) = self.patch(pod, json!({"status": status})).await {
+        // It may be tried again only after minutes, so that what is to be told of it must not be lost now.
+        let (attempt, mut pause) = (self.attempt(pod.uid()), FIRST_PAUSE);
+        while let Err(error) = self.patch(pod, json!({"status": status})).await {
             tracing::debug!(pod = pod.name(), "the condition could not be written: {error}");
+            tokio::time::sleep(pause).await;
+            pause *= 4;
+            if pause > LAST_PAUSE || attempt.is_none() || self.attempt(pod.uid()) != attempt {
+                break;
+            }
         }
     }
 
@@ -125,8 +144,8 @@ impl Shared {
         patch["metadata"] = json!({"uid": pod.uid()});
         match self.api(pod).patch_status(pod.name(), &PatchParams::default(), &Patch::Strategic(patch)).await {
             Ok(_) => Ok(()),
-            // Gone, or another pod of this name: there is nobody to tell.
-            Err(kube::Error::Api(s)) if s.code == 404 || s.code == 409 => Ok(()),
+            // There is nobody to tell.
+            Err(kube::Error::Api(s)) if s.code == 404 => Ok(()),
             Err(error) => Err(error),
         }
     }
