@@ -5,7 +5,7 @@
 use std::collections::HashMap;
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicUsize, Ordering};
 
 use apiserver::{InProcess, Server, UserInfo};
 use bytes::Bytes;
@@ -143,13 +143,22 @@ fn mixed(seed: u64) -> u64 {
     z ^ (z >> 31)
 }
 
-/// A client of `server` that acts as `user`.
-pub fn client(server: &Arc<Server>, faults: &Arc<Faults>, user: UserInfo) -> kube::Client {
-    let (server, faults) = (server.clone(), faults.clone());
+/// A client of `server` that acts as `user`. Metrics of pods are made up: each uses as much.
+pub fn client(server: &Arc<Server>, faults: &Arc<Faults>, use_of_pods: &Arc<AtomicI64>, user: UserInfo) -> kube::Client {
+    let (server, faults, use_of_pods) = (server.clone(), faults.clone(), use_of_pods.clone());
     let service = tower::service_fn(move |request: Request<Body>| {
         let (server, user) = (server.clone(), user.clone());
         let fault = faults.choose(&user.name, &request);
-        async move { answer(&server, user, request, fault).await }
+        let milli = use_of_pods.load(Ordering::Relaxed);
+        async move {
+            match request.uri().path().strip_prefix("/apis/metrics.k8s.io/v1beta1") {
+                Some(rest) if fault.is_none() => {
+                    let path = format!("/api/v1{rest}?{}", request.uri().query().unwrap_or(""));
+                    Ok(whole(200, metrics(&server, path, milli).await))
+                }
+                _ => answer(&server, user, request, fault).await,
+            }
+        }
     });
     kube::Client::new(service, "default")
 }
@@ -193,6 +202,20 @@ async fn answer(server: &Arc<Server>, user: UserInfo, mut request: Request<Body>
         })),
         _ => Ok(response.map(|body| body.map_err(|e| io::Error::other(e.to_string())).boxed_unsync())),
     }
+}
+
+/// What a metrics server says of the pods of a path.
+async fn metrics(server: &Arc<Server>, path: String, milli: i64) -> String {
+    let mut request = Request::get(path).body(Full::new(Bytes::new())).expect("a request");
+    request.extensions_mut().insert(InProcess(UserInfo::new("metrics-server", &["system:masters"])));
+    let body = server.handle(request).await.into_body().collect().await.expect("a body").to_bytes();
+    let pods: serde_json::Value = serde_json::from_slice(&body).expect("pods");
+    let running = pods["items"].as_array().into_iter().flatten().filter(|p| p["status"]["phase"] == "Running");
+    let items = running.map(|pod| {
+        json!({"metadata": {"name": pod["metadata"]["name"]}, "timestamp": jiff::Timestamp::now(), "window": "1s",
+            "containers": [{"name": "c", "usage": {"cpu": format!("{milli}m")}}]})
+    });
+    json!({"kind": "PodMetricsList", "apiVersion": "metrics.k8s.io/v1beta1", "items": items.collect::<Vec<_>>()}).to_string()
 }
 
 fn status(code: u16, reason: &str) -> serde_json::Value {

@@ -1,5 +1,5 @@
-//! Plays scheduler and kubelet: pods are bound, run and become ready at once; those that are deleted
-//! end. A pod with the label `idle` is left as it is.
+//! Plays kubelet, and scheduler where there is none: pods are bound, run and become ready at once; those
+//! that are deleted end. A pod with the label `idle` is left as it is.
 
 use k8s_openapi::api::core::v1::Pod;
 use kube::ResourceExt;
@@ -7,20 +7,20 @@ use kube::api::{Api, DeleteParams, Patch, PatchParams, Preconditions, Request};
 use reconcile::{Informers, Tasks};
 use serde_json::json;
 
-/// Starts to play.
-pub fn start(client: kube::Client, tasks: &Tasks) {
+/// Starts to play; `binds` says whether the scheduler too.
+pub fn start(client: kube::Client, tasks: &Tasks, binds: bool) {
     let mut changes = Informers::new(client.clone(), tasks.clone()).of::<Pod>().subscribe();
     tasks.spawn("kubelet", async move {
         while let Some(change) = changes.recv().await {
             if let Some(pod) = change.new.filter(|p| !p.labels().contains_key("idle")) {
                 // What fails is out of date, and the next change says so.
-                let _ = look_after(&client, &pod).await;
+                let _ = look_after(&client, &pod, binds).await;
             }
         }
     });
 }
 
-async fn look_after(client: &kube::Client, pod: &Pod) -> kube::Result<()> {
+async fn look_after(client: &kube::Client, pod: &Pod, binds: bool) -> kube::Result<()> {
     let (namespace, name) = (pod.namespace().unwrap_or_default(), pod.name_any());
     let api = Api::<Pod>::namespaced(client.clone(), &namespace);
     if pod.metadata.deletion_timestamp.is_some() {
@@ -29,17 +29,27 @@ async fn look_after(client: &kube::Client, pod: &Pod) -> kube::Result<()> {
     }
     let spec = pod.spec.as_ref();
     if spec.is_some_and(|s| s.node_name.is_none()) {
+        if !binds {
+            return Ok(());
+        }
         let target = json!({"apiVersion": "v1", "kind": "Node", "name": wanted_node(pod).unwrap_or_else(|| "n0".into())});
         let binding = json!({"apiVersion": "v1", "kind": "Binding", "metadata": {"name": name, "uid": pod.uid()}, "target": target});
         let request = Request::new(format!("/api/v1/namespaces/{namespace}/pods"));
         let request = request.create_subresource("binding", &name, &Default::default(), binding.to_string().into_bytes());
         client.request_text(request.map_err(kube::Error::BuildRequest)?).await?;
     }
+    let conditions = || pod.status.iter().flat_map(|s| s.conditions.iter().flatten());
+    if conditions().any(|c| c.type_ == "PodScheduled" && c.status == "False") {
+        // A scheduler that is late with what it says does not have the last word.
+        let scheduled = json!({"type": "PodScheduled", "status": "True", "reason": null, "message": null});
+        let status = json!({"metadata": {"uid": pod.uid()}, "status": {"conditions": [scheduled]}});
+        api.patch_status(&name, &PatchParams::default(), &Patch::Strategic(status)).await?;
+    }
     if pod.status.as_ref().is_some_and(|s| s.phase.as_deref() != Some("Pending")) {
         return Ok(());
     }
     let condition = json!({"type": "Ready", "status": "True", "lastTransitionTime": jiff::Timestamp::now()});
-    let status = json!({"metadata": {"uid": pod.uid()}, "status": {"phase": "Running", "conditions": [condition]}});
+    let status = json!({"metadata": {"uid": pod.uid()}, "status": {"phase": "Running", "startTime": jiff::Timestamp::now(), "conditions": [condition]}});
     api.patch_status(&name, &PatchParams::default(), &Patch::Strategic(status)).await.map(|_| ())
 }
 

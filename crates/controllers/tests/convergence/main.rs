@@ -2,9 +2,15 @@
 //! once in peace, then with requests that are refused, conflict, are done without an answer, and with
 //! watches that break or expire.
 
+mod claims;
+mod cluster;
 mod faults;
 mod kubelet;
+mod limits;
+mod network;
 mod objects;
 mod ownership;
+mod scheduled;
+mod storage;
 mod workloads;
 mod world;

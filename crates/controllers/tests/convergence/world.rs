@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::{Duration, Instant};
 
 use apiserver::{InProcess, Server, UserInfo};
@@ -12,7 +12,7 @@ use http::Request;
 use http_body_util::{BodyExt, Full};
 use jiff::{SignedDuration, Timestamp};
 use reconcile::{Informers, Tasks};
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use crate::faults::{self, Faults};
@@ -27,9 +27,26 @@ pub const STATEFUL_SETS: &str = "/apis/apps/v1/namespaces/test/statefulsets";
 pub const DAEMON_SETS: &str = "/apis/apps/v1/namespaces/test/daemonsets";
 pub const REVISIONS: &str = "/apis/apps/v1/namespaces/test/controllerrevisions";
 pub const JOBS: &str = "/apis/batch/v1/namespaces/test/jobs";
+pub const CRON_JOBS: &str = "/apis/batch/v1/namespaces/test/cronjobs";
 pub const CLAIMS: &str = "/api/v1/namespaces/test/persistentvolumeclaims";
+pub const VOLUMES: &str = "/api/v1/persistentvolumes";
+pub const SERVICES: &str = "/api/v1/namespaces/test/services";
+pub const ENDPOINTS: &str = "/api/v1/namespaces/test/endpoints";
+pub const SLICES: &str = "/apis/discovery.k8s.io/v1/namespaces/test/endpointslices";
+pub const QUOTAS: &str = "/api/v1/namespaces/test/resourcequotas";
+pub const BUDGETS: &str = "/apis/policy/v1/namespaces/test/poddisruptionbudgets";
+pub const AUTOSCALERS: &str = "/apis/autoscaling/v2/namespaces/test/horizontalpodautoscalers";
+pub const DEVICE_CLAIMS: &str = "/apis/resource.k8s.io/v1/namespaces/test/resourceclaims";
+pub const ACCOUNTS: &str = "/api/v1/namespaces/test/serviceaccounts";
+pub const SECRETS: &str = "/api/v1/namespaces/test/secrets";
+pub const REQUESTS: &str = "/apis/certificates.k8s.io/v1/certificatesigningrequests";
+pub const SERVICE_RANGES: &str = "/apis/networking.k8s.io/v1/servicecidrs";
+pub const NODES: &str = "/api/v1/nodes";
 /// What end states are compared by.
-const LOOKED_AT: [&str; 9] = [PODS, CONFIG_MAPS, DEPLOYMENTS, REPLICA_SETS, STATEFUL_SETS, DAEMON_SETS, REVISIONS, JOBS, CLAIMS];
+const LOOKED_AT: [&str; 22] = [
+    PODS, CONFIG_MAPS, DEPLOYMENTS, REPLICA_SETS, STATEFUL_SETS, DAEMON_SETS, REVISIONS, JOBS, CRON_JOBS, CLAIMS, VOLUMES, SERVICES, ENDPOINTS,
+    SLICES, QUOTAS, BUDGETS, AUTOSCALERS, DEVICE_CLAIMS, ACCOUNTS, SECRETS, REQUESTS, SERVICE_RANGES,
+];
 
 /// How long anything may take: seconds on a machine of its own, far more on one that is busy.
 const PATIENCE: Duration = Duration::from_secs(120);
@@ -39,18 +56,39 @@ const SLOW: Duration = Duration::from_secs(2);
 const QUIET: Duration = Duration::from_millis(250);
 const SEEDS: [u64; 3] = [1, 2, 3];
 
+/// Who finds nodes for pods.
+#[derive(Clone, Copy, PartialEq)]
+enum Nodes {
+    /// The test: any will do.
+    Played,
+    /// The scheduler, which is lied to as well.
+    Scheduled,
+}
+
 /// One cluster.
 pub struct World {
     server: Arc<Server>,
     tasks: Tasks,
     faults: Arc<Faults>,
+    /// How much of a processor each pod is said to use, in thousandths.
+    pub use_of_pods: Arc<AtomicI64>,
     _stop: DropGuard,
 }
 
 /// Plays a scenario without faults and then with them: the end must be the same.
 pub async fn converges(scenario: impl AsyncFn(Arc<World>)) {
+    converges_by(Nodes::Played, scenario).await;
+}
+
+/// The same, with the scheduler.
+pub async fn converges_scheduled(scenario: impl AsyncFn(Arc<World>)) {
+    converges_by(Nodes::Scheduled, scenario).await;
+}
+
+async fn converges_by(nodes: Nodes, scenario: impl AsyncFn(Arc<World>)) {
+    let _ = tracing_subscriber::fmt().with_env_filter(tracing_subscriber::EnvFilter::from_default_env()).with_ansi(false).try_init();
     let began = Instant::now();
-    let world = World::start(0).await;
+    let world = World::start(0, nodes).await;
     scenario(world.clone()).await;
     let wanted = world.at_rest().await;
     assert!(!wanted.is_empty(), "there is something to compare");
@@ -58,7 +96,7 @@ pub async fn converges(scenario: impl AsyncFn(Arc<World>)) {
     let plain = began.elapsed();
     for seed in SEEDS {
         let began = Instant::now();
-        let world = World::start(seed).await;
+        let world = World::start(seed, nodes).await;
         scenario(world.clone()).await;
         world.comes_to(&wanted, seed).await;
         let faults = world.faults.done.load(Ordering::Relaxed);
@@ -69,14 +107,14 @@ pub async fn converges(scenario: impl AsyncFn(Arc<World>)) {
 }
 
 impl World {
-    async fn start(seed: u64) -> Arc<World> {
+    async fn start(seed: u64, nodes: Nodes) -> Arc<World> {
         let ca = pki::Ca::new("kubernetes", Timestamp::now(), SignedDuration::from_hours(24)).expect("a CA");
         let signer = Arc::new(pki::jwt::Signer::from_pem(&pki::jwt::new_key_pem().expect("a key")).expect("a signer"));
         let mut builder = apiserver::Builder::new(apiserver::Config::default(), store::memory::new()).expect("a builder");
         let config = registry::Config {
             client_ca_pem: ca.cert_pem().into(),
             cluster_ca_pem: ca.cert_pem().into(),
-            signer,
+            signer: signer.clone(),
             old_keys: Default::default(),
             issuer: "https://kubernetes.default.svc.cluster.local".into(),
             audiences: Vec::new(),
@@ -93,7 +131,7 @@ impl World {
         let (running, token) = (server.clone(), stop.clone());
         tokio::spawn(async move { running.run(token).await });
         server.ready().await;
-        let world = World { server: server.clone(), tasks: Tasks::new(), faults: Faults::new(seed), _stop: stop.drop_guard() };
+        let world = World { server: server.clone(), tasks: Tasks::new(), faults: Faults::new(seed), use_of_pods: Arc::default(), _stop: stop.drop_guard() };
         for node in ["n0", "n1", "n2"] {
             world.node(node).await;
         }
@@ -104,14 +142,37 @@ impl World {
             let groups = ["system:authenticated", "system:serviceaccounts", "system:serviceaccounts:kube-system"];
             UserInfo::new(&format!("system:serviceaccount:kube-system:{name}"), &groups)
         };
-        let manager = faults::client(&server, &world.faults, user("system:kube-controller-manager"));
-        let informers = Informers::new(manager, world.tasks.clone());
-        let config = controllers::Config { root_ca: Some(ca.cert_pem().into()), ..controllers::Config::default() };
+        let use_of_pods = world.use_of_pods.clone();
         let lied_to = world.faults.clone();
-        let client_of = move |name: &str| faults::client(&server, &lied_to, account(name));
-        controllers::start(&client_of, &informers, &world.tasks, &config);
-        let honest = faults::client(&world.server, &Faults::new(0), UserInfo::new("kubelet", &["system:masters"]));
-        kubelet::start(honest, &world.tasks);
+        let client = move |user: UserInfo| faults::client(&server, &lied_to, &use_of_pods, user);
+        let informers = Informers::new(client(user("system:kube-controller-manager")), world.tasks.clone());
+        let config = controllers::Config {
+            controllers: controllers::Selection::new(&["*", "bootstrap-signer-controller", "token-cleaner-controller"]).expect("known names"),
+            root_ca: Some(ca.cert_pem().into()),
+            signing_ca: Some((ca.cert_pem().into(), ca.key_pem().into())),
+            token_signer: Some(signer),
+            node_ranges: Some(controllers::NodeRanges { cluster: ("10.244.0.0".parse().expect("an address"), 22), node_mask: 24 }),
+            autoscaling: controllers::podautoscaler::Settings {
+                sync_period: Duration::from_millis(200),
+                downscale_stabilization: SignedDuration::ZERO,
+                cpu_initialization_period: SignedDuration::ZERO,
+                initial_readiness_delay: SignedDuration::ZERO,
+                ..Default::default()
+            },
+            ..controllers::Config::default()
+        };
+        controllers::start(&|name| client(account(name)), &informers, &world.tasks, &config);
+        // Its rights come from whoever runs it.
+        let provisioner = client(UserInfo::new("local-path-provisioner", &["system:masters"]));
+        controllers::volume::start_local_path(provisioner, &informers, &world.tasks);
+        if nodes == Nodes::Scheduled {
+            let scheduler = client(user("system:kube-scheduler"));
+            let (initial_backoff, max_backoff) = (Duration::from_millis(50), Duration::from_millis(500));
+            let config = scheduler::Config { initial_backoff, max_backoff, ..scheduler::Config::default() };
+            scheduler::start(scheduler.clone(), &Informers::new(scheduler, world.tasks.clone()), &world.tasks, config);
+        }
+        let honest = faults::client(&world.server, &Faults::new(0), &world.use_of_pods, UserInfo::new("kubelet", &["system:masters"]));
+        kubelet::start(honest, &world.tasks, nodes == Nodes::Played);
         Arc::new(world)
     }
 
@@ -124,8 +185,8 @@ impl World {
         let ready = json!({"type": "Ready", "status": "True", "lastHeartbeatTime": Timestamp::now(), "lastTransitionTime": Timestamp::now(),
             "reason": "KubeletReady", "message": ""});
         let node = json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": name, "labels": {"kubernetes.io/hostname": name}},
-            "status": {"conditions": [ready], "capacity": {"pods": "110"}, "allocatable": {"pods": "110"}}});
-        self.create("/api/v1/nodes", node).await;
+            "status": {"conditions": [ready], "capacity": {"pods": "110", "cpu": "4", "memory": "8Gi"}, "allocatable": {"pods": "110", "cpu": "4", "memory": "8Gi"}}});
+        self.create(NODES, node).await;
     }
 
     /// A request of an administrator; never fails but for good reasons.
@@ -235,7 +296,7 @@ impl World {
 
     /// Waits until the state is `wanted`, and stays so.
     async fn comes_to(&self, wanted: &BTreeMap<String, usize>, seed: u64) {
-        let (began, mut since) = (Instant::now(), Instant::now());
+        let (began, mut since, mut told) = (Instant::now(), Instant::now(), false);
         while since.elapsed() < QUIET {
             let state = self.state().await;
             if state == *wanted {
@@ -244,14 +305,22 @@ impl World {
             }
             since = Instant::now();
             if began.elapsed() > PATIENCE {
-                let without = |a: &BTreeMap<String, usize>, b: &BTreeMap<String, usize>| {
-                    text(&a.iter().filter(|(k, n)| b.get(*k) != Some(n)).map(|(k, n)| (k.clone(), *n)).collect())
-                };
-                panic!("with seed {seed} it ends otherwise.\nWanted\n{}\nbut there is\n{}", without(wanted, &state), without(&state, wanted));
+                panic!("with seed {seed} it ends otherwise.\n{}", difference(wanted, &state));
+            }
+            if began.elapsed() > SLOW * 2 && !std::mem::replace(&mut told, true) {
+                println!("seed {seed}: not yet the end.\n{}", difference(wanted, &state));
             }
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
+        if began.elapsed() > SLOW {
+            println!("waited {:?} for the end", began.elapsed());
+        }
     }
+}
+
+fn difference(wanted: &BTreeMap<String, usize>, state: &BTreeMap<String, usize>) -> String {
+    let without = |a: &BTreeMap<String, usize>, b: &BTreeMap<String, usize>| text(&a.iter().filter(|(k, n)| b.get(*k) != Some(n)).map(|(k, n)| (k.clone(), *n)).collect());
+    format!("Wanted\n{}\nbut there is\n{}", without(wanted, state), without(state, wanted))
 }
 
 fn text(state: &BTreeMap<String, usize>) -> String {
@@ -268,6 +337,11 @@ fn normal(object: &Value) -> Value {
     if let Some(observed) = object["status"].get("observedGeneration") {
         normal["status"]["observedGeneration"] = (*observed == meta["generation"]).into();
     }
+    if object["type"] == "kubernetes.io/service-account-token" || object["status"]["certificate"].is_string() {
+        // Keys and signatures are no two times the same.
+        normal["data"] = object["data"].as_object().map(|data| data.keys().cloned().collect::<Vec<_>>()).into();
+        normal["status"]["certificate"] = object["status"]["certificate"].is_string().into();
+    }
     strip(&mut normal);
     normal
 }
@@ -276,18 +350,25 @@ fn strip(value: &mut Value) {
     match value {
         Value::Object(fields) => {
             let differs = |key: &str| {
-                matches!(key, "uid" | "resourceVersion" | "generation" | "managedFields" | "creationTimestamp" | "nodeName")
-                    || key.ends_with("controller-uid")
-                    || key.ends_with("Time")
+                let fields = ["uid", "resourceVersion", "generation", "managedFields", "creationTimestamp", "nodeName", "request", "resourceClaimName", "clusterIP", "clusterIPs"];
+                fields.contains(&key) || ["controller-uid", "service-account.uid", "Time", "-time"].iter().any(|end| key.ends_with(end))
             };
             fields.retain(|key, _| !differs(key));
             if let Some(deleted) = fields.get_mut("deletionTimestamp") {
                 *deleted = true.into();
             }
             fields.values_mut().for_each(strip);
+            if fields.get("annotations").is_some_and(|a| a.as_object().is_some_and(Map::is_empty)) {
+                fields.remove("annotations");
+            }
         }
         Value::Array(items) => items.iter_mut().for_each(strip),
         Value::String(text) if text.starts_with("kube-api-access-") => *text = "kube-api-access-*".into(),
+        // The name of a volume that was made for a claim has the claim's uid in it.
+        Value::String(text) if text.contains("pvc-") => {
+            let parts = text.split("pvc-").enumerate().map(|(at, part)| part.get(36..).filter(|_| at > 0).unwrap_or(part));
+            *text = parts.collect::<Vec<_>>().join("pvc-");
+        }
         _ => {}
     }
 }
