@@ -169,6 +169,8 @@ mod tests {
             secret("dddddd", &[("token-id", Some("eeeeee"))]),
             secret("ffffff", &[("token-secret", None)]),
             secret("Nothing", &[]),
+            secret("abc", &[]),
+            secret("ABCDEF", &[]),
         ];
         let map = info(json!({"kubeconfig": "k", "other": "o", "jws-kubeconfig-gone": "x"}));
         let signed = sign(&map, &tokens, now).expect("it is to be signed");

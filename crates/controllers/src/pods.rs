@@ -227,6 +227,13 @@ pub fn text(error: &kube::Error) -> String {
     }
 }
 
+/// A refusal of the API server's.
+#[cfg(test)]
+pub(crate) fn refused(code: u16, reason: &str) -> kube::Error {
+    let status = json!({"status": "Failure", "code": code, "reason": reason, "message": "as the test wants", "metadata": {}});
+    kube::Error::Api(serde_json::from_value(status).expect("a status"))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -242,5 +249,19 @@ mod tests {
         assert_eq!(at("11:00:00"), Err(Some(Duration::from_secs(3610))), "it is not ready for an hour, but ready in an hour");
         assert_eq!(availability(&pod, Duration::ZERO, Timestamp::UNIX_EPOCH), Ok(()));
         assert_eq!(availability(&Pod::default(), Duration::ZERO, Timestamp::UNIX_EPOCH), Err(None));
+    }
+
+    #[test]
+    fn a_conflict_is_a_reason_to_look_again_and_what_is_gone_is_none() {
+        let again = Some(Requeue::After(Duration::from_millis(5)));
+        assert_eq!(written(Ok(())).ok(), Some(Requeue::No));
+        assert_eq!(written(Err(refused(404, "NotFound"))).ok(), Some(Requeue::No));
+        assert_eq!(written(Err(refused(409, "Conflict"))).ok(), again);
+        assert_eq!(written(Err(refused(409, "AlreadyExists"))).ok(), None, "that is another matter");
+        assert_eq!(written(Err(refused(500, "InternalError"))).ok(), None);
+        assert_eq!(again_on_conflict(Ok(Requeue::No)).ok(), Some(Requeue::No));
+        assert_eq!(again_on_conflict(Err(refused(409, "Conflict"))).ok(), again);
+        assert_eq!(again_on_conflict(Err(refused(404, "NotFound"))).ok(), None);
+        assert!(is_conflict(&refused(409, "Conflict")) && !is_conflict(&refused(409, "AlreadyExists")) && !is_conflict(&refused(400, "Conflict")));
     }
 }

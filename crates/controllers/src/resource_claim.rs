@@ -424,9 +424,15 @@ mod tests {
         let made = from_template(&new, entry, &template);
         assert_eq!(made.metadata.generate_name.as_deref(), Some("p-gpu-"));
         assert!(is_for(&new, &made) && made.annotations().get(POD_CLAIM) == Some(&"gpu".to_string()) && made.labels().contains_key("l"));
-        let mut long = new.clone();
-        long.metadata.name = Some("p".repeat(100));
-        assert!(from_template(&long, entry, &template).metadata.generate_name.is_some_and(|n| n.len() <= MOST_NAME + 1));
+        let generated = |length: usize| {
+            let mut named = new.clone();
+            named.metadata.name = Some("p".repeat(length));
+            from_template(&named, entry, &template).metadata.generate_name.unwrap_or_default()
+        };
+        assert_eq!(generated(52), format!("{}-gpu-", "p".repeat(52)), "57 characters may be");
+        // Of 58 each part gives up its share.
+        assert_eq!(generated(53), format!("{}-gp", "p".repeat(52)));
+        assert_eq!(generated(100), format!("{}-g", "p".repeat(54)));
     }
 
     #[test]
@@ -468,5 +474,14 @@ mod tests {
         let mut leaving = pod(json!({"phase": "Pending"}), "");
         leaving.metadata.deletion_timestamp = Some(k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(jiff::Timestamp::UNIX_EPOCH));
         assert!(is_done(&leaving));
+    }
+
+    #[test]
+    fn what_is_gone_needs_nothing_and_what_changed_another_look() {
+        let after = |code, reason| forgive(Err(pods::refused(code, reason))).ok();
+        assert_eq!(forgive(Ok(())).ok(), Some(Requeue::No));
+        assert_eq!(after(404, "NotFound"), Some(Requeue::No));
+        assert!(matches!(after(409, "Conflict"), Some(Requeue::After(_))));
+        assert_eq!(after(500, "InternalError"), None);
     }
 }

@@ -234,4 +234,43 @@ mod tests {
         assert_eq!(times.of(&service, &[pod("a", 9), pod("b", 5)]), Some(at(9)));
         assert_eq!(times.of(&service, &[pod("b", 5)]), None, "a pod that went has no time");
     }
+
+    #[test]
+    fn services_select_by_labels_and_none_is_not_all() {
+        let service = |spec: Value| serde_json::from_value::<Service>(json!({"metadata": {"name": "s", "namespace": "ns"}, "spec": spec})).expect("a service");
+        let pod: Pod = serde_json::from_value(json!({"metadata": {"name": "p", "namespace": "ns", "uid": "u", "labels": {"a": "1", "b": "2"}}})).expect("a pod");
+        assert!(selects(&service(json!({"selector": {"a": "1"}})), &pod));
+        assert!(!selects(&service(json!({"selector": {"a": "1", "b": "1"}})), &pod));
+        assert!(!selects(&service(json!({"selector": {}})), &pod) && !selects(&service(json!({})), &pod));
+        assert!(has_endpoints(&service(json!({"selector": {"a": "1"}}))));
+        assert!(!has_endpoints(&service(json!({"selector": {}}))) && !has_endpoints(&service(json!({}))));
+        assert!(!has_endpoints(&service(json!({"type": "ExternalName", "selector": {"a": "1"}}))));
+        assert!(is_headless(&service(json!({"clusterIP": "None"}))) && is_headless(&service(json!({}))) && !is_headless(&service(json!({"clusterIP": "10.0.0.1"}))));
+        let reference = target(&pod);
+        let named = [&reference.kind, &reference.namespace, &reference.name, &reference.uid].map(|field| field.as_deref().unwrap_or(""));
+        assert_eq!(named, ["Pod", "ns", "p", "u"]);
+    }
+
+    #[test]
+    fn endpoints_are_pods_with_an_address_that_have_not_ended() {
+        let leaving = |pod: &Arc<Pod>| {
+            let mut pod = pod.as_ref().clone();
+            pod.metadata.deletion_timestamp = Some(k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(at(1)));
+            pod
+        };
+        let runs = pod(json!({"podIP": "10.0.0.1", "phase": "Running"}));
+        assert!(is_endpoint(&runs, false) && is_endpoint(&leaving(&runs), true) && !is_endpoint(&leaving(&runs), false));
+        for status in [json!({}), json!({"podIP": ""}), json!({"podIP": "10.0.0.1", "phase": "Failed"}), json!({"podIP": "10.0.0.1", "phase": "Succeeded"})] {
+            assert!(!is_endpoint(&pod(status), true));
+        }
+        let both = pod(json!({"podIP": "10.0.0.1", "podIPs": [{"ip": "10.0.0.1"}, {"ip": "fd00::1"}]}));
+        assert_eq!((addresses(&both, false), addresses(&both, true)), (vec!["10.0.0.1".to_string()], vec!["fd00::1".to_string()]));
+        assert_eq!((addresses(&runs, false), addresses(&runs, true)), (vec!["10.0.0.1".to_string()], vec![]));
+    }
+
+    #[test]
+    fn what_is_gone_is_forgiven_and_what_is_refused_is_not() {
+        assert!(forgive(Ok(())).is_ok() && forgive(Err(pods::refused(404, "NotFound"))).is_ok());
+        assert!(forgive(Err(pods::refused(409, "Conflict"))).is_err() && forgive(Err(pods::refused(403, "Forbidden"))).is_err());
+    }
 }

@@ -395,6 +395,64 @@ fn a_nomination_holds_its_place_against_the_less_important() {
 }
 
 #[test]
+fn nominated_pods_count_and_keep_away_whom_they_must() {
+    let hostname = json!("kubernetes.io/hostname");
+    let keeps_away = |app: &str| json!([{"labelSelector": {"matchLabels": {"app": app}}, "topologyKey": hostname}]);
+    let nominated = |affinity: Value| {
+        let mut world = cluster(&[node("a", json!({}))], &[]);
+        world.nominate(&pod("n", json!({"priority": 5, "affinity": affinity})), Some("a"));
+        bound(plain().decide(&mut world, &pod("p", json!({}))))
+    };
+    let required = |app| json!({"podAntiAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": keeps_away(app)}});
+    assert!(nominated(required("p")).contains("node(s) didn't satisfy existing pods anti-affinity rules"));
+    assert_eq!(nominated(required("another")), "a");
+    assert_eq!(nominated(json!({"podAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": keeps_away("p")}})), "a", "it wants it near");
+    let preferred = json!([{"weight": 1, "podAffinityTerm": keeps_away("p")[0]}]);
+    assert_eq!(nominated(json!({"podAntiAffinity": {"preferredDuringSchedulingIgnoredDuringExecution": preferred}})), "a", "it can do with it");
+    let mut nowhere = cluster(&[node("a", json!({}))], &[]);
+    nowhere.nominate(&pod("n", json!({"priority": 5, "affinity": {"podAntiAffinity": {"requiredDuringSchedulingIgnoredDuringExecution":
+        [{"labelSelector": {"matchLabels": {"app": "p"}}, "topologyKey": "rack"}]}}})), Some("a"));
+    assert_eq!(bound(plain().decide(&mut nowhere, &pod("p", json!({})))), "a", "the node is in no rack");
+
+    let mut few = cluster(&[node("a", json!({"status": {"allocatable": {"pods": "2"}}}))], &[("a", pod("x", json!({})))]);
+    few.nominate(&of_priority("n", 5, "1"), Some("a"));
+    assert!(bound(plain().decide(&mut few, &of_priority("p", 1, "1"))).contains("Too many pods"));
+    few.nominate(&of_priority("n", 5, "1"), None);
+    assert_eq!(bound(plain().decide(&mut few, &of_priority("p", 1, "1"))), "a");
+}
+
+#[test]
+fn plugins_are_on_one_by_one() {
+    let cordoned = node("a", json!({"spec": {"unschedulable": true, "taints": [{"key": TAINT, "effect": "NoSchedule"}]}}));
+    let with_off = |off: &[&str]| {
+        let asked = profiled(|p| off.iter().for_each(|name| p.disable(None, name)));
+        bound(asked.decide(&mut cluster(std::slice::from_ref(&cordoned), &[]), &pod("p", json!({}))))
+    };
+    assert!(with_off(&["TaintToleration"]).contains("node(s) were unschedulable"));
+    assert!(with_off(&["NodeUnschedulable"]).contains("node(s) had untolerated taint(s)"));
+    assert_eq!(with_off(&["TaintToleration", "NodeUnschedulable"]), "a");
+
+    let nodes = [node("a", json!({})), node("b", json!({}))];
+    let mut named = pod("p", json!({})).as_ref().clone();
+    named.node = Some("b".into());
+    check(&nodes, &[], &named, "b");
+    check(&nodes[..1], &[], &named, "1 node(s) didn't match the requested node name");
+    let off = profiled(|p| p.disable(None, "NodeName"));
+    assert_eq!(bound(off.decide(&mut cluster(&nodes[..1], &[]), &named)), "a");
+
+    let two = json!({"containers": [{"name": "c", "resources": {"requests": {"example.com/first": "1", "example.com/second": "1"}}}]});
+    check(&nodes[..1], &[], &pod("p", two.clone()), "1 Insufficient example.com/first, 1 Insufficient example.com/second");
+    let first = node("a", json!({"status": {"allocatable": {"example.com/first": "1"}}}));
+    check(&[first], &[], &pod("p", two), "0/1 nodes are available: 1 Insufficient example.com/second.");
+
+    let rule = json!({"matchExpressions": [{"key": "kubernetes.io/hostname", "operator": "In", "values": ["b"]}]});
+    let added = profiled(|p| p.added_affinity = Some(vec![serde_json::from_value(rule).expect("a term")]));
+    assert_eq!(bound(added.decide(&mut cluster(&nodes, &[]), &pod("p", json!({})))), "b");
+    let refused = bound(added.decide(&mut cluster(&nodes[..1], &[]), &pod("p", json!({}))));
+    assert!(refused.contains("node(s) didn't match scheduler-enforced node affinity"), "{refused}");
+}
+
+#[test]
 fn decisions_repeat_and_equals_take_turns() {
     let nodes: Vec<Arc<NodeView>> = (0..300).map(|i| node(&format!("z{}-{i}", i % 3), json!({}))).collect();
     let run = || {

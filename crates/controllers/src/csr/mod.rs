@@ -174,4 +174,14 @@ mod tests {
         let other = Csr { cn: "a".into(), ..node };
         assert_eq!(error(&other, &client, false), "subject common name does not begin with system:node:");
     }
+
+    #[test]
+    fn a_condition_counts_when_it_is_true() {
+        let request = |kind: &str, status: &str| -> CertificateSigningRequest {
+            let conditions = serde_json::json!([{"type": kind, "status": status}]);
+            serde_json::from_value(serde_json::json!({"metadata": {}, "spec": {"request": "", "signerName": "s"}, "status": {"conditions": conditions}})).expect("a request")
+        };
+        assert!(has(&request("Approved", "True"), "Approved"));
+        assert!(!has(&request("Approved", "False"), "Approved") && !has(&request("Denied", "True"), "Approved"));
+    }
 }

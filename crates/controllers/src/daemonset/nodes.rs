@@ -181,6 +181,7 @@ mod tests {
         let mut spec = PodSpec::default();
         add_tolerations(&mut spec);
         add_tolerations(&mut spec);
+        assert!(spec.tolerations.iter().flatten().all(|t| t.operator.as_deref() == Some("Exists") && t.toleration_seconds.is_none()));
         assert_eq!(spec.tolerations.map(|t| t.len()), Some(TOLERATED.len()));
     }
 }

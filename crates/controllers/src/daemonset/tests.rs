@@ -176,6 +176,7 @@ fn a_surge_makes_new_pods_before_old_ones_go() {
     assert!(rolled(&set, &["a", "b"], &["p@a old ready", "n@a new unready", "q@b old ready"]).is_empty());
     assert_eq!(rolled(&set, &["a", "b"], &["p@a old ready", "n@a new ready", "q@b old ready"]), ["+b", "-p"]);
     assert_eq!(rolled(&set, &["a", "b"], &["p@a old unready", "q@b old unready"]), ["+a", "+b"]);
+    assert!(rolled(&set, &["a", "b"], &["p@a old ready", "m@b new ready", "n@b new ready"]).is_empty(), "two on a node are to be sorted out first");
     // Node t is no longer wanted: its pod goes when as many as are wanted are available elsewhere.
     assert!(rolled(&set, &["a", "t"], &["p@t old ready"]).is_empty());
     assert_eq!(rolled(&set, &["a", "t"], &["p@t old ready", "n@a new ready"]), ["-p"]);
