@@ -154,8 +154,13 @@ pub struct ContainerStatus {
 #[derive(Debug, Clone, Default, PartialEq, Deserialize)]
 #[serde(default)]
 pub struct ContainerState {
+    pub waiting: Option<Waiting>,
     pub terminated: Option<Terminated>,
 }
+
+/// A container that has not started yet.
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+pub struct Waiting {}
 
 /// How a container ended.
 #[derive(Debug, Clone, Default, PartialEq, Deserialize)]

@@ -118,7 +118,7 @@ pub const CONTROLLERS: &[Controller] = &[
 
     on("persistentvolume-binder-controller", "persistentvolume-binder", "persistent-volume-binder", Some(|c, _| volume::binder::start(c))),
 
-    on("persistentvolume-attach-detach-controller", "attachdetach", "attachdetach-controller", None),
+    on("persistentvolume-attach-detach-controller", "attachdetach", "attachdetach-controller", Some(|c, _| volume::attach::start(c))),
 
     on("persistentvolume-expander-controller", "persistentvolume-expander", "expand-controller", Some(|c, _| volume::expand::start(c))),
 

@@ -1,6 +1,7 @@
 //! The controllers of storage: binding of claims, protection of what is in use, claims of ephemeral
 //! volumes, expansion, and the provisioner of local directories.
 
+pub mod attach;
 pub mod binder;
 pub mod ephemeral;
 pub mod expand;
