@@ -51,7 +51,6 @@ fn run(cluster: &mut Cluster, pods: impl Iterator<Item = Arc<PodInfo>>) -> Run {
                 cluster.place(&node, &pod);
                 run.placed += 1;
             }
-            Decision::Failed(why) => panic!("a decision failed: {why}"),
             Decision::Unschedulable(failure) => {
                 if let Some(victims) = failure.preemption {
                     run.victims += victims.pods.len();
