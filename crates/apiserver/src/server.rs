@@ -309,12 +309,19 @@ impl Server {
         futures::future::join_all(hooks).await;
     }
 
+    /// Forgets what was before a revision: pages and watches that would need it are refused as expired.
+    pub async fn compact(&self, before: i64) -> Result<(), store::Error> {
+        self.core.store.compact(before).await?;
+        self.core.cache.compact(before.max(0) as u64);
+        Ok(())
+    }
+
     async fn compaction(&self) {
         let mut before = 0;
         loop {
             tokio::time::sleep(COMPACT_EVERY).await;
             if before > 0
-                && let Err(error) = self.core.store.compact(before).await
+                && let Err(error) = self.compact(before).await
             {
                 tracing::warn!(%error, "compacting the store failed; trying again later");
             }

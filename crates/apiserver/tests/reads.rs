@@ -48,6 +48,29 @@ async fn pages_of_a_list_are_one_snapshot() {
 }
 
 #[tokio::test]
+async fn pages_end_with_the_history_and_may_go_on_with_what_is_there() {
+    let c = cluster().await;
+    for name in ["a", "b", "c", "d"] {
+        add(&c, name).await;
+    }
+    let first = c.get(&format!("{MAPS}?limit=1")).await.ok();
+    let token = first["metadata"]["continue"].as_str().unwrap();
+    // Nothing happens to these objects: only the history of the whole store has moved on.
+    c.post("/api/v1/namespaces", json!({"metadata": {"name": "other"}})).await.ok();
+    c.server.compact(c.store.revision().await.unwrap()).await.unwrap();
+    let exact = c.get(&format!("{MAPS}?resourceVersion={}&resourceVersionMatch=Exact", version(&first))).await;
+    assert_eq!((exact.code, exact.json()["reason"].as_str()), (410, Some("Expired")));
+    let late = c.get(&format!("{MAPS}?limit=1&continue={token}")).await;
+    assert_eq!((late.code, late.json()["reason"].as_str()), (410, Some("Expired")));
+    let again = late.json()["metadata"]["continue"].as_str().unwrap().to_string();
+    let second = c.get(&format!("{MAPS}?limit=1&continue={again}")).await.ok();
+    assert_eq!((names(&second), &second["metadata"]["remainingItemCount"]), (vec!["b"], &json!(2)));
+    assert_ne!(version(&second), version(&first));
+    let third = c.get(&format!("{MAPS}?continue={}", second["metadata"]["continue"].as_str().unwrap())).await.ok();
+    assert_eq!((names(&third), version(&third)), (vec!["c", "d"], version(&second)));
+}
+
+#[tokio::test]
 async fn a_watch_sees_every_change() {
     let c = cluster().await;
     let first = add(&c, "a").await;

@@ -120,6 +120,8 @@ pub struct Cache {
     custom: RwLock<HashMap<String, Arc<Resource>>>,
     /// The revision of the last load: whoever comes later has missed nothing since.
     loaded: AtomicU64,
+    /// What was before this revision is told to nobody any more.
+    compacted: AtomicU64,
     /// What the feed has put in place; 0 until the first load.
     revision: channel::Sender<u64>,
     pub(crate) undecodable: AtomicU64,
@@ -132,9 +134,21 @@ impl Cache {
             resources: prefixes.into_iter().map(|p| (p.clone(), Arc::new(Resource::new(p, 0)))).collect(),
             custom: RwLock::default(),
             loaded: AtomicU64::new(0),
+            compacted: AtomicU64::new(0),
             revision: channel::Sender::new(0),
             undecodable: AtomicU64::new(0),
         })
+    }
+
+    /// The oldest revision of which lists are answered, as far as the store's compaction goes: they end
+    /// with the store's history, though the cache may know more.
+    pub fn compacted(&self) -> u64 {
+        self.compacted.load(Ordering::Relaxed)
+    }
+
+    /// The store has forgotten what was before this revision.
+    pub fn compact(&self, revision: u64) {
+        self.compacted.fetch_max(revision, Ordering::Relaxed);
     }
 
     /// The cache of the objects under a prefix; `None` for what is not stored.

@@ -60,8 +60,9 @@ impl Core {
                 let exact = options.resource_version_match == "Exact"
                     || options.resource_version_match.is_empty() && options.limit > 0;
                 if exact {
-                    let snapshot = cached.snapshot_at(wanted).ok_or_else(|| {
-                        api::status::expired(format!("The provided resource version is too old: {wanted} ({})", cached.oldest()))
+                    let snapshot = self.as_of(&cached, wanted).ok_or_else(|| {
+                        let oldest = cached.oldest().max(self.cache.compacted());
+                        api::status::expired(format!("The provided resource version is too old: {wanted} ({oldest})"))
                     })?;
                     (Arc::new(snapshot), wanted)
                 } else {
@@ -94,6 +95,11 @@ impl Core {
         Ok(page)
     }
 
+    /// The objects as they were at a revision that has not been compacted.
+    fn as_of(&self, cached: &Cached, revision: u64) -> Option<Snapshot> {
+        if revision < self.cache.compacted() { None } else { cached.snapshot_at(revision) }
+    }
+
     /// A snapshot and the revision it is complete at.
     pub fn latest(&self, cached: &Cached) -> (Arc<Snapshot>, u64) {
         let revision = self.cache.revision();
@@ -117,7 +123,7 @@ impl Core {
             return self.page(custom, &snapshot, revision, selection, options.limit, Some(&start)).await;
         }
         let revision = revision as u64;
-        match cached.snapshot_at(revision) {
+        match self.as_of(cached, revision) {
             Some(snapshot) => self.page(custom, &snapshot, revision, selection, options.limit, Some(&start)).await,
             None => {
                 let status = api::status::expired(
