@@ -20,7 +20,7 @@ pub mod cache;
 mod convert;
 pub mod core;
 pub mod ctx;
-mod custom;
+pub mod custom;
 mod decode;
 mod documents;
 pub mod encrypt;

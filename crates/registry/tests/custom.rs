@@ -205,3 +205,42 @@ async fn a_definition_that_changes_is_seen() {
     assert_eq!(code, 422);
     assert!(refused["message"].as_str().unwrap().contains("spec.scope: Invalid value: \"Cluster\": field is immutable"), "{refused}");
 }
+
+fn with_rules(rules: Value) -> Value {
+    let mut definition = crontabs();
+    for version in definition["spec"]["versions"].as_array_mut().unwrap() {
+        version["schema"]["openAPIV3Schema"]["properties"]["spec"]["x-kubernetes-validations"] = rules.clone();
+    }
+    definition
+}
+
+#[tokio::test]
+async fn rules_are_compiled_and_asked() {
+    let cluster = Cluster::start().await;
+    cluster.namespace("a").await;
+    let (code, refused) = cluster.post(&admin(), CRDS, &with_rules(json!([{"rule": "self.nope > 1"}]))).await;
+    assert_eq!(code, 422);
+    let message = refused["details"]["causes"][0]["message"].as_str().unwrap();
+    assert!(message.contains("compilation failed: ERROR: <input>:1:5: undefined field 'nope'"), "{message}");
+    let (code, refused) = cluster.post(&admin(), CRDS, &with_rules(json!([{"rule": "self.ports.all(p, self.ports.all(q, self.ports.all(r, p.name + q.name != r.name)))"}]))).await;
+    assert_eq!(code, 422);
+    assert!(refused["message"].as_str().unwrap().contains("estimated rule cost exceeds budget by factor of more than 100x"), "{refused}");
+
+    let rules = json!([
+        {"rule": "self.replicas < 10 || self.cron == 'many'", "message": "too many"},
+        {"rule": "self.replicas >= oldSelf.replicas", "messageExpression": "'not before ' + oldSelf.cron", "reason": "FieldValueForbidden", "fieldPath": ".replicas"},
+    ]);
+    let (code, made) = cluster.post(&admin(), CRDS, &with_rules(rules)).await;
+    assert_eq!(code, 201, "{made}");
+    wait(&cluster, "crontabs.example.com", "Established", "True").await;
+    let (code, refused) = cluster.post(&admin(), TABS, &tab("t", json!({"cron": "x", "replicas": 11}))).await;
+    assert_eq!((code, refused["message"].as_str().unwrap()), (422, "CronTab.example.com \"t\" is invalid: spec: Invalid value: too many"));
+    let (code, made) = cluster.post(&admin(), TABS, &tab("t", json!({"cron": "many", "replicas": 11}))).await;
+    assert_eq!(code, 201, "{made}");
+    let change = |spec: Value| json!({"spec": spec});
+    let url = format!("{TABS}/t");
+    let (code, refused) = cluster.patch(&admin(), "application/merge-patch+json", &url, &change(json!({"replicas": 3}))).await;
+    assert_eq!((code, refused["message"].as_str().unwrap()), (422, "CronTab.example.com \"t\" is invalid: spec.replicas: Forbidden: not before many"));
+    let (code, _) = cluster.patch(&admin(), "application/merge-patch+json", &url, &change(json!({"replicas": 12}))).await;
+    assert_eq!(code, 200);
+}

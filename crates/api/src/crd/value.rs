@@ -212,8 +212,8 @@ impl<'a> Check<'a> {
             }
         }
         if schema.format == "int32" && (number > f64::from(i32::MAX) || number < f64::from(i32::MIN)) {
-            let why = format!("Checked value must be of type integer with format int32 (default) in {}", self.at);
-            errors.push(FieldError::invalid(&self.path(), value.clone(), why));
+            let why = format!("Checked value must be of type integer with format int32 in {}", self.at);
+            errors.push(FieldError::invalid(&Path::root(), "", why));
         }
         errors
     }

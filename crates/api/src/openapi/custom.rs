@@ -70,7 +70,7 @@ impl CustomKind {
 }
 
 fn type_meta(properties: &mut Value) {
-    properties["apiVersion"] = json!({"type": "string", "description": "The version of the schema that this object is written in, as group/version."});
+    properties["apiVersion"] = json!({"type": "string", "description": "APIVersion defines which version of the schema this object is written in, as group/version."});
     properties["kind"] = json!({"type": "string", "description": "The kind of resource that this object is. In CamelCase; it cannot be changed."});
 }
 

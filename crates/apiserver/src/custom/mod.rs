@@ -6,6 +6,7 @@
 //! [`controller`] keeps the status of definitions and empties those that are deleted.
 mod controller;
 mod convert;
+pub mod rules;
 mod strategy;
 
 use std::collections::HashMap;
@@ -27,6 +28,7 @@ use crate::core::Core;
 use crate::model;
 use crate::types::{Resource, Status};
 
+pub use rules::Rules;
 pub use strategy::CustomStrategy;
 
 /// Where a scale's figures are in an object.
@@ -54,6 +56,7 @@ pub struct Version {
     entry: Arc<Entry>,
     source: OnceLock<Option<Value>>,
     schema: OnceLock<Option<Schema>>,
+    rules: OnceLock<Option<Rules>>,
 }
 
 impl Version {
@@ -70,6 +73,11 @@ impl Version {
     /// The same, compiled.
     pub fn schema(&self) -> Option<&Schema> {
         self.schema.get_or_init(|| self.source().map(Schema::new)).as_ref()
+    }
+
+    /// Its rules, compiled.
+    pub fn rules(&self) -> Option<&Rules> {
+        self.rules.get_or_init(|| self.source().and_then(|s| Rules::new(s, true))).as_ref()
     }
 }
 
@@ -389,6 +397,7 @@ fn read(definition: &Value, entry: &Arc<Entry>, essence: u64) -> Option<Definiti
             entry: entry.clone(),
             source: OnceLock::new(),
             schema: OnceLock::new(),
+            rules: OnceLock::new(),
         })
     });
     let storage = all.iter().position(|v| flag(v, "storage"))?;

@@ -5,7 +5,7 @@ use api::crd::{self, path};
 use api::field::{FieldError, Path};
 use serde_json::Value;
 
-use super::Custom;
+use super::{Custom, rules};
 use crate::ctx::Ctx;
 use crate::object;
 use crate::strategy::Strategy;
@@ -64,7 +64,16 @@ impl CustomStrategy {
         self.0.version.schema().map(|s| crd::validate_lists(value, s)).unwrap_or_default()
     }
 
-    fn validate_status(&self, new: &Value, old: &Value) -> Vec<FieldError> {
+    /// Asks the rules, unless what they look at is wrong already.
+    fn ask(&self, ctx: &Ctx, new: &Value, old: Option<&Value>, errors: &mut Vec<FieldError>) {
+        let Some(rules) = self.0.version.rules() else { return };
+        match rules::blocks(errors) {
+            Some(error) => errors.push(error),
+            None => errors.extend(rules.validate(new, old, |warning| ctx.warn(warning))),
+        }
+    }
+
+    fn validate_status(&self, ctx: &Ctx, new: &Value, old: &Value) -> Vec<FieldError> {
         let mut errors = api::validate::metadata_update(new, old);
         let schema = self.0.version.schema().and_then(|s| s.properties.get("status"));
         if let (Some(status), Some(schema)) = (new.get("status"), schema) {
@@ -75,6 +84,7 @@ impl CustomStrategy {
         if !twice.is_empty() && self.lists(old).is_empty() {
             errors.extend(twice);
         }
+        self.ask(ctx, new, Some(old), &mut errors);
         errors
     }
 }
@@ -149,6 +159,7 @@ impl Strategy for CustomStrategy {
         }
         errors.extend(self.scale(value, true));
         errors.extend(self.lists(value));
+        self.ask(ctx, value, None, &mut errors);
         errors
     }
 
@@ -158,7 +169,7 @@ impl Strategy for CustomStrategy {
             return errors;
         }
         if ctx.subresource == "status" {
-            return self.validate_status(new, old);
+            return self.validate_status(ctx, new, old);
         }
         errors.extend(api::validate::metadata_update(new, old));
         if let Some(schema) = self.0.version.schema() {
@@ -168,6 +179,7 @@ impl Strategy for CustomStrategy {
         if self.lists(old).is_empty() {
             errors.extend(self.lists(new));
         }
+        self.ask(ctx, new, Some(old), &mut errors);
         errors
     }
 

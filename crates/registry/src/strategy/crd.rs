@@ -22,6 +22,11 @@ fn remember_storage(definition: &mut Value) {
     definition["status"]["storedVersions"] = stored.into();
 }
 
+/// Rules are looked at once the schemas around them are right.
+fn with_rules(errors: Vec<FieldError>, new: &Value, old: Option<&Value>) -> Vec<FieldError> {
+    if errors.is_empty() { apiserver::custom::rules::check_definition(new, old) } else { errors }
+}
+
 impl Strategy for Definitions {
     fn prepare_create(&self, _ctx: &Ctx, new: &mut Value) {
         new["status"] = json!({"conditions": null, "acceptedNames": {"plural": "", "kind": ""}, "storedVersions": []});
@@ -39,13 +44,17 @@ impl Strategy for Definitions {
     fn validate_create(&self, ctx: &Ctx, new: &Value) -> Vec<FieldError> {
         let mut errors = api::validate::create(ctx.resource, new);
         errors.extend(definition::create(new));
-        errors
+        with_rules(errors, new, None)
     }
 
     fn validate_update(&self, ctx: &Ctx, new: &Value, old: &Value) -> Vec<FieldError> {
         let mut errors = api::validate::metadata_update(new, old);
-        errors.extend(if ctx.subresource == "status" { definition::update_status(new) } else { definition::update(new, old) });
-        errors
+        if ctx.subresource == "status" {
+            errors.extend(definition::update_status(new));
+            return errors;
+        }
+        errors.extend(definition::update(new, old));
+        with_rules(errors, new, Some(old))
     }
 
     fn warnings_on_create(&self, _ctx: &Ctx, new: &Value) -> Vec<String> {
