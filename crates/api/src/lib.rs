@@ -1,6 +1,7 @@
 //! Types and schemas of the Kubernetes API: the fact table, defaulting, validation, patches and codecs. No async, HTTP or clocks.
 #![forbid(unsafe_code)]
 
+pub mod aggregation;
 pub mod apply;
 pub mod codec;
 pub mod crd;

@@ -118,6 +118,8 @@ pub struct Config {
     pub kubelet_ca: Option<String>,
     /// PEM certificate and key that this server shows to kubelets.
     pub kubelet_client: Option<(String, String)>,
+    /// PEM certificate and key that this server shows to aggregated servers: the front proxy's.
+    pub proxy_client: Option<(String, String)>,
     /// How long events live, in seconds.
     pub event_ttl: u64,
     /// Longest time a request may take that is no watch or stream.
@@ -134,6 +136,7 @@ impl Default for Config {
             encryption: EncryptionConfig::default(),
             kubelet_ca: None,
             kubelet_client: None,
+            proxy_client: None,
             event_ttl: 3600,
             request_timeout: Duration::from_secs(60),
             git_version: api::VERSION.into(),

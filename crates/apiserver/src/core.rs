@@ -14,6 +14,7 @@ use crate::authz::{Authorizer, AuthzAttributes, Decision, Rules};
 use crate::builder::Parts;
 use crate::cache::{Cache, Entry, Resource as Cached};
 use crate::ctx::{Backend, Ctx, UserInfo};
+use crate::aggregate::Aggregates;
 use crate::custom::{CustomStrategy, Customs};
 use crate::encrypt::Transformer;
 use crate::model;
@@ -41,6 +42,8 @@ pub struct Core {
     authenticator: OnceLock<Arc<dyn Authenticator>>,
     /// Custom resources.
     pub(crate) customs: Customs,
+    /// Groups that other servers answer for.
+    pub(crate) aggregates: Aggregates,
     this: Weak<Core>,
     /// Trees that were asked for lately, kept alive so that they are not parsed again.
     recent: Mutex<VecDeque<Arc<Value>>>,
@@ -97,6 +100,7 @@ impl Core {
             authorizer: OnceLock::new(),
             authenticator: OnceLock::new(),
             customs: Customs::default(),
+            aggregates: Aggregates::default(),
             recent: Mutex::default(),
         })
     }

@@ -28,7 +28,13 @@ impl Server {
             p if p == "/livez" || p.starts_with("/livez/") => Ok(self.health(&rq, "livez", p).await),
             p if p == "/readyz" || p.starts_with("/readyz/") => Ok(self.health(&rq, "readyz", p).await),
             p if p == "/api" || p.starts_with("/api/") || p == "/apis" || p.starts_with("/apis/") => self.discovery(&rq, p),
-            p if p.starts_with("/openapi/") => self.openapi(&rq, p),
+            p if p.starts_with("/openapi/") => {
+                let other = p.strip_prefix("/openapi/v3").and_then(|below| self.core.aggregated().route(below).cloned());
+                match other {
+                    Some(other) => self.aggregate(rq, &other).await,
+                    None => self.openapi(&rq, p),
+                }
+            }
             _ => Ok(page_not_found()),
         }
     }

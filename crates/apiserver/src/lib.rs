@@ -12,6 +12,7 @@
 #![forbid(unsafe_code)]
 
 pub mod admission;
+mod aggregate;
 pub mod authn;
 pub mod authz;
 pub mod body;

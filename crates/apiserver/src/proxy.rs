@@ -26,7 +26,7 @@ const DIAL_TIMEOUT: Duration = Duration::from_secs(30);
 /// Larger HTML pages pass unchanged.
 const MAX_HTML: usize = 4 << 20;
 
-trait Io: AsyncRead + AsyncWrite + Unpin + Send {}
+pub(crate) trait Io: AsyncRead + AsyncWrite + Unpin + Send {}
 impl<T: AsyncRead + AsyncWrite + Unpin + Send> Io for T {}
 
 /// Makes connections to backends.
@@ -103,7 +103,7 @@ const HOP_BY_HOP: [&str; 8] =
 
 impl Server {
     /// Answers with what the backend answers.
-    pub(crate) async fn forward(self: &Arc<Server>, mut rq: Rq, location: &Location) -> Result<Response<Body>, Status> {
+    pub(crate) async fn forward(self: &Arc<Server>, rq: Rq, location: &Location) -> Result<Response<Body>, Status> {
         let upgrade = wants_upgrade(rq.headers());
         let is_proxy = rq.info.subresource == "proxy";
         if is_proxy && !upgrade && rq.info.rest.is_empty() && matches!(*rq.request.method(), Method::GET | Method::HEAD) {
@@ -130,8 +130,22 @@ impl Server {
                 return Err(api::status::internal(format!("error dialing backend: Get {}: {why}", api::field::go_quote(&url))));
             }
         };
+        self.pass_on(rq, io, location, prefix, HeaderMap::new()).await
+    }
+
+    /// Passes a request on over a connection that is there, with these headers more.
+    pub(crate) async fn pass_on(
+        self: &Arc<Server>,
+        mut rq: Rq,
+        io: Box<dyn Io>,
+        location: &Location,
+        prefix: Option<String>,
+        more: HeaderMap,
+    ) -> Result<Response<Body>, Status> {
+        let upgrade = wants_upgrade(rq.headers());
         let from_client = upgrade.then(|| hyper::upgrade::on(&mut rq.request));
-        let request = outgoing(rq, location, upgrade, prefix.is_some())?;
+        let mut request = outgoing(rq, location, upgrade, prefix.is_some())?;
+        request.headers_mut().extend(more);
         let (mut sender, connection) =
             hyper::client::conn::http1::Builder::new().handshake(TokioIo::new(io)).await.map_err(unreachable)?;
         self.streams.spawn(async move {
@@ -219,7 +233,8 @@ fn outgoing(rq: Rq, location: &Location, upgrade: bool, forwarded: bool) -> Resu
     strip(&mut headers);
     headers.remove(header::UPGRADE);
     headers.remove(header::AUTHORIZATION);
-    let ours: Vec<HeaderName> = headers.keys().filter(|k| k.as_str().starts_with("impersonate-")).cloned().collect();
+    let ours = |k: &&HeaderName| k.as_str().starts_with("impersonate-") || k.as_str().starts_with("x-remote-");
+    let ours: Vec<HeaderName> = headers.keys().filter(ours).cloned().collect();
     for name in ours {
         headers.remove(name);
     }
@@ -322,7 +337,7 @@ fn rewrite_html(html: &[u8], prefix: &str) -> Vec<u8> {
 
 /// Takes any server certificate: pods and services bring their own, and upstream's proxy does not look either.
 #[derive(Debug)]
-struct AnyServer(Arc<rustls::crypto::CryptoProvider>);
+pub(crate) struct AnyServer(pub Arc<rustls::crypto::CryptoProvider>);
 
 impl ServerCertVerifier for AnyServer {
     fn verify_server_cert(

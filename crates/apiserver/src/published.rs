@@ -96,18 +96,25 @@ impl Document {
 impl Server {
     /// All groups: the built-in ones, those that were installed, those of definitions.
     pub(crate) fn groups(&self) -> Arc<Vec<GroupEntry>> {
-        let customs = self.core.customs();
+        let (customs, aggregated, generation) = (self.core.customs(), self.core.aggregated(), self.shown());
         let mut kept = self.documents.groups.lock();
         if let Some((of, groups)) = &*kept
-            && *of == customs.generation
+            && *of == generation
         {
             return groups.clone();
         }
-        let mut groups = self.fixed_groups().to_vec();
+        let fixed = self.fixed_groups();
+        let mut groups = fixed.to_vec();
         customs.discover(&mut groups);
+        aggregated.discover(&mut groups, fixed.len());
         let groups = Arc::new(groups);
-        *kept = Some((customs.generation, groups.clone()));
+        *kept = Some((generation, groups.clone()));
         groups
+    }
+
+    /// Changes with what discovery shows of definitions and of other servers.
+    fn shown(&self) -> u64 {
+        self.core.customs().generation ^ self.core.aggregated().generation
     }
 
     fn fixed_groups(&self) -> &[GroupEntry] {
@@ -130,7 +137,7 @@ impl Server {
 
     /// `/api`, `/apis` and below.
     pub(crate) fn discovery(&self, rq: &Rq, path: &str) -> Result<Response<Body>, Status> {
-        let generation = self.core.customs().generation;
+        let generation = self.shown();
         let groups = &*self.groups();
         let parts: Vec<&str> = path.trim_start_matches('/').split('/').collect();
         if let [root @ ("api" | "apis")] = parts[..]
@@ -196,6 +203,12 @@ impl Server {
             if !index.iter().any(|(p, _)| p == path) {
                 index.push((path.clone(), api::openapi::hash(format!("{path} {mark}").as_bytes())));
             }
+        }
+        let aggregated = self.core.aggregated();
+        for path in aggregated.paths() {
+            index.retain(|(p, _)| *p != path);
+            let hash = api::openapi::hash(format!("{path} {}", aggregated.generation).as_bytes());
+            index.push((path, hash));
         }
         if path == "/openapi/v3" {
             let paths: serde_json::Map<String, Value> = index

@@ -195,6 +195,9 @@ impl Server {
         let resource = info.resource_request;
         let (parts, body) = request.into_parts();
         let rq = Rq { request: Request::from_parts(parts, ()), body: Mutex::new(Some(body)), info, query, user, now };
+        if let Some(to) = self.core.aggregated().route(&rq.info.path).cloned() {
+            return self.aggregate(rq, &to).await.unwrap_or_else(|status| negotiate::respond_status(&headers, &status));
+        }
         let _place = if long || !resource || rq.user.in_group("system:masters") {
             None
         } else {
@@ -249,7 +252,7 @@ impl Server {
                 }
             };
             self.loaded.send_replace(true);
-            tokio::join!(feed.run(revision), self.hooks(), self.compaction(), self.core.clone().keep_definitions());
+            tokio::join!(feed.run(revision), self.hooks(), self.compaction(), self.core.clone().keep_definitions(), self.keep_aggregated());
         };
         let stop = async {
             cancel.cancelled().await;

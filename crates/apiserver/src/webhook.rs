@@ -12,16 +12,18 @@ use http::{Method, Request, Uri};
 use http_body_util::{BodyExt, Full, Limited};
 use hyper_util::rt::TokioIo;
 use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, ServerName};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use rustls::{ClientConfig, RootCertStore};
 use serde_json::Value;
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
 
 use crate::core::Core;
 use crate::ctx::{Backend, Ctx};
 use crate::location::{ConnectRequest, Locator};
 use crate::model;
+use crate::proxy::AnyServer;
 use crate::writer::server_user;
 
 /// The longest a call may take (upstream's default for hooks without a timeout of their own).
@@ -70,7 +72,7 @@ impl Client {
             return Err("exactly one of url or service is required".into());
         }
         let bundle = base64::engine::general_purpose::STANDARD.decode(text(config, "caBundle")).unwrap_or_default();
-        Ok(Client { url, service, tls: connector(&bundle)? })
+        Ok(Client { url, service, tls: connector(&bundle, false, None)? })
     }
 
     /// Posts a JSON object and answers the one that comes back. `name` is for messages.
@@ -106,10 +108,6 @@ impl Client {
     }
 
     async fn exchange(&self, host: &str, targets: &[(String, u16)], path: &str, timeout: Duration, body: Vec<u8>) -> Result<(u16, Bytes), String> {
-        let tcp = dial(targets).await?;
-        let name = ServerName::try_from(host.trim_matches(['[', ']']).to_string()).map_err(|e| e.to_string())?;
-        let tls = self.tls.connect(name, tcp).await.map_err(|e| format!("tls: failed to verify certificate: {e}"))?;
-        let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(tls)).await.map_err(|e| e.to_string())?;
         let separator = if path.contains('?') { '&' } else { '?' };
         let request: Request<Full<Bytes>> = Request::builder()
             .method(Method::POST)
@@ -120,22 +118,36 @@ impl Client {
             .header(USER_AGENT, "kube-apiserver-admission")
             .body(Full::from(body))
             .map_err(|e| e.to_string())?;
-        let exchange = async {
-            let response = sender.send_request(request).await.map_err(|e| e.to_string())?;
-            let code = response.status().as_u16();
-            let bytes = Limited::new(response.into_body(), MAX_ANSWER).collect().await.map_err(|e| e.to_string())?.to_bytes();
-            Ok((code, bytes))
-        };
-        // the connection is driven here, and ends with the call
-        tokio::pin!(exchange);
-        tokio::pin!(connection);
-        tokio::select! {
-            answer = &mut exchange => answer,
-            ended = &mut connection => match ended {
-                Ok(()) => exchange.await,
-                Err(error) => Err(error.to_string()),
-            },
-        }
+        exchange(&self.tls, host, targets, request).await
+    }
+}
+
+/// A connection to one of these addresses, whose certificate has to be for `host`.
+pub(crate) async fn connect(tls: &TlsConnector, host: &str, targets: &[(String, u16)]) -> Result<TlsStream<TcpStream>, String> {
+    let tcp = dial(targets).await?;
+    let name = ServerName::try_from(host.trim_matches(['[', ']']).to_string()).map_err(|e| e.to_string())?;
+    tls.connect(name, tcp).await.map_err(|e| format!("tls: failed to verify certificate: {e}"))
+}
+
+/// One request over a connection of its own: the answer's code and body.
+pub(crate) async fn exchange(tls: &TlsConnector, host: &str, targets: &[(String, u16)], request: Request<Full<Bytes>>) -> Result<(u16, Bytes), String> {
+    let tls = connect(tls, host, targets).await?;
+    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(tls)).await.map_err(|e| e.to_string())?;
+    let exchange = async {
+        let response = sender.send_request(request).await.map_err(|e| e.to_string())?;
+        let code = response.status().as_u16();
+        let bytes = Limited::new(response.into_body(), MAX_ANSWER).collect().await.map_err(|e| e.to_string())?.to_bytes();
+        Ok((code, bytes))
+    };
+    // the connection is driven here, and ends with the call
+    tokio::pin!(exchange);
+    tokio::pin!(connection);
+    tokio::select! {
+        answer = &mut exchange => answer,
+        ended = &mut connection => match ended {
+            Ok(()) => exchange.await,
+            Err(error) => Err(error.to_string()),
+        },
     }
 }
 
@@ -155,7 +167,7 @@ async fn dial(targets: &[(String, u16)]) -> Result<TcpStream, String> {
 
 impl Services {
     /// The endpoints behind a service's port.
-    async fn targets(&self, namespace: &str, name: &str, port: u16) -> Result<Vec<(String, u16)>, String> {
+    pub(crate) async fn targets(&self, namespace: &str, name: &str, port: u16) -> Result<Vec<(String, u16)>, String> {
         let (Some(locator), Some(backend)) = (&self.locator, &self.backend) else { return Err("services cannot be resolved here".into()) };
         let services = model::find("", "v1", "services").ok_or("services cannot be resolved here")?;
         let path = format!("https:{name}:{port}");
@@ -167,8 +179,27 @@ impl Services {
     }
 }
 
-/// A connector that trusts a bundle, or without one what the machine trusts.
-fn connector(bundle: &[u8]) -> Result<TlsConnector, String> {
+/// A connector that trusts a bundle, or without one what the machine trusts, or (`insecure`) anyone. It shows `own`, PEM
+/// certificate and key.
+pub(crate) fn connector(bundle: &[u8], insecure: bool, own: Option<&(String, String)>) -> Result<TlsConnector, String> {
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let config = ClientConfig::builder_with_provider(provider.clone()).with_safe_default_protocol_versions().map_err(|e| e.to_string())?;
+    let config = match insecure {
+        true => config.dangerous().with_custom_certificate_verifier(Arc::new(AnyServer(provider))),
+        false => config.with_root_certificates(roots(bundle)?),
+    };
+    let config = match own {
+        None => config.with_no_client_auth(),
+        Some((certificate, key)) => {
+            let chain = CertificateDer::pem_slice_iter(certificate.as_bytes()).collect::<Result<Vec<_>, _>>().map_err(|e| e.to_string())?;
+            let key = PrivateKeyDer::from_pem_slice(key.as_bytes()).map_err(|e| e.to_string())?;
+            config.with_client_auth_cert(chain, key).map_err(|e| e.to_string())?
+        }
+    };
+    Ok(TlsConnector::from(Arc::new(config)))
+}
+
+fn roots(bundle: &[u8]) -> Result<RootCertStore, String> {
     let mut roots = RootCertStore::empty();
     let pem = if bundle.trim_ascii().is_empty() {
         TRUSTED.iter().find_map(|p| std::fs::read(p).ok()).unwrap_or_default()
@@ -183,7 +214,5 @@ fn connector(bundle: &[u8]) -> Result<TlsConnector, String> {
     if roots.is_empty() {
         return Err("unable to load root certificates: unable to parse bytes as PEM block".into());
     }
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let config = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions().map_err(|e| e.to_string())?;
-    Ok(TlsConnector::from(Arc::new(config.with_root_certificates(roots).with_no_client_auth())))
+    Ok(roots)
 }

@@ -24,6 +24,10 @@ pub struct Material {
     /// By which the API server talks to kubelets.
     pub kubelet_client: CertKey,
     pub kubelet_serving: CertKey,
+    /// PEM of the CA below, which signs nothing else.
+    pub front_proxy_ca: String,
+    /// By which aggregated servers know the API server.
+    pub front_proxy: CertKey,
     /// Signs service account tokens (PEM).
     pub service_account_key: String,
     /// Encrypts Secrets at rest.
@@ -60,6 +64,8 @@ pub fn prepare(layout: &Layout, config: &Config, node_ip: Ipv4Addr, random: &mut
         request("kube-apiserver-kubelet-client", &["system:masters"], Vec::new(), vec![Usage::Client]),
         now,
     )?;
+    let front_proxy_ca = authority(&dir, "front-proxy-ca", "front-proxy-ca", now)?;
+    let front_proxy = pair(&dir, "front-proxy-client", &front_proxy_ca, request("front-proxy-client", &[], Vec::new(), vec![Usage::Client]), now)?;
     let node = format!("system:node:{}", config.node_name);
     let mut node_sans = vec![config.node_name.clone(), node_ip.to_string()];
     node_sans.dedup();
@@ -84,7 +90,8 @@ pub fn prepare(layout: &Layout, config: &Config, node_ip: Ipv4Addr, random: &mut
 
     let kubeconfig = pki::kubeconfig(&admin_entry(&ca, &admin, config.secure_port, Ipv4Addr::LOCALHOST))?;
     files::write(&layout.admin(), kubeconfig.as_bytes(), 0o600)?;
-    Ok(Material { ca, apiserver, kubelet_client, kubelet_serving, service_account_key, encryption_key, join_token: join_token.trim().into() })
+    let front_proxy_ca = front_proxy_ca.cert_pem().into();
+    Ok(Material { ca, apiserver, kubelet_client, kubelet_serving, front_proxy_ca, front_proxy, service_account_key, encryption_key, join_token: join_token.trim().into() })
 }
 
 /// The kubeconfig entry of the administrator.

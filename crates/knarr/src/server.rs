@@ -194,6 +194,7 @@ async fn api_server(config: &Config, layout: &Layout, material: &Material, node_
         },
         kubelet_ca: Some(material.ca.cert_pem().into()),
         kubelet_client: Some((material.kubelet_client.cert_pem.clone(), material.kubelet_client.key_pem.clone())),
+        proxy_client: Some((material.front_proxy.cert_pem.clone(), material.front_proxy.key_pem.clone())),
         git_version: KUBERNETES.into(),
         ..apiserver::Config::default()
     };
@@ -206,6 +207,7 @@ async fn api_server(config: &Config, layout: &Layout, material: &Material, node_
         &mut builder,
         registry::Config {
             client_ca_pem: material.ca.cert_pem().into(),
+            front_proxy_ca_pem: Some(material.front_proxy_ca.clone()),
             old_keys: signer.verifier().clone(),
             signer,
             issuer: format!("https://kubernetes.default.svc.{}", config.cluster_domain),

@@ -37,6 +37,8 @@ use crate::strategy::workloads::{DaemonSets, Deployments, Jobs, Nodes};
 pub struct Config {
     /// PEM bundle of the CAs that vouch for client certificates.
     pub client_ca_pem: String,
+    /// PEM of the CA of the certificate that this server shows to aggregated servers.
+    pub front_proxy_ca_pem: Option<String>,
     /// Signs service account tokens.
     pub signer: Arc<Signer>,
     /// Keys beside the signer's that tokens may still be signed with.
@@ -114,6 +116,7 @@ pub fn install_parts(parts: &mut Parts, reader: Arc<dyn Reader>, config: Config)
         advertise_address: config.advertise_address,
         secure_port: config.secure_port,
         client_ca_pem: config.client_ca_pem,
+        front_proxy_ca_pem: config.front_proxy_ca_pem,
         cluster_ca_pem: config.cluster_ca_pem,
         join_token: config.join_token,
     };

@@ -113,6 +113,7 @@ impl World {
         let mut builder = apiserver::Builder::new(apiserver::Config::default(), store::memory::new()).expect("a builder");
         let config = registry::Config {
             client_ca_pem: ca.cert_pem().into(),
+            front_proxy_ca_pem: None,
             cluster_ca_pem: ca.cert_pem().into(),
             signer: signer.clone(),
             old_keys: Default::default(),

@@ -28,6 +28,7 @@ pub(crate) struct Facts {
     pub advertise_address: IpAddr,
     pub secure_port: u16,
     pub client_ca_pem: String,
+    pub front_proxy_ca_pem: Option<String>,
     pub cluster_ca_pem: String,
     pub join_token: Option<String>,
 }
@@ -259,10 +260,19 @@ fn endpoint_slice(facts: &Facts) -> Value {
 
 /// How extension API servers learn whose client certificates to trust.
 fn authentication(facts: &Facts) -> Value {
+    let mut data = json!({"client-ca-file": facts.client_ca_pem});
+    if let Some(ca) = &facts.front_proxy_ca_pem {
+        data["requestheader-client-ca-file"] = ca.as_str().into();
+        data["requestheader-allowed-names"] = r#"["front-proxy-client"]"#.into();
+        data["requestheader-username-headers"] = r#"["X-Remote-User"]"#.into();
+        data["requestheader-uid-headers"] = r#"["X-Remote-Uid"]"#.into();
+        data["requestheader-group-headers"] = r#"["X-Remote-Group"]"#.into();
+        data["requestheader-extra-headers-prefix"] = r#"["X-Remote-Extra-"]"#.into();
+    }
     json!({
         "apiVersion": "v1", "kind": "ConfigMap",
         "metadata": {"name": "extension-apiserver-authentication", "namespace": "kube-system"},
-        "data": {"client-ca-file": facts.client_ca_pem},
+        "data": data,
     })
 }
 
@@ -281,6 +291,7 @@ mod tests {
             advertise_address: "192.0.2.1".parse().unwrap(),
             secure_port: 6443,
             client_ca_pem: "CA".into(),
+            front_proxy_ca_pem: Some("FRONT".into()),
             cluster_ca_pem: "CA".into(),
             join_token: Some("abcdef.0123456789abcdef".into()),
         };

@@ -42,6 +42,7 @@ impl Cluster {
         let signer = Arc::new(pki::jwt::Signer::from_pem(&pki::jwt::new_key_pem().unwrap()).unwrap());
         let config = registry::Config {
             client_ca_pem: ca.cert_pem().into(),
+            front_proxy_ca_pem: None,
             cluster_ca_pem: ca.cert_pem().into(),
             signer: signer.clone(),
             old_keys: Default::default(),
