@@ -196,7 +196,9 @@ pub fn start(context: &Context) {
     controller.pods.on_change(move |change| {
         let pod = change.latest();
         let namespace = pod.namespace().unwrap_or_default();
-        if claims_of(pod).is_empty() {
+        // A claim for extended resources is not in the spec of its pod.
+        let may_own = (change.new.is_none() || is_done(pod)) && claims.any_in_namespace(&namespace);
+        if claims_of(pod).is_empty() && !may_own {
             return;
         }
         if change.new.is_none() {

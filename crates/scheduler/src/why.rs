@@ -3,6 +3,7 @@
 //! The answers are worked out by pure functions from what any API server shows: objects and events.
 //! For a pod that waits for a node the scheduler's own core is asked, node by node.
 
+mod devices;
 mod volumes;
 
 use std::sync::Arc;
@@ -18,6 +19,7 @@ use crate::decide::{Decision, NodeReasons, Turn, decide};
 use crate::node::NodeView;
 use crate::pod::PodInfo;
 use crate::storage::Lookup;
+pub use crate::devices::Devices;
 pub use crate::storage::Listed;
 
 /// One thing that stands in the way.
@@ -68,7 +70,8 @@ pub async fn pod(client: &Client, namespace: &str, name: &str) -> kube::Result<R
     let events = events(client, namespace, name, "Pod").await?;
     let uses_volumes = pod.spec.iter().flat_map(|s| s.volumes.iter().flatten()).any(|v| v.persistent_volume_claim.is_some() || v.ephemeral.is_some());
     let storage = if uses_volumes { Listed::read(client).await? } else { Listed::default() };
-    Ok(about_pod(&pod, nodes, pods, storage, &events))
+    let devices = if devices::concern(&pod) { Devices::read(client).await? } else { Devices::default() };
+    Ok(about_pod(&pod, nodes, pods, storage, devices, &events))
 }
 
 /// Asks about a node.
@@ -99,8 +102,8 @@ fn finding(subject: impl Into<String>, problem: impl Into<String>, fix: impl Int
     Finding { subject: subject.into(), problem: problem.into(), fix: fix.into() }
 }
 
-/// What can be said of a pod. `storage` may be empty when the pod has no claims.
-pub fn about_pod(pod: &Pod, nodes: Vec<Node>, pods: Vec<PodInfo>, storage: Listed, events: &[Event]) -> Report {
+/// What can be said of a pod. `storage` and `devices` may be empty when the pod has no claims on such.
+pub fn about_pod(pod: &Pod, nodes: Vec<Node>, pods: Vec<PodInfo>, storage: Listed, devices: Devices, events: &[Event]) -> Report {
     let object = format!("pod/{}/{}", pod.namespace().unwrap_or_default(), pod.name_any());
     let status = pod.status.clone().unwrap_or_default();
     let spec = pod.spec.clone().unwrap_or_default();
@@ -117,7 +120,7 @@ pub fn about_pod(pod: &Pod, nodes: Vec<Node>, pods: Vec<PodInfo>, storage: Liste
         }
     }
     match &assigned {
-        None if !matches!(phase.as_str(), "Succeeded" | "Failed") => waiting_for_node(pod, &nodes, pods, storage, &mut findings),
+        None if !matches!(phase.as_str(), "Succeeded" | "Failed") => waiting_for_node(pod, &nodes, pods, storage, devices, &mut findings),
         Some(name) => match nodes.iter().find(|n| n.name_any() == *name) {
             None => findings.push(finding(format!("node {name}"), "the node does not exist any more", "the pod will be collected; its controller makes a new one")),
             Some(node) if !ready(node) => findings.push(finding(format!("node {name}"), "the node is not Ready", format!("knarr why node/{name}"))),
@@ -152,7 +155,7 @@ pub fn about_pod(pod: &Pod, nodes: Vec<Node>, pods: Vec<PodInfo>, storage: Liste
     Report { object, summary, findings, events: warnings(events) }
 }
 
-fn waiting_for_node(pod: &Pod, nodes: &[Node], pods: Vec<PodInfo>, storage: Listed, findings: &mut Vec<Finding>) {
+fn waiting_for_node(pod: &Pod, nodes: &[Node], pods: Vec<PodInfo>, storage: Listed, devices: Devices, findings: &mut Vec<Finding>) {
     let gates = pod.spec.as_ref().and_then(|s| s.scheduling_gates.clone()).unwrap_or_default();
     if !gates.is_empty() {
         let names: Vec<String> = gates.into_iter().map(|g| g.name).collect();
@@ -166,9 +169,13 @@ fn waiting_for_node(pod: &Pod, nodes: &[Node], pods: Vec<PodInfo>, storage: List
     }
     let views = nodes.iter().filter_map(|n| serde_json::to_value(n).ok().and_then(|v| serde_json::from_value::<NodeView>(v).ok()).map(Arc::new));
     let storage = Arc::new(storage);
-    let plugins = crate::storage::plugins::over(storage.clone(), &pods);
+    let mut plugins = crate::storage::plugins::over(storage.clone(), &pods);
+    plugins.push(devices.plugin());
     let mut cluster = Cluster::new(views, pods.into_iter().map(Arc::new));
     let Ok(info) = PodInfo::of(pod) else { return };
+    if devices::held(&info, &devices, findings) {
+        return;
+    }
     let config = Config::default();
     let turn = Turn { config: &config, profile: 0, plugins: &plugins, budgets: &[], start: 0, seed: 0, explain: true };
     match decide(&mut cluster, &info, &turn).decision {
@@ -180,15 +187,17 @@ fn waiting_for_node(pod: &Pod, nodes: &[Node], pods: Vec<PodInfo>, storage: List
                 let names: Vec<&str> = victims.pods.iter().map(|p| p.name()).collect();
                 findings.push(finding("scheduler", format!("on node {} it takes the place of {}, of lower priority", victims.node, names.join(", ")), "wait until they have ended"));
             }
-            if let Some(rejection) = &failure.whole {
-                volumes::whole(&info, rejection, &*storage, findings);
+            match &failure.whole {
+                Some(rejection) if rejection.plugin == crate::devices::NAME => devices::whole(&info, rejection, findings),
+                Some(rejection) => volumes::whole(&info, rejection, &*storage, findings),
+                None => {}
             }
-            failure.nodes.iter().for_each(|n| rejected(&info, n, &cluster, &*storage, findings));
+            failure.nodes.iter().for_each(|n| rejected(&info, n, &cluster, &*storage, &devices, findings));
         }
     }
 }
 
-fn rejected(pod: &PodInfo, reasons: &NodeReasons, cluster: &Cluster, storage: &dyn Lookup, findings: &mut Vec<Finding>) {
+fn rejected(pod: &PodInfo, reasons: &NodeReasons, cluster: &Cluster, storage: &dyn Lookup, known: &Devices, findings: &mut Vec<Finding>) {
     let Some(info) = cluster.node(&reasons.node) else { return };
     let rejection = &reasons.rejection;
     let shape = &pod.shape;
@@ -235,6 +244,7 @@ fn rejected(pod: &PodInfo, reasons: &NodeReasons, cluster: &Cluster, storage: &d
             }
             "PodTopologySpread" => ("one more pod there would make the spread more uneven than maxSkew allows".to_string(), "add nodes in the domains with the fewest pods, or raise maxSkew".to_string()),
             "VolumeBinding" | "VolumeRestrictions" | "NodeVolumeLimits" | "VolumeZone" => volumes::on_node(pod, &reason, rejection.plugin, info, storage),
+            crate::devices::NAME => devices::on_node(pod, &reason, &info.view, known),
             "NodeDeclaredFeatures" => {
                 let lacking: Vec<&str> = shape.features.iter().copied().filter(|f| !info.view.declares(f)).collect();
                 let ask = |feature: &str| match feature {
@@ -358,11 +368,11 @@ mod tests {
     #[test]
     fn a_pending_pod_is_told_node_by_node_what_to_do() {
         let asking = pod(json!({"containers": [{"name": "c", "resources": {"requests": {"cpu": "8"}}}]}), json!({"phase": "Pending"}));
-        let report = about_pod(&asking, vec![node(json!([]))], Vec::new(), Listed::default(), &[]);
+        let report = about_pod(&asking, vec![node(json!([]))], Vec::new(), Listed::default(), Devices::default(), &[]);
         assert_eq!(report.findings[0].subject, "node n1 (NodeResourcesFit)");
         assert_eq!(report.findings[0].problem, "Insufficient cpu: the pod asks for 8 cores, 2 cores of 2 cores is free");
         let plain = pod(json!({"containers": []}), json!({}));
-        let report = about_pod(&plain, vec![node(json!([{"key": "k", "value": "v", "effect": "NoSchedule"}]))], Vec::new(), Listed::default(), &[]);
+        let report = about_pod(&plain, vec![node(json!([{"key": "k", "value": "v", "effect": "NoSchedule"}]))], Vec::new(), Listed::default(), Devices::default(), &[]);
         assert!(report.findings[0].fix.ends_with("kubectl taint nodes n1 k=v:NoSchedule-"), "{report:?}");
     }
 
@@ -370,10 +380,36 @@ mod tests {
     fn features_that_a_node_has_not_declared_are_named() {
         let rules = json!([{"action": "RestartAllContainers", "exitCodes": {"operator": "In", "values": [3]}}]);
         let wanting = pod(json!({"containers": [{"name": "c", "restartPolicy": "Never", "restartPolicyRules": rules}]}), json!({"phase": "Pending"}));
-        let report = about_pod(&wanting, vec![node(json!([]))], Vec::new(), Listed::default(), &[]);
+        let report = about_pod(&wanting, vec![node(json!([]))], Vec::new(), Listed::default(), Devices::default(), &[]);
         assert_eq!(report.findings[0].subject, "node n1 (NodeDeclaredFeatures)");
         assert!(report.findings[0].problem.contains("has not declared RestartAllContainersOnContainerExits"), "{report:?}");
         assert!(report.findings[0].fix.contains("RestartAllContainers out of the pod"), "{report:?}");
+    }
+
+    #[test]
+    fn devices_that_are_lacking_are_counted() {
+        let devices = Devices::default();
+        let read = |value: Value| Arc::new(serde_json::from_value(value).expect("an object"));
+        let pod = |claim: &str| pod(json!({"containers": [], "resourceClaims": [{"name": "gpu", "resourceClaimName": claim}]}), json!({"phase": "Pending"}));
+        let says = |claim: &str| about_pod(&pod(claim), vec![node(json!([]))], Vec::new(), Listed::default(), devices.clone(), &[]).findings[0].clone();
+        assert_eq!(says("c").problem, "the ResourceClaim c does not exist");
+        let claim = |name: &str, class: &str, status: Value| json!({"metadata": {"name": name, "namespace": "default", "uid": name}, "status": status,
+            "spec": {"devices": {"requests": [{"name": "r", "exactly": {"deviceClassName": class, "allocationMode": "ExactCount", "count": 2,
+                "selectors": [{"cel": {"expression": "device.attributes['d.io'].model == 'big'"}}]}}]}}});
+        devices.0.write().put_claim(&Arc::new(serde_json::from_value(claim("c", "gpu", json!({}))).expect("a claim")));
+        assert_eq!(says("c").problem, "request r: device class gpu does not exist");
+        devices.0.write().set_class("gpu", Some(&Arc::new(serde_json::from_value(json!({"metadata": {"name": "gpu"}, "spec": {}})).expect("a class"))));
+        assert_eq!(says("c").problem, "request r of claim default/c asks for 2 of class gpu: no driver offers devices there");
+        let slice = |model: &str| json!({"metadata": {"name": "s"}, "spec": {"driver": "d.io", "nodeName": "n1", "pool": {"name": "p", "generation": 1, "resourceSliceCount": 1},
+            "devices": [{"name": "1", "attributes": {"model": {"string": model}}}, {"name": "2", "attributes": {"model": {"string": model}}}]}});
+        devices.0.write().slices.put(&read(slice("small")));
+        assert_eq!(says("c").problem, "request r of claim default/c asks for 2 of class gpu: none of 2 devices there is what the selectors want");
+        devices.0.write().slices.put(&read(slice("big")));
+        assert!(says("c").problem.starts_with("the pod fits node n1"), "{:?}", says("c"));
+        let taken = json!({"allocation": {"devices": {"results": [{"request": "r", "driver": "d.io", "pool": "p", "device": "1"}]}}});
+        devices.0.write().put_claim(&Arc::new(serde_json::from_value(claim("other", "gpu", taken)).expect("a claim")));
+        assert_eq!(says("c").problem, "request r of claim default/c asks for 2 of class gpu: 2 devices there match, 1 of them belong to other claims");
+        assert_eq!(says("c").subject, "node n1 (DynamicResources)");
     }
 
     #[test]
@@ -387,7 +423,7 @@ mod tests {
                 {"name": "b", "image": "nope:1", "imageID": "", "ready": false, "restartCount": 0,
                  "state": {"waiting": {"reason": "ImagePullBackOff", "message": "not found"}}}]}),
         );
-        let report = about_pod(&broken, vec![node(json!([]))], Vec::new(), Listed::default(), &[]);
+        let report = about_pod(&broken, vec![node(json!([]))], Vec::new(), Listed::default(), Devices::default(), &[]);
         assert!(report.findings[0].problem.contains("restarted 4 times: its command was not found"));
         assert!(report.findings[1].problem.contains("nope:1 cannot be had: not found"));
         assert!(report.text().contains("--previous"));

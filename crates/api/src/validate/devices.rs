@@ -256,6 +256,26 @@ fn full_name(at: &At<'_>) {
     }
 }
 
+/// The claims of a pod.
+pub fn pod_claims(list: &At<'_>) {
+    let mut seen = HashSet::new();
+    for claim in list.items() {
+        let name = claim.at("name");
+        match name.filled() {
+            None => name.required(""),
+            Some(text) if !seen.insert(text) => name.duplicate(),
+            Some(_) => name.check(names::dns1123_label),
+        }
+        let (named, made) = (claim.at("resourceClaimName"), claim.at("resourceClaimTemplateName"));
+        match (named.set(), made.set()) {
+            (true, true) => claim.invalid("at most one of `resourceClaimName` or `resourceClaimTemplateName` may be specified"),
+            (false, false) => claim.invalid("must specify one of: `resourceClaimName`, `resourceClaimTemplateName`"),
+            _ => {}
+        }
+        [named, made].iter().filter(|n| n.set()).for_each(|n| n.check(names::dns1123_subdomain));
+    }
+}
+
 /// A class of devices.
 pub fn class_spec(spec: &At<'_>) {
     selectors(&spec.at("selectors"));

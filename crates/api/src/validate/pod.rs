@@ -57,6 +57,7 @@ pub fn spec(s: &At<'_>, pod_name: &str, is_pod: bool) {
         grace.required("");
     }
     let good = volumes::volumes(&s.at("volumes"), pod_name);
+    super::devices::pod_claims(&s.at("resourceClaims"));
     let claims: Vec<&str> = s.at("resourceClaims").items().map(|c| c.at("name").text()).collect();
     let host_users = s.at("hostUsers");
     let pod = Pod {

@@ -346,6 +346,17 @@ fn device_claims() {
 }
 
 #[test]
+fn device_claims_of_pods() {
+    let says = |claims: Value| on_create("", "Pod", &set(pod(), "/spec/resourceClaims", claims));
+    let none: Vec<String> = Vec::new();
+    assert_eq!(says(json!([{"name": "a", "resourceClaimName": "x"}, {"name": "b", "resourceClaimTemplateName": "y"}])), none);
+    assert_eq!(says(json!([{"name": "a", "resourceClaimName": "x"}, {"name": "a", "resourceClaimName": "x"}])), ["spec.resourceClaims[1].name: Duplicate value: \"a\""]);
+    let neither = says(json!([{"name": "a"}]));
+    assert!(neither.len() == 1 && neither[0].ends_with("must specify one of: `resourceClaimName`, `resourceClaimTemplateName`"), "{neither:?}");
+    assert!(says(json!([{"name": "A", "resourceClaimName": "x"}]))[0].starts_with("spec.resourceClaims[0].name: Invalid value: \"A\": a lowercase RFC 1123 label"));
+}
+
+#[test]
 fn device_claim_statuses() {
     let claim = |status: Value| {
         let mut claim = device_claim(json!({"requests": [device_request(json!({}))]}));

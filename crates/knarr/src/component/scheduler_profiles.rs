@@ -8,6 +8,7 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
+use super::flags::go_duration;
 use super::scheduler_config::{File, PluginConfig, PluginSet, Profile as Described};
 
 #[derive(Deserialize)]
@@ -80,6 +81,13 @@ struct PreemptionArgs {
 struct BindingArgs {
     bind_timeout_seconds: Option<i64>,
     shape: Option<Value>,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+struct DevicesArgs {
+    filter_timeout: Option<String>,
+    binding_timeout: Option<String>,
 }
 
 impl File {
@@ -219,6 +227,17 @@ fn arguments(profile: &mut Profile, config: &PluginConfig) -> Result<()> {
                 profile.bind_timeout = Duration::from_secs(u64::try_from(seconds).context("bindTimeoutSeconds must not be below 0")?);
             }
         }
+        "DynamicResources" => {
+            let given: DevicesArgs = args(name, value)?;
+            let time = |name: &str, text: &str| go_duration(text).with_context(|| format!("{name}: time: invalid duration {text:?}"));
+            if let Some(text) = given.filter_timeout {
+                profile.device_filter_timeout = time("filterTimeout", &text)?;
+            }
+            if let Some(text) = given.binding_timeout {
+                profile.device_bind_timeout = time("bindingTimeout", &text)?;
+                ensure!(profile.device_bind_timeout >= Duration::from_secs(1), "bindingTimeout: Invalid value: {text:?}: must be at least 1 second");
+            }
+        }
         _ => bail!("arguments of this plug-in are not supported yet"),
     }
     Ok(())
@@ -244,13 +263,14 @@ mod tests {
     #[test]
     fn profiles_have_their_plugins_and_arguments() {
         let config = config(
-            "podMaxBackoffSeconds: 30\nprofiles:\n- schedulerName: packer\n  plugins:\n    multiPoint:\n      disabled: [{name: ImageLocality}]\n    score:\n      enabled: [{name: TaintToleration, weight: 9}]\n  pluginConfig:\n  - name: NodeResourcesFit\n    args: {scoringStrategy: {type: MostAllocated, resources: [{name: cpu, weight: 2}]}}\n  - name: InterPodAffinity\n    args: {apiVersion: kubescheduler.config.k8s.io/v1, kind: InterPodAffinityArgs, hardPodAffinityWeight: 7}\n",
+            "podMaxBackoffSeconds: 30\nprofiles:\n- schedulerName: packer\n  plugins:\n    multiPoint:\n      disabled: [{name: ImageLocality}]\n    score:\n      enabled: [{name: TaintToleration, weight: 9}]\n  pluginConfig:\n  - name: NodeResourcesFit\n    args: {scoringStrategy: {type: MostAllocated, resources: [{name: cpu, weight: 2}]}}\n  - name: DynamicResources\n    args: {filterTimeout: 2s, bindingTimeout: 1m}\n  - name: InterPodAffinity\n    args: {apiVersion: kubescheduler.config.k8s.io/v1, kind: InterPodAffinityArgs, hardPodAffinityWeight: 7}\n",
         )
         .expect("a good file");
         let profile = &config.profiles[0];
         assert_eq!((profile.name.as_str(), config.max_backoff), ("packer", Duration::from_secs(30)));
         assert_eq!((profile.weight("ImageLocality"), profile.weight("TaintToleration")), (0, 9));
         assert_eq!((&profile.strategy, profile.hard_pod_affinity_weight), (&Strategy::MostAllocated, 7));
+        assert_eq!((profile.device_filter_timeout, profile.device_bind_timeout), (Duration::from_secs(2), Duration::from_secs(60)));
         assert_eq!(profile.fit_resources, [("cpu".to_string(), 2)]);
     }
 
@@ -271,6 +291,7 @@ mod tests {
             "  pluginConfig: [{name: Nonsense, args: {}}]\n",
             "  pluginConfig: [{name: InterPodAffinity, args: {hardPodAffinityWeight: 101}}]\n",
             "  pluginConfig: [{name: InterPodAffinity, args: {kind: NodeAffinityArgs}}]\n",
+            "  pluginConfig: [{name: DynamicResources, args: {bindingTimeout: 10ms}}]\n",
             "  pluginConfig: [{name: NodeResourcesFit, args: {scoringStrategy: {type: RequestedToCapacityRatio, requestedToCapacityRatio: {shape: [{utilization: 9, score: 1}, {utilization: 3, score: 2}]}}}}]\n",
         ] {
             assert!(config(&one(inside)).is_err(), "{inside}");

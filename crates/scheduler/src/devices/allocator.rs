@@ -79,6 +79,26 @@ pub struct Request {
     wishes: Amounts,
 }
 
+impl Request {
+    /// How many devices it wants; `None` means all.
+    pub fn wanted(&self) -> Option<usize> {
+        (!self.all).then_some(self.count)
+    }
+
+    /// Whether the selectors want a device.
+    pub fn is_for(&self, selectors: &dyn Selectors, slice: &Slice, device: usize) -> Result<bool, Trouble> {
+        for selector in &self.selectors {
+            let ask = || selectors.matches(&selector.expression, &slice.driver, &slice.devices[device]);
+            match slice.verdict(&selector.expression, device, ask) {
+                Ok(true) => {}
+                Ok(false) => return Ok(false),
+                Err(error) => return Err(Trouble::Claims(format!("{}: {error}", selector.place))),
+            }
+        }
+        Ok(true)
+    }
+}
+
 /// A request's alternatives.
 #[derive(Debug)]
 pub struct Choice {
@@ -201,6 +221,11 @@ impl Question {
             Ok(wanted)
         });
         Ok(Question { wanted: wanted.collect::<Result<_, _>>()? })
+    }
+
+    /// All requests and alternatives, with the names of their claims.
+    pub fn requests(&self) -> impl Iterator<Item = (&str, &Request)> {
+        self.wanted.iter().flat_map(|w| w.choices.iter().flat_map(|c| &c.requests).map(|r| (w.name.as_str(), r)))
     }
 
     /// Looks for devices that a node can reach. `None` when there are not enough.
@@ -376,13 +401,8 @@ impl<'a> Search<'a> {
     fn is_selectable(&mut self, request: &Request, at: Location) -> Result<bool, Trouble> {
         self.tries = self.tries.checked_sub(1).ok_or(Trouble::Tries)?;
         let (slice, device) = self.at(at);
-        for selector in &request.selectors {
-            let ask = || self.stock.selectors.matches(&selector.expression, &slice.driver, device);
-            match slice.verdict(&selector.expression, at.device, ask) {
-                Ok(true) => {}
-                Ok(false) => return Ok(false),
-                Err(error) => return Err(Trouble::Claims(format!("{}: {error}", selector.place))),
-            }
+        if !request.is_for(self.stock.selectors, slice, at.device)? {
+            return Ok(false);
         }
         Ok(!matches!(slice.place, super::slice::Place::ByDevice) || device.place.is_near(self.node, self.labels))
     }
@@ -599,11 +619,12 @@ impl<'a> Search<'a> {
 }
 
 /// Whether a taint keeps claims away that do not tolerate it.
-fn keeps_away(taint: &DeviceTaint) -> bool {
+pub fn keeps_away(taint: &DeviceTaint) -> bool {
     matches!(taint.effect.as_str(), "NoSchedule" | "NoExecute")
 }
 
-fn tolerates(own: &DeviceToleration, taint: &DeviceTaint) -> bool {
+/// Whether a toleration covers a taint.
+pub fn tolerates(own: &DeviceToleration, taint: &DeviceTaint) -> bool {
     let is_any = |text: &Option<String>| text.as_deref().is_none_or(str::is_empty);
     (is_any(&own.effect) || own.effect.as_deref() == Some(&taint.effect))
         && (is_any(&own.key) || own.key.as_deref() == Some(&taint.key))

@@ -17,11 +17,15 @@ pub(crate) mod outcome;
 pub(crate) mod plugin;
 pub(crate) mod pools;
 pub(crate) mod selectors;
+pub(crate) mod listed;
 pub(crate) mod slice;
+pub(crate) mod survey;
 #[cfg(test)]
 mod tests;
 pub(crate) mod world;
 pub(crate) mod write;
+
+pub use listed::Devices;
 
 /// Upstream's name of the plug-in.
 pub(crate) const NAME: &str = "DynamicResources";

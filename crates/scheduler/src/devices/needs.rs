@@ -12,6 +12,7 @@ use super::allocator::{Question, Solution, Stock, Trouble, described};
 use super::extended::{self, Extended};
 use super::outcome;
 use super::selectors::Selectors;
+use super::survey::Survey;
 use super::world::{World, allocation};
 use crate::node::NodeView;
 use crate::plugin::{After, Rejection};
@@ -175,6 +176,15 @@ impl Needs {
             }
         }
         Ok(())
+    }
+
+    /// What a node has for each request.
+    pub fn survey(&self, world: &World, means: Means<'_>, pod: &PodInfo, node: &NodeView) -> Vec<Survey> {
+        let class = |name: &str| world.class(name).cloned();
+        let stock = Stock { slices: &world.slices, taken: &world.taken, selectors: means.selectors, tries: means.tries };
+        let extended = if self.has_extended { self.extended_on(world, pod, node).ok().flatten() } else { None };
+        let claims: Vec<_> = self.open().cloned().chain(extended.map(|e| Arc::new(e.claim))).collect();
+        Question::new(&claims, &class).map(|q| q.survey(stock, node.name(), &node.labels)).unwrap_or_default()
     }
 
     /// What can be done when no node will do: `unavailable` are the claims that some node could not use.

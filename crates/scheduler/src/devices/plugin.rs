@@ -71,11 +71,16 @@ impl DynamicResources {
         DynamicResources { world, selectors, node, ready: Box::new(ready), writer, reserved: Arc::default() }
     }
 
+    /// One that writes nothing.
+    pub fn over(world: Arc<RwLock<World>>) -> DynamicResources {
+        DynamicResources::new(world, super::selectors::standard(), Box::new(|_| None), || true, None)
+    }
+
     fn means(&self, profile: Option<&Profile>) -> Means<'_> {
         Means {
             selectors: &*self.selectors,
             tries: profile.map_or(usize::MAX, |p| tries(p.device_filter_timeout)),
-            patience: self.writer.as_ref().map_or(SignedDuration::MAX, |w| w.patience()),
+            patience: self.writer.as_ref().map_or(SignedDuration::from_mins(10), |w| w.patience()),
             now: Timestamp::now(),
         }
     }
