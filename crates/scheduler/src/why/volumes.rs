@@ -118,7 +118,7 @@ mod tests {
         let pod: Pod = serde_json::from_value(json!({"metadata": {"name": "web", "namespace": "default", "uid": "web"},
             "spec": {"containers": [], "volumes": [{"name": "d", "persistentVolumeClaim": {"claimName": "data"}}]}, "status": {"phase": "Pending"}}))
         .expect("a pod");
-        about_pod(&pod, vec![node], serde_json::from_value(others).expect("pods"), known, &[])
+        about_pod(&pod, vec![node], serde_json::from_value(others).expect("pods"), known, crate::devices::Devices::default(), &[])
     }
 
     fn first(report: &Report) -> (&str, &str) {
