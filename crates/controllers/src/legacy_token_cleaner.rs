@@ -8,12 +8,12 @@ use std::time::Duration;
 use jiff::civil::Date;
 use jiff::{SignedDuration, Timestamp, tz::TimeZone};
 use k8s_openapi::api::core::v1::{ConfigMap, Pod, Secret, ServiceAccount};
-use kube::api::{Api, DeleteParams, ListParams, Patch, PatchParams, Preconditions};
+use kube::api::{Api, DeleteParams, Patch, PatchParams, Preconditions};
 use kube::{Client, ResourceExt};
 use reconcile::Informer;
 use serde_json::json;
 
-use crate::{Context, pods};
+use crate::{Context, listed, pods};
 
 const TYPE: &str = "kubernetes.io/service-account-token";
 const LAST_USED: &str = "kubernetes.io/legacy-token-last-used";
@@ -86,16 +86,8 @@ fn secrets_of(pod: &Pod) -> BTreeSet<String> {
 
 /// The Secrets that pods of a namespace use.
 async fn used_in(client: &Client, namespace: &str) -> kube::Result<BTreeSet<String>> {
-    let mut used = BTreeSet::new();
-    let mut params = ListParams::default().limit(500);
-    loop {
-        let page = Api::<Pod>::namespaced(client.clone(), namespace).list(&params).await?;
-        used.extend(page.items.iter().flat_map(secrets_of));
-        match page.metadata.continue_.filter(|c| !c.is_empty()) {
-            Some(next) => params = params.continue_token(&next),
-            None => return Ok(used),
-        }
-    }
+    let pods = listed::all(&Api::<Pod>::namespaced(client.clone(), namespace)).await?;
+    Ok(pods.iter().flat_map(secrets_of).collect())
 }
 
 /// Starts the controller.

@@ -19,6 +19,7 @@ pub mod garbage_collector;
 pub mod history;
 pub mod job;
 pub mod legacy_token_cleaner;
+mod listed;
 pub mod namespace;
 pub mod node_ipam;
 pub mod node_lifecycle;

@@ -31,6 +31,13 @@ pub fn limits(quota: &ResourceQuota) -> &Amounts {
     quota.spec.as_ref().and_then(|s| s.hard.as_ref()).unwrap_or(&NONE)
 }
 
+/// Whether a new status frees some of what is charged.
+pub fn frees(quota: &ResourceQuota, new: &ResourceQuotaStatus) -> bool {
+    let used = |status: Option<&ResourceQuotaStatus>| usage(status.and_then(|s| s.used.as_ref()).unwrap_or(&BTreeMap::new()));
+    let new = used(Some(new));
+    used(quota.status.as_ref()).iter().any(|(name, amount)| new.get(name).is_some_and(|n| n < amount))
+}
+
 /// The status that says what is used; None when it says so already. `found` holds each resource that
 /// the quota's limits are about, by group and plural; `now` is in seconds since 1970.
 pub fn plan(quota: &ResourceQuota, found: &BTreeMap<(String, String), Found>, now: i64) -> Option<ResourceQuotaStatus> {
@@ -105,6 +112,13 @@ mod tests {
         let found = vec![("", "pods", pods), ("batch", "jobs", Found::Count(2)), ("", "secrets", Found::Count(0)), ("", "services", services)];
         let sum = used(&quota(hard, json!([]), json!({})), found);
         assert_eq!(sum, Some(json!({"pods": "2", "requests.cpu": "1500m", "count/jobs.batch": "2", "secrets": "0", "services": "1"})));
+    }
+
+    #[test]
+    fn less_than_is_charged_frees() {
+        let charged = quota(json!({"pods": "5"}), json!([]), json!({"hard": {"pods": "5"}, "used": {"pods": "2"}}));
+        let of = |pods: &str| frees(&charged, &ResourceQuotaStatus { hard: None, used: Some([("pods".to_string(), Amount(pods.into()))].into()) });
+        assert!(of("1") && !of("2") && !of("3"));
     }
 
     #[test]

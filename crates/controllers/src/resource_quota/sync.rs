@@ -6,16 +6,17 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
+use k8s_openapi::NamespaceResourceScope;
 use k8s_openapi::api::core::v1::{PersistentVolumeClaim, ResourceQuota, Service};
 use kube::api::{Api, PostParams};
-use kube::{Client, ResourceExt};
+use kube::{Client, Resource, ResourceExt};
 use reconcile::{Change, Informer, Queue, Requeue, run_workers};
 use serde_json::Value;
 
 use super::counts::Counts;
 use super::plan::{self, Found};
-use crate::Context;
 use crate::pod::Pod;
+use crate::{Context, listed};
 
 /// How often each quota is counted though nothing happened.
 const RESYNC: Duration = Duration::from_secs(300);
@@ -29,6 +30,8 @@ type Key = (String, String);
 #[derive(Clone)]
 struct Controller {
     client: Client,
+    /// As which informers read.
+    reader: Client,
     quotas: Informer<ResourceQuota>,
     pods: Informer<Pod>,
     services: Informer<Service>,
@@ -97,6 +100,7 @@ pub fn start(context: &Context) {
     });
     let controller = Controller {
         client: context.client.clone(),
+        reader: context.informers.client().clone(),
         quotas: quotas.clone(),
         pods: context.informers.of(),
         services: context.informers.of(),
@@ -157,8 +161,26 @@ impl Controller {
             };
             found.insert(kind, there);
         }
-        if let Some(status) = plan::plan(&quota, &found, Timestamp::now().as_second()) {
-            let mut new = quota.as_ref().clone();
+        let now = Timestamp::now().as_second();
+        let mut new = quota.as_ref().clone();
+        let mut status = plan::plan(&new, &found, now);
+        if status.as_ref().is_some_and(|s| plan::frees(&new, s)) {
+            // The informers may have seen a charge, but not yet what was charged for. The quota is read before the
+            // objects: what is charged meanwhile makes the write a conflict.
+            let quotas = listed::all(&Api::<ResourceQuota>::namespaced(self.reader.clone(), namespace)).await?;
+            let Some(fresh) = quotas.into_iter().find(|q| q.name_any() == name) else { return Ok(Requeue::No) };
+            for (kind, there) in &mut found {
+                match (kind.0.as_str(), kind.1.as_str()) {
+                    ("", "pods") => *there = self.asked::<Pod>(namespace).await?,
+                    ("", "services") => *there = self.asked::<Service>(namespace).await?,
+                    ("", "persistentvolumeclaims") => *there = self.asked::<PersistentVolumeClaim>(namespace).await?,
+                    _ => {}
+                }
+            }
+            status = plan::plan(&fresh, &found, now);
+            new = fresh;
+        }
+        if let Some(status) = status {
             new.status = Some(status);
             let api = Api::<ResourceQuota>::namespaced(self.client.clone(), namespace);
             match api.replace_status(name, &PostParams::default(), &new).await {
@@ -169,6 +191,12 @@ impl Controller {
             return Ok(Requeue::After(SETTLE));
         }
         Ok(Requeue::After(RESYNC))
+    }
+
+    /// The objects of a kind as the API server has them.
+    async fn asked<K: Charged + Resource<Scope = NamespaceResourceScope>>(&self, namespace: &str) -> kube::Result<Found> {
+        let objects = listed::all(&Api::<K>::namespaced(self.reader.clone(), namespace)).await?;
+        Ok(Found::Objects(objects.iter().map(Charged::value).collect()))
     }
 }
 
