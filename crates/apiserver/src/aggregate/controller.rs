@@ -211,6 +211,7 @@ impl Server {
         let mut customs = Vec::new();
         self.core.customs().discover(&mut customs);
         let fixed = built_in.len();
+        let mut missing = Vec::new();
         for (i, group) in built_in.iter().chain(&customs).enumerate() {
             for version in &group.versions {
                 let name = format!("{}.{}", version.version, group.name);
@@ -223,17 +224,19 @@ impl Server {
                     false => (1000, 100),
                 };
                 let label = if i < fixed { "onstart" } else { "true" };
-                let object = json!({"apiVersion": "apiregistration.k8s.io/v1", "kind": "APIService",
+                let mut object = json!({"apiVersion": "apiregistration.k8s.io/v1", "kind": "APIService",
                     "metadata": {"name": name, "labels": {AUTOMANAGED: label}},
                     "spec": {"group": group.name, "version": version.version, "groupPriorityMinimum": group_priority, "versionPriority": version_priority}});
-                match self.backend.writer.create(resource, object).await {
-                    Ok(_) => {}
-                    Err(status) if status.code == 409 => {}
-                    Err(status) => {
-                        tracing::warn!(apiservice = name, why = %status.message, "a group cannot be registered");
-                        again = true;
-                    }
-                }
+                plan::local().tell(&mut object, &crate::ctx::format_time(jiff::Timestamp::now()));
+                missing.push(async move { (name, self.backend.writer.create(resource, object).await) });
+            }
+        }
+        for (name, outcome) in futures::future::join_all(missing).await {
+            if let Err(status) = outcome
+                && status.code != 409
+            {
+                tracing::warn!(apiservice = name, why = %status.message, "a group cannot be registered");
+                again = true;
             }
         }
         let managed = |o: &Value| o.pointer("/metadata/labels").and_then(|l| l.get(AUTOMANAGED)).is_some_and(|v| v == "true");
