@@ -8,6 +8,12 @@ use reconcile::{Queue, Requeue, run_workers};
 
 use crate::Context;
 
+/// Whether a namespace lacks its account.
+pub fn is_missing(namespace: Option<&Namespace>, account: Option<&ServiceAccount>) -> bool {
+    let ending = |n: &Namespace| n.metadata.deletion_timestamp.is_some() || n.status.as_ref().and_then(|s| s.phase.as_deref()) == Some("Terminating");
+    namespace.is_some_and(|n| !ending(n)) && account.is_none()
+}
+
 /// Starts the controller.
 pub fn start(context: &Context) {
     let namespaces = context.informers.of::<Namespace>();
@@ -27,10 +33,7 @@ pub fn start(context: &Context) {
         async move {
             namespaces.synced().await;
             accounts.synced().await;
-            let active = namespaces.get("", &namespace).is_some_and(|n| {
-                n.metadata.deletion_timestamp.is_none() && n.status.as_ref().and_then(|s| s.phase.as_deref()) != Some("Terminating")
-            });
-            if !active || accounts.get(&namespace, "default").is_some() {
+            if !is_missing(namespaces.get("", &namespace).as_deref(), accounts.get(&namespace, "default").as_deref()) {
                 return Ok(Requeue::No);
             }
             let metadata = ObjectMeta { name: Some("default".into()), namespace: Some(namespace.clone()), ..ObjectMeta::default() };
@@ -42,4 +45,23 @@ pub fn start(context: &Context) {
             }
         }
     });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn a_namespace_that_stays_has_an_account() {
+        let namespace = |meta: serde_json::Value, phase: &str| -> Namespace {
+            serde_json::from_value(json!({"metadata": meta, "status": {"phase": phase}})).expect("a namespace")
+        };
+        let active = namespace(json!({"name": "n"}), "Active");
+        assert!(is_missing(Some(&active), None));
+        assert!(!is_missing(Some(&active), Some(&ServiceAccount::default())));
+        assert!(!is_missing(None, None), "there is no namespace");
+        assert!(!is_missing(Some(&namespace(json!({"name": "n"}), "Terminating")), None));
+        assert!(!is_missing(Some(&namespace(json!({"name": "n", "deletionTimestamp": "2026-01-01T00:00:00Z"}), "Active")), None));
+    }
 }

@@ -196,4 +196,12 @@ mod tests {
         let first = json!([{"key": "a", "operator": "Exists"}, {"key": "a", "operator": "Exists", "tolerationSeconds": 1}]);
         assert_eq!(decide(first, &both[..1], None, 0), Decision::Stay, "the first toleration that matches is used");
     }
+
+    #[test]
+    fn only_taints_that_evict_count() {
+        let node: Node = serde_json::from_value(json!({"metadata": {"name": "a"}, "spec": {"taints": [
+            {"key": "a", "value": "v", "effect": "NoExecute"}, {"key": "b", "value": "v", "effect": "NoSchedule"}]}})).expect("a node");
+        assert_eq!(no_execute(&node), [taint("a", "NoExecute")]);
+        assert_eq!(no_execute(&Node::default()), []);
+    }
 }

@@ -347,6 +347,17 @@ mod tests {
     }
 
     #[test]
+    fn a_set_that_notes_nothing_counts_by_what_there_is() {
+        let mut d = deployment(20, "0%", "10%");
+        d.status = serde_json::from_value(json!({"replicas": 10})).expect("a status");
+        assert_eq!(share(&d, &set("new", 5, 5)), 5, "ten are there, and twenty are to be");
+        assert_eq!(share(&d, &noting("new", 5, 5, 0, 0)), 5, "what is noted is nonsense");
+        assert_eq!(share(&d, &noting("new", 5, 5, 20, 20)), 0);
+        d.status = None;
+        assert_eq!(share(&d, &set("new", 5, 5)), 0);
+    }
+
+    #[test]
     fn history_beyond_the_limit_goes_when_it_is_empty() {
         let mut d = deployment(1, "25%", "0%");
         d.spec.as_mut().expect("a spec").revision_history_limit = Some(1);

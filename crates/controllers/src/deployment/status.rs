@@ -330,4 +330,12 @@ mod tests {
         healed.status = Some(told(&d, &[failing("new", "B")], at("00")));
         assert_eq!(reason(&told(&healed, &[ready("new", 1, 0)], at("01")), "ReplicaFailure"), "none");
     }
+
+    #[test]
+    fn what_is_left_out_is_none() {
+        let full = filled(DeploymentStatus { conditions: Some(Vec::new()), ready_replicas: Some(2), ..DeploymentStatus::default() });
+        assert_eq!((full.replicas, full.ready_replicas, full.available_replicas, full.conditions), (Some(0), Some(2), Some(0), None));
+        let told = deployment(json!({"conditions": progressing("NewReplicaSetCreated")})).status.expect("a status");
+        assert_eq!(filled(told).conditions.map_or(0, |c| c.len()), 1);
+    }
 }

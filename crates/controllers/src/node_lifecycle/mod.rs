@@ -305,4 +305,13 @@ mod tests {
         assert!(labels(&node(json!({"kubernetes.io/os": "linux", "beta.kubernetes.io/os": "linux"}))).is_empty());
         assert!(labels(&node(json!({"beta.kubernetes.io/os": "linux"}))).is_empty());
     }
+
+    #[test]
+    fn a_node_that_is_gone_needs_no_taints_and_one_that_changed_does() {
+        assert!(forgive(Ok(())).is_ok() && forgive(Err(pods::refused(404, "NotFound"))).is_ok());
+        for (code, reason) in [(409, "Conflict"), (500, "InternalError")] {
+            let outcome = forgive(Err(pods::refused(code, reason))).map(|()| Requeue::No);
+            assert_eq!(pods::again_on_conflict(outcome).is_ok(), code == 409, "{reason}: it is tried again either way");
+        }
+    }
 }

@@ -253,4 +253,13 @@ mod tests {
         }
         assert!(!class_used("free", &claims, &volumes));
     }
+
+    #[test]
+    fn a_conflict_is_a_reason_to_look_again() {
+        let after = |code, reason| passing::<()>(Err(crate::pods::refused(code, reason))).ok();
+        assert_eq!(passing(Ok(())).ok(), Some(Requeue::No));
+        assert_eq!(after(404, "NotFound"), Some(Requeue::No));
+        assert!(matches!(after(409, "Conflict"), Some(Requeue::After(_))));
+        assert_eq!(after(500, "InternalError"), None);
+    }
 }
