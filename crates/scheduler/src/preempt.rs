@@ -172,3 +172,73 @@ pub(crate) fn best(candidates: Vec<Victims>) -> Option<Victims> {
     // The first of equals.
     candidates.into_iter().reduce(|best, other| if rank(&other) < rank(&best) { other } else { best })
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    fn pod(name: &str, labels: Value, priority: i32, started: i64) -> Arc<PodInfo> {
+        let object = json!({"metadata": {"name": name, "namespace": "n", "uid": name, "labels": labels}, "spec": {"priority": priority, "containers": []}});
+        let mut pod: PodInfo = serde_json::from_value(object).expect("a pod");
+        pod.started = Some(started);
+        Arc::new(pod)
+    }
+
+    /// The victims of a node: priority and start of each, the most important first.
+    fn lost(node: &str, violations: usize, pods: &[(i32, i64)]) -> Victims {
+        let pods = pods.iter().enumerate().map(|(i, (priority, started))| pod(&format!("{node}{i}"), json!({}), *priority, *started)).collect();
+        Victims { node: node.into(), pods, violations }
+    }
+
+    fn chosen(a: &Victims, b: &Victims) -> String {
+        let best = |all: [&Victims; 2]| best(all.map(Victims::clone).to_vec()).expect("one").node;
+        assert_eq!(best([a, b]), best([b, a]), "their order does not matter");
+        best([a, b])
+    }
+
+    #[test]
+    fn the_least_is_lost() {
+        assert_eq!(chosen(&lost("a", 1, &[(0, 5)]), &lost("b", 0, &[(9, 1), (9, 1)])), "b", "budgets count first");
+        assert_eq!(chosen(&lost("a", 0, &[(9, 5)]), &lost("b", 0, &[(8, 1), (8, 1)])), "b", "then the highest priority");
+        assert_eq!(chosen(&lost("a", 0, &[(9, 5), (3, 5)]), &lost("b", 0, &[(9, 1), (2, 1)])), "b", "then the sum");
+        assert_eq!(chosen(&lost("a", 0, &[(-9, 5), (-9, 5)]), &lost("b", 0, &[(-9, 1)])), "b", "more are not less, be they ever so unimportant");
+        assert_eq!(chosen(&lost("a", 0, &[(9, 5), (3, 1)]), &lost("b", 0, &[(9, 6), (3, 0)])), "b", "then who began later");
+        assert_eq!(chosen(&lost("a", 0, &[(9, 5), (9, 7)]), &lost("b", 0, &[(9, 6), (9, 6)])), "b", "of the most important the earliest");
+        let equal = [lost("first", 0, &[(1, 1)]), lost("second", 0, &[(1, 1)])];
+        assert_eq!(best(equal.to_vec()).expect("one").node, "first");
+        assert!(best(Vec::new()).is_none());
+    }
+
+    #[test]
+    fn importance_is_priority_and_then_age() {
+        let mut all = [pod("late", json!({}), 1, 9), pod("high", json!({}), 2, 9), pod("early", json!({}), 1, 3)];
+        all.sort_by_key(importance);
+        assert_eq!(all.map(|p| p.name().to_string()), ["high", "early", "late"]);
+    }
+
+    #[test]
+    fn budgets_forbid_what_goes_beyond_them() {
+        let budget = |namespace: &str, selector: Value, allowed: i32| Budget {
+            namespace: namespace.into(),
+            selector: serde_json::from_value(selector).expect("a selector"),
+            allowed,
+            disrupted: BTreeSet::from(["gone".to_string()]),
+        };
+        let pods: Vec<_> = ["x", "gone", "y", "z"].iter().map(|n| pod(n, json!({"app": "web"}), 0, 0)).chain([pod("bare", json!({}), 0, 0)]).collect();
+        let forbidden = |budgets: &[Budget]| {
+            let (forbidden, free) = by_budget(&pods, budgets);
+            assert_eq!(forbidden.len() + free.len(), pods.len());
+            forbidden.iter().map(|p| p.name().to_string()).collect::<Vec<_>>().join(" ")
+        };
+        let web = json!({"matchLabels": {"app": "web"}});
+        assert_eq!(forbidden(&[budget("n", web.clone(), 1)]), "y z", "one may go, and one is gone already");
+        assert_eq!(forbidden(&[budget("n", web.clone(), 3)]), "");
+        assert_eq!(forbidden(&[budget("n", web.clone(), 0)]), "x y z");
+        assert_eq!(forbidden(&[budget("n", web.clone(), 2), budget("n", web.clone(), 1)]), "y z", "each counts for itself");
+        assert_eq!(forbidden(&[budget("other", web, 0)]), "");
+        assert_eq!(forbidden(&[budget("n", json!({}), 0), budget("n", Value::Null, 0)]), "", "neither selects anything");
+        assert_eq!(forbidden(&[budget("n", json!({"matchLabels": {"app": "db"}}), 0)]), "");
+    }
+}

@@ -580,3 +580,69 @@ fn a_change_wakes_whom_it_helps() {
     assert!(!wakes(&mut world, &even, "PodTopologySpread", came(&pod("other", json!({})), "b-1")));
     assert!(helps(&mut world, &Profile::default(), 0, &[], &even, &[], &gone(&web, "a-1")), "who was rejected by nobody is tried again");
 }
+
+#[test]
+fn labels_that_change_wake_whom_they_concern() {
+    let mut world = cluster(&[node("a-1", json!({}))], &[]);
+    // A node that is not there: nothing can be tried out on it.
+    let relabelled = |old: &Arc<PodInfo>, new: &Arc<PodInfo>| Event::PodOnNode { old: Some(old.clone()), new: new.clone(), node: "gone".into() };
+    let (db, other) = (pod("db", json!({})), pod("other", json!({})));
+    let (near, far) = (pod("near", affinity("podAffinity", "db", ZONE)), pod("far", affinity("podAntiAffinity", "db", ZONE)));
+    assert!(wakes(&mut world, &near, "InterPodAffinity", relabelled(&other, &db)));
+    assert!(!wakes(&mut world, &near, "InterPodAffinity", relabelled(&db, &db)), "it has the labels that it had");
+    assert!(!wakes(&mut world, &near, "InterPodAffinity", relabelled(&db, &other)));
+    assert!(wakes(&mut world, &far, "InterPodAffinity", relabelled(&db, &other)));
+    assert!(!wakes(&mut world, &far, "InterPodAffinity", relabelled(&other, &db)));
+    assert!(!wakes(&mut world, &far, "InterPodAffinity", relabelled(&db, &labelled("db2", json!({"app": "db", "more": ""}), json!({})))), "it is still one");
+    let against = labelled("x", json!({"app": "x"}), affinity("podAntiAffinity", "plain", ZONE));
+    let plain = pod("plain", json!({}));
+    assert!(wakes(&mut world, &plain, "InterPodAffinity", relabelled(&against, &other)), "it kept others away");
+    assert!(wakes(&mut world, &plain, "InterPodAffinity", Event::PodGone { old: against.clone(), node: "gone".into() }));
+    assert!(!wakes(&mut world, &other, "InterPodAffinity", Event::PodGone { old: against, node: "gone".into() }));
+    assert!(wakes(&mut world, &near, "InterPodAffinity", Event::PodGone { old: db.clone(), node: "gone".into() }), "the first may go anywhere");
+
+    let even = labelled("even", json!({"app": "web"}), spread(json!({})));
+    let web = labelled("w", json!({"app": "web"}), json!({}));
+    assert!(wakes(&mut world, &even, "PodTopologySpread", relabelled(&web, &other)));
+    assert!(wakes(&mut world, &even, "PodTopologySpread", relabelled(&other, &web)));
+    assert!(!wakes(&mut world, &even, "PodTopologySpread", relabelled(&web, &web)));
+    assert!(!wakes(&mut world, &even, "PodTopologySpread", relabelled(&db, &other)));
+    let mut leaving = web.as_ref().clone();
+    leaving.terminating = true;
+    assert!(wakes(&mut world, &even, "PodTopologySpread", relabelled(&web, &Arc::new(leaving))), "it counts no more");
+    assert!(wakes(&mut world, &even, "PodTopologySpread", Event::PodGone { old: web, node: "gone".into() }));
+    assert!(!wakes(&mut world, &even, "PodTopologySpread", Event::PodGone { old: db, node: "gone".into() }));
+}
+
+#[test]
+fn nodes_wake_whom_their_labels_and_taints_concern() {
+    let mut world = cluster(&[], &[]);
+    let in_rack = |rack: &str, more: Value| node("x", with(json!({"metadata": {"labels": {"rack": rack}}}), more));
+    let (bare, first, second) = (node("x", json!({})), in_rack("1", json!({})), in_rack("2", json!({})));
+    let other_label = in_rack("1", json!({"metadata": {"labels": {"disk": "ssd"}}}));
+    let came = |new: &Arc<NodeView>| Event::Node { old: None, new: new.clone() };
+    let changed = |old: &Arc<NodeView>, new: &Arc<NodeView>| Event::Node { old: Some(old.clone()), new: new.clone() };
+    let gone = |old: &Arc<NodeView>| Event::NodeGone { old: old.clone() };
+    let near = pod("near", affinity("podAffinity", "db", "rack"));
+    assert!(wakes(&mut world, &near, "InterPodAffinity", came(&first)) && !wakes(&mut world, &near, "InterPodAffinity", came(&bare)));
+    assert!(wakes(&mut world, &near, "InterPodAffinity", changed(&first, &second)));
+    assert!(!wakes(&mut world, &near, "InterPodAffinity", changed(&first, &other_label)), "it is in the rack where it was");
+    assert!(!wakes(&mut world, &near, "InterPodAffinity", gone(&first)));
+    let plain = pod("plain", json!({}));
+    assert!(wakes(&mut world, &plain, "InterPodAffinity", changed(&first, &other_label)), "somebody else's terms may be about it");
+    assert!(!wakes(&mut world, &plain, "InterPodAffinity", changed(&first, &first)));
+
+    let even = |policy: Value| labelled("even", json!({"app": "web"}), spread(with(json!({"topologyKey": "rack"}), policy)));
+    let usual = even(json!({}));
+    assert!(wakes(&mut world, &usual, "PodTopologySpread", came(&first)) && !wakes(&mut world, &usual, "PodTopologySpread", came(&bare)));
+    assert!(wakes(&mut world, &usual, "PodTopologySpread", gone(&first)) && !wakes(&mut world, &usual, "PodTopologySpread", gone(&bare)));
+    assert!(wakes(&mut world, &usual, "PodTopologySpread", changed(&first, &second)));
+    assert!(wakes(&mut world, &usual, "PodTopologySpread", changed(&first, &other_label)), "its own affinity may allow more nodes to count");
+    let blind = even(json!({"nodeAffinityPolicy": "Ignore"}));
+    assert!(!wakes(&mut world, &blind, "PodTopologySpread", changed(&first, &other_label)));
+    let tainted = in_rack("1", json!({"spec": {"taints": [{"key": TAINT, "effect": "NoSchedule"}]}}));
+    assert!(!wakes(&mut world, &blind, "PodTopologySpread", changed(&tainted, &first)));
+    let minding = even(json!({"nodeAffinityPolicy": "Ignore", "nodeTaintsPolicy": "Honor"}));
+    assert!(wakes(&mut world, &minding, "PodTopologySpread", changed(&tainted, &first)));
+    assert!(!wakes(&mut world, &minding, "PodTopologySpread", changed(&first, &other_label)));
+}
