@@ -63,6 +63,15 @@ impl Env {
         Type::object(name)
     }
 
+    /// Adds a field to `variables`: an expression that is given a name.
+    pub fn declare_composed(&mut self, name: &str, t: Type) {
+        const NAME: &str = "kubernetes.variables";
+        let mut fields = self.objects.get(NAME).map(|f| (**f).clone()).unwrap_or_default();
+        fields.insert(name.to_string(), t);
+        self.objects.insert(NAME.into(), Arc::new(fields));
+        self.declare("variables", Type::object(NAME));
+    }
+
     /// With `cel.bind`, which device selectors may use.
     pub fn with_bind(mut self) -> Env {
         self.options.bind = true;

@@ -45,9 +45,12 @@
 //! - [`Program::estimate`] is the static cost, with sizes from a [`SizeEstimator`] (a [`DeclType`] is one).
 //! - [`Activation::compose`] gives `variables.name` from expressions, evaluated when first used.
 //! - [`Authorizer`] answers `authorizer.group('').resource('pods').check('list')`; see [`Value::authorizer`].
+//! - [`admission`] has the variables of admission policies and match conditions, with the types of `request` and
+//!   `namespaceObject`.
 //! - [`escape`] and [`unescape`] are Kubernetes' spelling of field names.
 #![forbid(unsafe_code)]
 
+pub mod admission;
 mod check;
 mod cost;
 mod device;

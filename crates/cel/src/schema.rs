@@ -78,15 +78,47 @@ impl DeclType {
     /// The type that a structural OpenAPI schema declares; none when expressions cannot use its data. `root` says that it is
     /// of a whole object, of which `apiVersion`, `kind` and `metadata` with names are always known.
     pub fn from_openapi(schema: &Json, root: bool) -> Option<DeclType> {
-        let mut decl = DeclType::from_schema(schema, root)?;
+        Reader { lookup: &|_| None, open: Vec::new() }.read(schema, root)
+    }
+
+    /// The type of a definition of an OpenAPI document, given by its name. `lookup` finds the definitions that schemas refer
+    /// to; what refers to itself is left out.
+    pub fn from_definition(name: &str, lookup: &dyn Fn(&str) -> Option<Json>) -> Option<DeclType> {
+        let schema = lookup(name)?;
+        Reader { lookup, open: vec![name.to_string()] }.read(&schema, true)
+    }
+}
+
+/// Reads schemas that may refer to others.
+struct Reader<'a> {
+    lookup: &'a dyn Fn(&str) -> Option<Json>,
+    /// The definitions that are being read.
+    open: Vec<String>,
+}
+
+impl Reader<'_> {
+    fn read(&mut self, schema: &Json, root: bool) -> Option<DeclType> {
+        let alone = schema.get("allOf").and_then(Json::as_array).filter(|all| all.len() == 1).map(|all| &all[0]);
+        if let Some(reference) = schema.get("$ref").or_else(|| alone?.get("$ref")).and_then(Json::as_str) {
+            let name = reference.rsplit('/').next().unwrap_or(reference);
+            if self.open.iter().any(|o| o == name) {
+                return None;
+            }
+            let target = (self.lookup)(name)?;
+            self.open.push(name.to_string());
+            let decl = self.read(&target, root);
+            self.open.pop();
+            return decl;
+        }
+        let mut decl = self.from_schema(schema, root)?;
         decl.nullable = flag(schema, "nullable");
         Some(decl)
     }
 
-    fn from_schema(schema: &Json, root: bool) -> Option<DeclType> {
+    fn from_schema(&mut self, schema: &Json, root: bool) -> Option<DeclType> {
         let embedded = |s: &Json| flag(s, "x-kubernetes-embedded-resource");
         let longest = MAX_REQUEST_SIZE - 2;
-        if flag(schema, "x-kubernetes-int-or-string") {
+        if flag(schema, "x-kubernetes-int-or-string") || text(schema, "format") == "int-or-string" {
             let max = bound(schema, "maxLength").map_or(longest, |n| n.saturating_mul(4));
             return Some(DeclType::new(DeclKind::IntOrString, 1, max));
         }
@@ -94,7 +126,7 @@ impl DeclType {
         Some(match kind {
             "array" => {
                 let items = schema.get("items")?;
-                let item = DeclType::from_openapi(items, embedded(items))?;
+                let item = self.read(items, embedded(items))?;
                 let max = bound(schema, "maxItems").unwrap_or((MAX_REQUEST_SIZE - 2) / (item.min_serialized_size + 1));
                 let kind = match text(schema, "x-kubernetes-list-type") {
                     "set" => ListKind::Set,
@@ -109,7 +141,7 @@ impl DeclType {
             }
             "object" => {
                 if let Some(values) = schema.get("additionalProperties").filter(|v| v.is_object()) {
-                    let value = DeclType::from_openapi(values, embedded(values))?;
+                    let value = self.read(values, embedded(values))?;
                     let max = bound(schema, "maxProperties").unwrap_or((MAX_REQUEST_SIZE - 2) / (value.min_serialized_size + 6));
                     return Some(DeclType::new(DeclKind::Map(Box::new(value)), 2, max));
                 }
@@ -118,7 +150,7 @@ impl DeclType {
                 let mut fields = BTreeMap::new();
                 let mut min = 2;
                 for (name, property) in schema.get("properties").and_then(Json::as_object).into_iter().flatten() {
-                    let Some(decl) = DeclType::from_openapi(property, embedded(property)) else { continue };
+                    let Some(decl) = self.read(property, embedded(property)) else { continue };
                     if required.contains(&&name[..]) && property.get("default").is_none() {
                         min += name.len() as u64 + decl.min_serialized_size + 4;
                     }
@@ -152,7 +184,9 @@ impl DeclType {
             _ => return None,
         })
     }
+}
 
+impl DeclType {
     /// A list of one type without a bound.
     pub fn list_of(item: DeclType) -> DeclType {
         DeclType::new(DeclKind::List(Box::new(item), ListKind::Atomic), 2, UNBOUNDED)
@@ -177,6 +211,11 @@ impl DeclType {
     /// Data of unknown type.
     pub fn unknown() -> DeclType {
         DeclType { nullable: true, ..DeclType::new(DeclKind::Unknown, 1, 0) }
+    }
+
+    /// A moment, as RFC 3339 writes it.
+    pub fn time() -> DeclType {
+        DeclType::new(DeclKind::DateTime, 21, 32)
     }
 
     /// A boolean.

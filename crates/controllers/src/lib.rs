@@ -28,6 +28,7 @@ pub mod pod_gc;
 pub mod podautoscaler;
 pub mod pod;
 pub mod pods;
+pub mod policy_status;
 pub mod replicaset;
 pub mod resource_claim;
 pub mod resource_quota;

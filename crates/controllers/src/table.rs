@@ -4,7 +4,7 @@
 use crate::{
     Config, Context, bootstrap_tokens, clusterrole_aggregation, cronjob, csr, daemonset, deployment, device_taint_eviction,
     disruption, endpoints, endpointslice, endpointslice_mirroring, garbage_collector, job, legacy_token_cleaner, namespace,
-    node_ipam, node_lifecycle, pod_gc, replicaset, resource_claim, resource_quota, root_ca, service_account, service_account_token,
+    node_ipam, node_lifecycle, pod_gc, policy_status, replicaset, resource_claim, resource_quota, root_ca, service_account, service_account_token,
     service_cidr, statefulset, taint_eviction, ttl, ttl_after_finished, volume,
 };
 
@@ -152,7 +152,7 @@ pub const CONTROLLERS: &[Controller] = &[
 
     on("legacy-serviceaccount-token-cleaner-controller", "legacy-service-account-token-cleaner", "legacy-service-account-token-cleaner", Some(|c, _| legacy_token_cleaner::start(c))),
 
-    on("validatingadmissionpolicy-status-controller", "", "validatingadmissionpolicy-status-controller", None),
+    on("validatingadmissionpolicy-status-controller", "", "validatingadmissionpolicy-status-controller", Some(|c, _| policy_status::start(c))),
 
     on("service-cidr-controller", "", "service-cidrs-controller", Some(|c, _| service_cidr::start(c))),
 

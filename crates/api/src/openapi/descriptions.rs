@@ -37,6 +37,11 @@ impl Descriptions {
         Descriptions { types }
     }
 
+    /// No descriptions, for who wants the schemas alone.
+    pub fn none() -> Descriptions {
+        Descriptions { types: HashMap::new() }
+    }
+
     /// What a type is.
     pub fn of_type(&self, definition: &str) -> Option<&str> {
         self.types.get(definition).map(|t| t.text.as_str()).filter(|t| !t.is_empty())

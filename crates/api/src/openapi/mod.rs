@@ -37,6 +37,17 @@ fn built_in_definition(group: &str, version: &str, kind: &str) -> String {
     resources::type_name(group, version, kind).map_or_else(|| definition_name(group, version, kind), str::to_owned)
 }
 
+/// The name of the definition of a built-in kind, if there is such a kind.
+pub fn definition_of(group: &str, version: &str, kind: &str) -> Option<&'static str> {
+    resources::find_kind(group, version, kind)?;
+    resources::type_name(group, version, kind)
+}
+
+/// A definition by its name, as version 3 has it but without descriptions; it refers to others by `$ref`.
+pub fn schema(name: &str) -> Value {
+    definitions::definition(name, Dialect::V3, &Descriptions::none())
+}
+
 fn scope<'a>(group: &'a str, version: &'a str) -> paths::Scope<'a> {
     paths::Scope { group, version, definition: &built_in_definition, custom: false }
 }
