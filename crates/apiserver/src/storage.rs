@@ -32,6 +32,9 @@ pub trait Writer: Send + Sync {
     async fn update(&self, resource: &'static Resource, object: Value) -> Result<Value, Status>;
     /// Reads, changes, writes; retried on conflict. An unchanged object is not written.
     async fn modify(&self, resource: &'static Resource, namespace: &str, name: &str, change: Modify<'_>) -> Result<Value, Status>;
+    /// The same, but nobody comes to own the fields that change: `managedFields` stay as they are, as upstream's do when
+    /// a pod is bound.
+    async fn modify_unowned(&self, resource: &'static Resource, namespace: &str, name: &str, change: Modify<'_>) -> Result<Value, Status>;
     /// Deletes with these DeleteOptions (Null for none) as the API would: grace period, finalizers, preconditions, dryRun.
     async fn delete(&self, resource: &'static Resource, namespace: &str, name: &str, options: &Value) -> Result<Value, Status>;
 }

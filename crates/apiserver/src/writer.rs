@@ -31,6 +31,46 @@ impl CoreWriter {
             user_agent: "kube-apiserver".into(),
         }
     }
+
+    async fn write(&self, resource: &'static Resource, namespace: &str, name: &str, change: Modify<'_>, owned: bool) -> Result<Value, Status> {
+        let op = self.op(resource, namespace, name);
+        let mut current = match self.0.current(resource, namespace, name).await? {
+            Some(current) => Some(current),
+            None => self.0.fresh(resource, namespace, name).await?,
+        };
+        let mut refreshed = false;
+        for _ in 0..32 {
+            let Some(old) = current else {
+                return Err(api::status::not_found(resource.group, resource.plural, name));
+            };
+            let mut new = old.object.clone();
+            if let Err(status) = change(&mut new) {
+                // refused on what may be an old state: look again, once
+                if refreshed {
+                    return Err(status);
+                }
+                refreshed = true;
+                let fresh = self.0.fresh(resource, namespace, name).await?;
+                if fresh.as_ref().is_some_and(|f| f.revision == old.revision) {
+                    return Err(status);
+                }
+                current = fresh;
+                continue;
+            }
+            if crate::verbs::same(&new, &old.object) {
+                return Ok(old.object);
+            }
+            if owned {
+                let now = op.ctx.now_string();
+                model::track_update(&op.ctx, Some(&old.object), &mut new, &op.user_agent, &now);
+            }
+            match self.0.put(resource, &new, old.revision).await? {
+                Written::Done(stored) => return Ok(stored.object),
+                Written::Conflict(now) => current = now,
+            }
+        }
+        Err(api::status::conflict(resource.group, resource.plural, name, api::status::OPTIMISTIC_LOCK))
+    }
 }
 
 #[async_trait]
@@ -81,41 +121,11 @@ impl Writer for CoreWriter {
     }
 
     async fn modify(&self, resource: &'static Resource, namespace: &str, name: &str, change: Modify<'_>) -> Result<Value, Status> {
-        let op = self.op(resource, namespace, name);
-        let mut current = match self.0.current(resource, namespace, name).await? {
-            Some(current) => Some(current),
-            None => self.0.fresh(resource, namespace, name).await?,
-        };
-        let mut refreshed = false;
-        for _ in 0..32 {
-            let Some(old) = current else {
-                return Err(api::status::not_found(resource.group, resource.plural, name));
-            };
-            let mut new = old.object.clone();
-            if let Err(status) = change(&mut new) {
-                // refused on what may be an old state: look again, once
-                if refreshed {
-                    return Err(status);
-                }
-                refreshed = true;
-                let fresh = self.0.fresh(resource, namespace, name).await?;
-                if fresh.as_ref().is_some_and(|f| f.revision == old.revision) {
-                    return Err(status);
-                }
-                current = fresh;
-                continue;
-            }
-            if crate::verbs::same(&new, &old.object) {
-                return Ok(old.object);
-            }
-            let now = op.ctx.now_string();
-            model::track_update(&op.ctx, Some(&old.object), &mut new, &op.user_agent, &now);
-            match self.0.put(resource, &new, old.revision).await? {
-                Written::Done(stored) => return Ok(stored.object),
-                Written::Conflict(now) => current = now,
-            }
-        }
-        Err(api::status::conflict(resource.group, resource.plural, name, api::status::OPTIMISTIC_LOCK))
+        self.write(resource, namespace, name, change, true).await
+    }
+
+    async fn modify_unowned(&self, resource: &'static Resource, namespace: &str, name: &str, change: Modify<'_>) -> Result<Value, Status> {
+        self.write(resource, namespace, name, change, false).await
     }
 
     async fn delete(&self, resource: &'static Resource, namespace: &str, name: &str, options: &Value) -> Result<Value, Status> {

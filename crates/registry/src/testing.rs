@@ -103,6 +103,10 @@ impl Writer for Objects {
         Ok(object)
     }
 
+    async fn modify_unowned(&self, resource: &'static Resource, namespace: &str, name: &str, change: Modify<'_>) -> Result<Value, Status> {
+        self.modify(resource, namespace, name, change).await
+    }
+
     async fn modify(&self, resource: &'static Resource, namespace: &str, name: &str, change: Modify<'_>) -> Result<Value, Status> {
         let mut object = Writer::get(self, resource, namespace, name).await?;
         change(&mut object)?;

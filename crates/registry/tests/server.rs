@@ -49,6 +49,7 @@ async fn pod_from_creation_to_eviction() {
     let pod = cluster.get(&admin(), &format!("{pods}/p")).await;
     assert_eq!(pod["spec"]["nodeName"], "n1");
     assert_eq!(pod["status"]["conditions"][0]["type"], "PodScheduled");
+    assert_eq!(pod["metadata"]["managedFields"], made["metadata"]["managedFields"], "nobody owns what a binding writes");
     let mut status = pod.clone();
     status["status"]["phase"] = json!("Running");
     status["spec"]["nodeName"] = json!("n2");

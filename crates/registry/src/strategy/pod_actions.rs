@@ -75,7 +75,7 @@ impl Creater for Binding {
             let mut pod = ctx.backend.writer.get(&PODS, &ctx.namespace, name).await?;
             assign(&mut pod)?;
         } else {
-            ctx.backend.writer.modify(&PODS, &ctx.namespace, name, &mut assign).await?;
+            ctx.backend.writer.modify_unowned(&PODS, &ctx.namespace, name, &mut assign).await?;
         }
         Ok(success())
     }
