@@ -8,7 +8,7 @@
 //!
 //! Custom resources take the same road: their definitions make rows of the resource table and schemas (`custom`).
 //!
-//! Not here yet: aggregation, admission policies, audit, priority and fairness.
+//! Not here yet: aggregation, audit, priority and fairness.
 #![forbid(unsafe_code)]
 
 pub mod admission;
@@ -51,6 +51,7 @@ pub use authn::{Authenticator, AuthnRequest, Peer};
 pub use authz::{Authorizer, AuthzAttributes, Decision, Rules};
 pub use body::{Body, BodyError};
 pub use builder::{BuildError, Builder, Config, InProcess, Parts};
+pub use convert::convert;
 pub use ctx::{Backend, Ctx, UserInfo};
 pub use encrypt::{EncryptionConfig, EncryptionKey};
 pub use listen::{ServingTls, TlsError};

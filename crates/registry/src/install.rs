@@ -26,6 +26,7 @@ use crate::strategy::plain::{Plain, SWITCHES};
 use crate::strategy::pod::{EphemeralContainers, PodStatus, Pods, Resize};
 use crate::strategy::eviction::Eviction;
 use crate::strategy::pod_actions::Binding;
+use crate::strategy::policies::{Bindings, Policies};
 use crate::strategy::rbac::{RoleBindings, Roles};
 use crate::strategy::service::Services;
 use crate::strategy::token::TokenRequests;
@@ -172,6 +173,8 @@ fn install_strategies(parts: &mut Parts, allocator: Arc<Allocator>, rbac: Arc<Rb
     parts.strategy("resource.k8s.io", "resourceclaims", "status", Arc::new(ClaimStatus));
     parts.strategy("resource.k8s.io", "deviceclasses", "", Arc::new(Classes));
     parts.strategy("resource.k8s.io", "resourceclaimtemplates", "", Arc::new(Templates));
+    parts.strategy("admissionregistration.k8s.io", "validatingadmissionpolicies", "", Arc::new(Policies));
+    parts.strategy("admissionregistration.k8s.io", "validatingadmissionpolicybindings", "", Arc::new(Bindings));
     for (group, plural, create_on_update, unconditional_update) in SWITCHES {
         let plain = Plain { create_on_update: *create_on_update, unconditional_update: *unconditional_update, ..Plain::DEFAULT };
         parts.strategy(group, plural, "", Arc::new(plain));

@@ -113,5 +113,8 @@ resources! {
     CLUSTER_ROLES = "rbac.authorization.k8s.io" "v1" "clusterroles";
     CLUSTER_ROLE_BINDINGS = "rbac.authorization.k8s.io" "v1" "clusterrolebindings";
     RUNTIME_CLASSES = "node.k8s.io" "v1" "runtimeclasses";
+    ADMISSION_POLICIES = "admissionregistration.k8s.io" "v1" "validatingadmissionpolicies";
+    ADMISSION_POLICY_BINDINGS = "admissionregistration.k8s.io" "v1" "validatingadmissionpolicybindings";
+    CUSTOM_RESOURCE_DEFINITIONS = "apiextensions.k8s.io" "v1" "customresourcedefinitions";
     SERVICE_CIDRS = "networking.k8s.io" "v1" "servicecidrs";
 }

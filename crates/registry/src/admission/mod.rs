@@ -6,6 +6,7 @@ mod limit_ranger;
 mod namespace_lifecycle;
 mod node_restriction;
 mod pod_security;
+pub(crate) mod policy;
 mod priority;
 mod resource_quota;
 mod service_account;
@@ -39,6 +40,7 @@ pub(crate) fn plugins() -> Vec<Arc<dyn Admission>> {
         Arc::new(certificates::CertificateApproval),
         Arc::new(certificates::CertificateSubjectRestriction),
         Arc::new(defaults::DefaultIngressClass),
+        Arc::new(policy::ValidatingAdmissionPolicy::default()),
         Arc::new(resource_quota::ResourceQuota),
     ]
 }

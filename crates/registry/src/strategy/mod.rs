@@ -9,6 +9,7 @@ pub(crate) mod namespace;
 pub(crate) mod plain;
 pub(crate) mod pod;
 pub(crate) mod pod_actions;
+pub(crate) mod policies;
 pub(crate) mod rbac;
 pub(crate) mod secret;
 pub(crate) mod service;
