@@ -92,3 +92,31 @@ fn of_binding(binding: &Value) -> Vec<FieldError> {
     }
     errors
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn bindings_name_a_policy_and_what_follows() {
+        let told = |spec: Value| of_binding(&json!({"spec": spec})).iter().map(ToString::to_string).collect::<Vec<_>>();
+        assert_eq!(told(json!({"policyName": "p", "validationActions": ["Deny", "Audit"]})), [""; 0]);
+        assert_eq!(told(json!({})), ["spec.policyName: Required value", "spec.validationActions: Required value"]);
+        assert_eq!(
+            told(json!({"policyName": "p", "validationActions": ["Audit", "Audit", "Shout"]})),
+            [
+                "spec.validationActions[1]: Duplicate value: \"Audit\"",
+                "spec.validationActions[2]: Unsupported value: \"Shout\": supported values: \"Audit\", \"Deny\", \"Warn\"",
+            ]
+        );
+        assert!(told(json!({"policyName": "p", "validationActions": ["Deny", "Warn"]}))[0].contains("must not contain both Deny and Warn"));
+        let reference = |r: Value| told(json!({"policyName": "p", "validationActions": ["Deny"], "paramRef": r}));
+        assert_eq!(reference(json!({"name": "a", "parameterNotFoundAction": "Deny"})), [""; 0]);
+        assert_eq!(
+            reference(json!({})),
+            ["spec.paramRef: Required value: one of name or selector must be specified", "spec.paramRef.parameterNotFoundAction: Required value"]
+        );
+        assert_eq!(reference(json!({"name": "a", "selector": {}, "parameterNotFoundAction": "Allow"})).len(), 2);
+    }
+}

@@ -1,5 +1,6 @@
 //! A policy's expressions, compiled; what they say of a write; and what is wrong with them before they are ever asked.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 use api::field::{FieldError, Path};
@@ -211,10 +212,10 @@ impl Validation {
 
 /// What expressions see of a write, in the version that the policy asked for.
 struct Data<'a> {
-    object: Value,
-    old: Value,
+    object: Cow<'a, Value>,
+    old: Cow<'a, Value>,
     request: Value,
-    namespace: Value,
+    namespace: &'a Value,
     params: Option<&'a Value>,
     asker: Asker<'a>,
     resource: AccessRequest,
@@ -225,12 +226,12 @@ impl<'a> Data<'a> {
         let attributes = input.attributes;
         let (ctx, target) = (attributes.ctx, input.target);
         let own = ctx.resource;
-        let convert = |object: Option<&Value>| match object {
+        let convert = |object: Option<&'a Value>| match object {
             Some(object) if (own.group, own.version) != (target.group, target.version) => {
-                apiserver::convert((own.group, own.version, own.kind), (target.group, target.version), object.clone())
+                Cow::Owned(apiserver::convert((own.group, own.version, own.kind), (target.group, target.version), object.clone()))
             }
-            Some(object) => object.clone(),
-            None => Value::Null,
+            Some(object) => Cow::Borrowed(object),
+            None => Cow::Borrowed(&Value::Null),
         };
         let request_kind = own.subresource(&ctx.subresource).filter(|_| !ctx.subresource.is_empty());
         let request_kind = request_kind.map_or((own.group, own.version, own.kind), |s| (s.group, s.version, s.kind));
@@ -265,7 +266,7 @@ impl<'a> Data<'a> {
             object: convert(input.object.filter(|o| !o.is_null())),
             old: convert(attributes.old),
             request,
-            namespace: input.namespace.cloned().unwrap_or(Value::Null),
+            namespace: input.namespace.unwrap_or(&Value::Null),
             params: input.params,
             asker: Asker { attributes },
             resource,
@@ -281,7 +282,7 @@ impl<'a> Data<'a> {
             .with("object", CelValue::from_json(&self.object))
             .with("oldObject", CelValue::from_json(&self.old))
             .with("request", typed(&REQUEST, &self.request))
-            .with("namespaceObject", typed(&NAMESPACE, &self.namespace))
+            .with("namespaceObject", typed(&NAMESPACE, self.namespace))
             .with("params", self.params.map_or(CelValue::Null, CelValue::from_json))
             .with("authorizer", CelValue::authorizer(&self.asker))
             .with("authorizer.requestResource", CelValue::request_resource(&self.asker, self.resource.clone()));
