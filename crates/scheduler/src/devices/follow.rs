@@ -13,7 +13,7 @@ use super::asked::claim_names;
 use super::plugin::DynamicResources;
 use super::selectors::Selectors;
 use super::slice::Slice;
-use super::world::{World, allocation};
+use super::world::{World, allocation, extends};
 use super::write::Writer;
 use crate::config::Config;
 use crate::node::NodeView;
@@ -90,6 +90,10 @@ fn follow_claims(claims: &Informer<ResourceClaim>, world: &Arc<RwLock<World>>, h
         let (old, new) = (change.old.as_deref(), change.new.as_deref());
         if let (None, Some(new)) = (old, new) {
             handle.free(|pod| names(pod, new));
+        }
+        if let (None, Some(pod_uid)) = (new, extends(claim)) {
+            // Its pod can have another one now.
+            handle.wake(NAME, |pod| pod.uid() == pod_uid);
         }
         // Devices may be free again.
         let freed = old.is_some_and(|c| allocation(c).is_some()) && new.is_none_or(|c| allocation(c).is_none());

@@ -4,8 +4,10 @@
 mod extended;
 mod found;
 mod flow;
+mod property;
 mod shell;
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use k8s_openapi::api::resource::v1::{AllocationResult, DeviceClass, ResourceClaim};

@@ -53,8 +53,8 @@ pub(crate) fn allocation(claim: &ResourceClaim) -> Option<&AllocationResult> {
     claim.status.as_ref()?.allocation.as_ref()
 }
 
-/// The pod that a claim for extended resources was made for.
-fn extends(claim: &ResourceClaim) -> Option<&str> {
+/// The uid of the pod that a claim for extended resources was made for.
+pub(crate) fn extends(claim: &ResourceClaim) -> Option<&str> {
     let marked = claim.metadata.annotations.as_ref()?.get(EXTENDED).is_some_and(|v| v == "true");
     claim.owner_references().iter().find(|o| marked && o.controller == Some(true)).map(|o| o.uid.as_str())
 }
