@@ -1,14 +1,28 @@
 //! Plays kubelet, and scheduler where there is none: pods are bound, run and become ready at once; those
 //! that are deleted end. A pod with the label `idle` is left as it is.
 
-use k8s_openapi::api::core::v1::Pod;
+use std::time::Duration;
+
+use k8s_openapi::api::coordination::v1::Lease;
+use k8s_openapi::api::core::v1::{Node, Pod};
 use kube::ResourceExt;
-use kube::api::{Api, DeleteParams, Patch, PatchParams, Preconditions, Request};
+use kube::api::{Api, DeleteParams, ListParams, Patch, PatchParams, Preconditions, Request};
 use reconcile::{Informers, Tasks};
 use serde_json::json;
 
+/// How often nodes give a sign of life: on a machine that is busy a scenario may last longer than they may be silent.
+const LIFE: Duration = Duration::from_secs(5);
+
 /// Starts to play; `binds` says whether the scheduler too.
 pub fn start(client: kube::Client, tasks: &Tasks, binds: bool) {
+    let living = client.clone();
+    tasks.spawn("leases", async move {
+        loop {
+            // What fails is tried again soon enough.
+            let _ = live(&living).await;
+            tokio::time::sleep(LIFE).await;
+        }
+    });
     let mut changes = Informers::new(client.clone(), tasks.clone()).of::<Pod>().subscribe();
     tasks.spawn("kubelet", async move {
         while let Some(change) = changes.recv().await {
@@ -18,6 +32,17 @@ pub fn start(client: kube::Client, tasks: &Tasks, binds: bool) {
             }
         }
     });
+}
+
+async fn live(client: &kube::Client) -> kube::Result<()> {
+    let leases = Api::<Lease>::namespaced(client.clone(), "kube-node-lease");
+    for node in Api::<Node>::all(client.clone()).list(&ListParams::default()).await? {
+        let now = jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%M:%S%.6fZ").to_string();
+        let lease = json!({"apiVersion": "coordination.k8s.io/v1", "kind": "Lease", "metadata": {"name": node.name_any()},
+            "spec": {"holderIdentity": node.name_any(), "leaseDurationSeconds": 40, "renewTime": now}});
+        leases.patch(&node.name_any(), &PatchParams::apply("kubelet").force(), &Patch::Apply(lease)).await?;
+    }
+    Ok(())
 }
 
 async fn look_after(client: &kube::Client, pod: &Pod, binds: bool) -> kube::Result<()> {

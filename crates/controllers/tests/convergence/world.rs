@@ -359,6 +359,10 @@ fn strip(value: &mut Value) {
                 *deleted = true.into();
             }
             fields.values_mut().for_each(strip);
+            // Which of them came first is no matter.
+            if let Some(Value::Array(conditions)) = fields.get_mut("conditions") {
+                conditions.sort_by_key(|c| c["type"].to_string());
+            }
             if fields.get("annotations").is_some_and(|a| a.as_object().is_some_and(Map::is_empty)) {
                 fields.remove("annotations");
             }
