@@ -278,6 +278,16 @@ impl Reader for Core {
             .collect()
     }
 
+    fn equivalents(&self, resource: &'static Resource) -> Vec<&'static Resource> {
+        match self.custom(resource) {
+            Some(custom) => custom.definition.served(),
+            None => {
+                let same = |r: &&'static Resource| !r.storage_prefix.is_empty() && r.storage_prefix == resource.storage_prefix;
+                model::all().iter().filter(same).collect()
+            }
+        }
+    }
+
     fn version(&self, resource: &Resource) -> u64 {
         self.cache.resource(resource.storage_prefix).map_or(0, |c| c.version())
     }

@@ -44,6 +44,28 @@ pub struct Backend {
     pub authenticator: Arc<dyn Authenticator>,
 }
 
+/// What mutating webhooks did: a change makes all plug-ins look at the object once more.
+#[derive(Debug, Clone, Default)]
+pub struct Rounds {
+    /// This is the second round: only hooks that are required are asked.
+    pub again: bool,
+    /// A hook changed the object.
+    pub changed: bool,
+    /// Hooks that were asked and want to know of changes after them.
+    pub earlier: std::collections::BTreeSet<String>,
+    /// Hooks to ask again.
+    pub required: std::collections::BTreeSet<String>,
+    /// The object as the hooks left it.
+    pub output: Option<serde_json::Value>,
+}
+
+impl Rounds {
+    /// The object changed: whoever wants to know of it is asked again.
+    pub fn require_earlier(&mut self) {
+        self.required.append(&mut self.earlier);
+    }
+}
+
 /// One request, as far as it concerns a resource. Also made for work without a request (the `Writer`), with the user `system:apiserver`.
 #[derive(Clone)]
 pub struct Ctx {
@@ -61,6 +83,7 @@ pub struct Ctx {
     pub backend: Backend,
     /// The version of the definition, when the resource is a custom one.
     pub(crate) custom: Option<Custom>,
+    rounds: Arc<Mutex<Rounds>>,
     warnings: Arc<Mutex<Vec<String>>>,
 }
 
@@ -76,6 +99,7 @@ impl Ctx {
             dry_run: false,
             backend,
             custom: None,
+            rounds: Arc::default(),
             warnings: Arc::default(),
         }
     }
@@ -87,6 +111,21 @@ impl Ctx {
         if !warnings.contains(&text) {
             warnings.push(text);
         }
+    }
+
+    /// What mutating webhooks have done so far in the admission of this write.
+    pub fn rounds(&self) -> Rounds {
+        self.rounds.lock().clone()
+    }
+
+    /// Keeps what [`Ctx::rounds`] answers.
+    pub fn keep_rounds(&self, rounds: Rounds) {
+        *self.rounds.lock() = rounds;
+    }
+
+    /// Brings an object that admission changed into the shape that a decoded one has, defaults included.
+    pub fn settle(&self, object: &mut serde_json::Value) -> Result<(), String> {
+        crate::model::settle_changed(self, object)
     }
 
     /// The warnings so far.

@@ -43,7 +43,7 @@ pub mod storage;
 pub mod strategy;
 pub mod types;
 mod verbs;
-mod webhook;
+pub mod webhook;
 mod writer;
 
 pub use admission::{Admission, Attributes, Operation};
@@ -52,7 +52,7 @@ pub use authz::{Authorizer, AuthzAttributes, Decision, Rules};
 pub use body::{Body, BodyError};
 pub use builder::{BuildError, Builder, Config, InProcess, Parts};
 pub use convert::convert;
-pub use ctx::{Backend, Ctx, UserInfo};
+pub use ctx::{Backend, Ctx, Rounds, UserInfo};
 pub use encrypt::{EncryptionConfig, EncryptionKey};
 pub use listen::{ServingTls, TlsError};
 pub use location::{ConnectRequest, Location, Locator, Tls};

@@ -221,6 +221,17 @@ pub fn default_settled(ctx: &Ctx, expect: &Expect, object: &mut Value) {
     }
 }
 
+/// An object that admission changed: types, unknown fields, defaults.
+pub fn settle_changed(ctx: &Ctx, object: &mut Value) -> Result<(), String> {
+    let text = |key: &str| object.get(key).and_then(Value::as_str).unwrap_or_default().to_string();
+    let (api_version, kind) = (text("apiVersion"), text("kind"));
+    let (group, version) = api::resources::split_api_version(&api_version);
+    let expect = Expect::new(group, version, &kind);
+    settle(ctx, &expect, object)?;
+    default_settled(ctx, &expect, object);
+    Ok(())
+}
+
 /// Whether the kind is checked later, with everything else.
 pub fn lenient_kind(ctx: &Ctx, expect: &Expect) -> bool {
     custom_of(ctx, expect).is_some()

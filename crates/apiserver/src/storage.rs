@@ -13,6 +13,11 @@ pub trait Reader: Send + Sync {
     fn get(&self, resource: &Resource, namespace: &str, name: &str) -> Option<Arc<Value>>;
     /// All of one namespace, or of all when it is `None` or empty.
     fn list(&self, resource: &Resource, namespace: Option<&str>) -> Vec<Arc<Value>>;
+    /// All resources that show the same objects as this one, itself included: its other versions.
+    fn equivalents(&self, resource: &'static Resource) -> Vec<&'static Resource> {
+        let same = |r: &&'static Resource| !r.storage_prefix.is_empty() && r.storage_prefix == resource.storage_prefix;
+        crate::model::all().iter().filter(same).collect()
+    }
     /// Changes whenever an object of this resource changed: what was compiled from them can be kept while it stays.
     fn version(&self, resource: &Resource) -> u64;
 }
@@ -35,6 +40,10 @@ pub trait Writer: Send + Sync {
     /// The same, but nobody comes to own the fields that change: `managedFields` stay as they are, as upstream's do when
     /// a pod is bound.
     async fn modify_unowned(&self, resource: &'static Resource, namespace: &str, name: &str, change: Modify<'_>) -> Result<Value, Status>;
+    /// Brings an object from one version of a resource to another.
+    async fn convert(&self, from: &'static Resource, to: &'static Resource, object: Value) -> Result<Value, Status> {
+        Ok(if std::ptr::eq(from, to) { object } else { crate::model::convert(from, to, object) })
+    }
     /// Deletes with these DeleteOptions (Null for none) as the API would: grace period, finalizers, preconditions, dryRun.
     async fn delete(&self, resource: &'static Resource, namespace: &str, name: &str, options: &Value) -> Result<Value, Status>;
 }

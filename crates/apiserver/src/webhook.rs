@@ -40,6 +40,13 @@ pub struct Services {
     backend: Option<Backend>,
 }
 
+impl Services {
+    /// Services as `locator` (the one of `services/proxy`) finds them.
+    pub fn new(locator: Arc<dyn Locator>, backend: Backend) -> Services {
+        Services { locator: Some(locator), backend: Some(backend) }
+    }
+}
+
 impl Core {
     /// How services of the cluster are found.
     pub(crate) fn services(&self) -> Services {

@@ -128,6 +128,16 @@ impl Writer for CoreWriter {
         self.write(resource, namespace, name, change, false).await
     }
 
+    async fn convert(&self, from: &'static Resource, to: &'static Resource, object: Value) -> Result<Value, Status> {
+        if std::ptr::eq(from, to) {
+            return Ok(object);
+        }
+        if from.is_custom() {
+            return self.0.converted(to, object).await;
+        }
+        Ok(model::convert(from, to, object))
+    }
+
     async fn delete(&self, resource: &'static Resource, namespace: &str, name: &str, options: &Value) -> Result<Value, Status> {
         let options = DeleteOptions::from_value(options)?;
         let deleted = self.op(resource, namespace, name).delete(&options).await?;

@@ -20,6 +20,7 @@ use crate::reviews::{AccessReview, RulesReview, SelfReview, TokenReview};
 use crate::strategy::allocator::{Allocator, Cidr};
 use crate::strategy::crd::Definitions;
 use crate::strategy::csr::{Approval, RequestStatus, SigningRequests};
+use crate::strategy::hooks::HookConfigurations;
 use crate::strategy::namespace::{NamespaceFinalize, NamespaceStatus, Namespaces};
 use crate::strategy::devices::{ClaimStatus, Claims, Classes, Templates};
 use crate::strategy::plain::{Plain, SWITCHES};
@@ -178,6 +179,9 @@ fn install_strategies(parts: &mut Parts, allocator: Arc<Allocator>, rbac: Arc<Rb
     for (group, plural, create_on_update, unconditional_update) in SWITCHES {
         let plain = Plain { create_on_update: *create_on_update, unconditional_update: *unconditional_update, ..Plain::DEFAULT };
         parts.strategy(group, plural, "", Arc::new(plain));
+    }
+    for (plural, mutating) in [("mutatingwebhookconfigurations", true), ("validatingwebhookconfigurations", false)] {
+        parts.strategy("admissionregistration.k8s.io", plural, "", Arc::new(HookConfigurations { mutating }));
     }
     for group in ["", "events.k8s.io"] {
         let events = Plain { create_on_update: true, gc: DefaultGc::Unsupported, ..Plain::DEFAULT };

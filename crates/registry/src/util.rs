@@ -116,5 +116,7 @@ resources! {
     ADMISSION_POLICIES = "admissionregistration.k8s.io" "v1" "validatingadmissionpolicies";
     ADMISSION_POLICY_BINDINGS = "admissionregistration.k8s.io" "v1" "validatingadmissionpolicybindings";
     CUSTOM_RESOURCE_DEFINITIONS = "apiextensions.k8s.io" "v1" "customresourcedefinitions";
+    MUTATING_HOOKS = "admissionregistration.k8s.io" "v1" "mutatingwebhookconfigurations";
+    VALIDATING_HOOKS = "admissionregistration.k8s.io" "v1" "validatingwebhookconfigurations";
     SERVICE_CIDRS = "networking.k8s.io" "v1" "servicecidrs";
 }

@@ -62,6 +62,14 @@ impl Core {
         converted.pop().ok_or_else(|| api::status::internal("a conversion lost its object"))
     }
 
+    /// An object in the version that a resource is.
+    pub(crate) async fn converted(&self, to: &'static Resource, object: Value) -> Result<Value, Status> {
+        let custom = self.must_custom(to)?;
+        let converting = Box::pin(self.convert(&custom.definition, vec![object], &custom.version));
+        let mut converted = converting.await.map_err(api::status::internal)?;
+        converted.pop().ok_or_else(|| api::status::internal("a conversion lost its object"))
+    }
+
     /// Brings objects to a version, each of whatever version it is.
     async fn convert(&self, definition: &Definition, mut objects: Vec<Value>, to: &Version) -> Result<Vec<Value>, String> {
         let wanted = to.resource.api_version();

@@ -102,6 +102,11 @@ impl Definition {
         self.versions.iter().find(|v| v.name == name)
     }
 
+    /// The versions that clients may use.
+    pub(crate) fn served(&self) -> Vec<&'static Resource> {
+        self.versions.iter().filter(|v| v.served).map(|v| v.resource).collect()
+    }
+
     pub(crate) fn storage(&self) -> &Arc<Version> {
         &self.versions[self.storage]
     }

@@ -55,6 +55,17 @@ impl Op {
         for plugin in self.admission.iter().filter(|p| p.handles(operation)) {
             plugin.admit(&attributes, object).await?;
         }
+        let mut rounds = self.ctx.rounds();
+        if !rounds.changed {
+            return Ok(());
+        }
+        // what a webhook brought in is looked at by all, once more
+        rounds.again = true;
+        self.ctx.keep_rounds(rounds);
+        for plugin in self.admission.iter().filter(|p| p.handles(operation)) {
+            plugin.admit(&attributes, object).await?;
+        }
+        self.ctx.keep_rounds(crate::ctx::Rounds::default());
         Ok(())
     }
 

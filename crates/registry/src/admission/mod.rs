@@ -1,6 +1,7 @@
 //! The admission plug-ins, in upstream's order.
 
 mod certificates;
+mod conditions;
 mod defaults;
 mod limit_ranger;
 mod namespace_lifecycle;
@@ -11,6 +12,7 @@ mod priority;
 mod resource_quota;
 mod service_account;
 mod storage;
+pub(crate) mod webhooks;
 
 use std::sync::Arc;
 
@@ -40,7 +42,9 @@ pub(crate) fn plugins() -> Vec<Arc<dyn Admission>> {
         Arc::new(certificates::CertificateApproval),
         Arc::new(certificates::CertificateSubjectRestriction),
         Arc::new(defaults::DefaultIngressClass),
+        Arc::new(webhooks::Mutating::new()),
         Arc::new(policy::ValidatingAdmissionPolicy::default()),
+        Arc::new(webhooks::Validating::new()),
         Arc::new(resource_quota::ResourceQuota),
     ]
 }

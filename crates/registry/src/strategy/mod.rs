@@ -5,6 +5,7 @@ pub(crate) mod crd;
 pub(crate) mod csr;
 pub(crate) mod devices;
 pub(crate) mod eviction;
+pub(crate) mod hooks;
 pub(crate) mod namespace;
 pub(crate) mod plain;
 pub(crate) mod pod;

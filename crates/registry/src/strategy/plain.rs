@@ -63,6 +63,4 @@ pub(crate) const SWITCHES: &[(&str, &str, bool, bool)] = &[
     ("storage.k8s.io", "csinodes", false, false),
     ("admissionregistration.k8s.io", "mutatingadmissionpolicies", false, false),
     ("admissionregistration.k8s.io", "mutatingadmissionpolicybindings", false, false),
-    ("admissionregistration.k8s.io", "validatingwebhookconfigurations", false, false),
-    ("admissionregistration.k8s.io", "mutatingwebhookconfigurations", false, false),
 ];
