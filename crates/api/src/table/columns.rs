@@ -312,6 +312,12 @@ pub fn columns(group: &str, kind: &str) -> &'static [Column] {
             AGE,
             text("PreemptionPolicy", "Whether pods of the class may push out others."),
         ] },
+        ("apiregistration.k8s.io", "APIService") => const { &[
+            NAME,
+            text("Service", "The service behind which another server answers for the group, or Local."),
+            text("Available", "Whether it answers."),
+            AGE,
+        ] },
         ("node.k8s.io", "RuntimeClass") => const { &[NAME, text("Handler", "Runtime configuration on the node."), AGE] },
         ("admissionregistration.k8s.io", "MutatingWebhookConfiguration" | "ValidatingWebhookConfiguration") => WEBHOOKS,
         ("admissionregistration.k8s.io", "ValidatingAdmissionPolicy") => const { &[

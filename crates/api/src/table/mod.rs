@@ -93,6 +93,15 @@ mod tests {
     }
 
     #[test]
+    fn other_servers() {
+        let row = |spec: Value, conditions: Value| cells("apiregistration.k8s.io", "APIService", json!({"metadata": meta(), "spec": spec, "status": {"conditions": conditions}}));
+        assert_eq!(row(json!({}), json!([{"type": "Available", "status": "True", "reason": "Local"}])), "x|Local|True|60m");
+        let service = json!({"service": {"namespace": "ns", "name": "api"}});
+        assert_eq!(row(service.clone(), json!([{"type": "Available", "status": "False", "reason": "MissingEndpoints"}])), "x|ns/api|False (MissingEndpoints)|60m");
+        assert_eq!(row(service, json!([])), "x|ns/api|Unknown|60m");
+    }
+
+    #[test]
     fn network_and_nodes() {
         let svc = json!({"metadata": meta(), "spec": {"type": "NodePort", "clusterIPs": ["10.96.0.9"], "ports": [{"port": 80, "nodePort": 30080, "protocol": "TCP"}, {"port": 53, "protocol": "UDP"}], "selector": {"a": "b"}}});
         assert_eq!(cells("", "Service", svc), "x|NodePort|10.96.0.9|<none>|80:30080/TCP,53/UDP|60m|a=b");

@@ -504,6 +504,19 @@ pub fn row(group: &str, kind: &str, p: &Printer<'_>) -> Vec<Value> {
             p.age(),
             p.text("/preemptionPolicy").into(),
         ],
+        ("apiregistration.k8s.io", "APIService") => {
+            let service = match p.has("/spec/service") {
+                true => format!("{}/{}", p.text("/spec/service/namespace"), p.text("/spec/service/name")),
+                false => "Local".to_owned(),
+            };
+            let condition = p.list("/status/conditions").iter().find(|c| text(c, "/type") == "Available");
+            let available = match condition.map(|c| (text(c, "/status"), text(c, "/reason"))) {
+                None => "Unknown".to_owned(),
+                Some((status @ "True", _) | (status, "")) => status.to_owned(),
+                Some((status, reason)) => format!("{status} ({reason})"),
+            };
+            vec![p.name(), service.into(), available.into(), p.age()]
+        }
         ("node.k8s.io", "RuntimeClass") => vec![p.name(), p.text("/handler").into(), p.age()],
         ("admissionregistration.k8s.io", "MutatingWebhookConfiguration" | "ValidatingWebhookConfiguration") => {
             vec![p.name(), p.list("/webhooks").len().into(), p.age()]
