@@ -219,10 +219,8 @@ impl Server {
                 if there.contains(name.as_str()) {
                     continue;
                 }
-                let (group_priority, version_priority) = match i < fixed {
-                    true => api::aggregation::priority(&group.name, &version.version),
-                    false => (1000, 100),
-                };
+                let place = if i < fixed { api::aggregation::priority(&group.name, &version.version) } else { Some((1000, 100)) };
+                let Some((group_priority, version_priority)) = place else { continue };
                 let label = if i < fixed { "onstart" } else { "true" };
                 let mut object = json!({"apiVersion": "apiregistration.k8s.io/v1", "kind": "APIService",
                     "metadata": {"name": name, "labels": {AUTOMANAGED: label}},
