@@ -146,15 +146,17 @@ pub struct Upkeep {
 
 /// Decides about a claim. `gone` tells whether a consumer is a pod that is no more or is done, and
 /// `done` the same of the pod that owns the claim (nothing when there is no such pod: then the
-/// garbage collector removes it).
-pub fn upkeep(claim: &ResourceClaim, gone: impl Fn(&ResourceClaimConsumerReference) -> bool, done: impl Fn(&OwnerReference) -> bool) -> Upkeep {
+/// garbage collector removes it). `given_back` is true when it was deallocated a moment ago, and only
+/// the finalizer may be left.
+pub fn upkeep(claim: &ResourceClaim, given_back: bool, gone: impl Fn(&ResourceClaimConsumerReference) -> bool, done: impl Fn(&OwnerReference) -> bool) -> Upkeep {
     let status = claim.status.clone().unwrap_or_default();
     let reserved = status.reserved_for.unwrap_or_default();
     let is_pod = |r: &ResourceClaimConsumerReference| r.api_group.as_deref().unwrap_or("").is_empty() && r.resource == "pods";
     let remaining: Vec<ResourceClaimConsumerReference> = reserved.iter().filter(|r| !(is_pod(r) && gone(r))).cloned().collect();
     let changed = remaining.len() < reserved.len();
     let protected = claim.finalizers().iter().any(|f| f == FINALIZER);
-    let idle = remaining.is_empty() && protected && (changed || claim.metadata.deletion_timestamp.is_some());
+    let left_over = given_back && status.allocation.is_none();
+    let idle = remaining.is_empty() && protected && (changed || left_over || claim.metadata.deletion_timestamp.is_some());
     let owner = ownership::controller_of(&claim.metadata).filter(|o| o.kind == "Pod" && o.api_version == "v1");
     Upkeep {
         deallocate: idle && status.allocation.is_some(),
@@ -179,6 +181,9 @@ struct Controller {
     recorder: Recorder,
     /// Claims made that the informer may not show yet, by the pod's uid and the entry's name.
     made: Arc<Mutex<HashMap<(String, String), Arc<ResourceClaim>>>>,
+    /// The uids of claims that are being given back, by namespace and name: deallocating and dropping the
+    /// finalizer are two requests, and the second may fail.
+    given_back: Arc<Mutex<HashMap<(String, String), Option<String>>>>,
 }
 
 /// Starts the controller.
@@ -190,6 +195,7 @@ pub fn start(context: &Context) {
         templates: context.informers.of::<ResourceClaimTemplate>(),
         recorder: Recorder::new(&context.tasks, context.client.clone(), "resource_claim", None),
         made: Arc::default(),
+        given_back: Arc::default(),
     };
     let queue = Queue::<Key>::new();
     let (q, claims, made) = (queue.clone(), controller.claims.clone(), controller.made.clone());
@@ -334,7 +340,11 @@ impl Controller {
     }
 
     async fn sync_claim(&self, namespace: &str, name: &str) -> Result<Requeue, Error> {
-        let Some(claim) = self.claims.get(namespace, name) else { return Ok(Requeue::No) };
+        let key = (namespace.to_string(), name.to_string());
+        let Some(claim) = self.claims.get(namespace, name) else {
+            self.given_back.lock().remove(&key);
+            return Ok(Requeue::No);
+        };
         // The informer may be behind: a pod that it does not hold is looked for.
         let mut absent = Vec::new();
         for consumer in claim.status.iter().flat_map(|s| s.reserved_for.iter().flatten()).filter(|c| c.resource == "pods") {
@@ -350,9 +360,13 @@ impl Controller {
             None => absent.contains(&c.uid),
         };
         let done = |o: &OwnerReference| self.pods.get(namespace, &o.name).is_some_and(|pod| pod.uid().as_ref() != Some(&o.uid) || is_done(&pod));
-        let upkeep = upkeep(&claim, gone, done);
+        let given_back = self.given_back.lock().get(&key).is_some_and(|uid| *uid == claim.uid());
+        let upkeep = upkeep(&claim, given_back, gone, done);
         let api = Api::<ResourceClaim>::namespaced(self.client.clone(), namespace);
         let mut now = claim.as_ref().clone();
+        if upkeep.drop_finalizer {
+            self.given_back.lock().insert(key.clone(), claim.uid());
+        }
         if upkeep.reserved.is_some() || upkeep.deallocate {
             let status = now.status.get_or_insert_default();
             if let Some(reserved) = upkeep.reserved {
@@ -371,6 +385,7 @@ impl Controller {
             if let Requeue::After(soon) = forgive(api.replace(name, &PostParams::default(), &now).await.map(|_| ()))? {
                 return Ok(Requeue::After(soon));
             }
+            self.given_back.lock().remove(&key);
         }
         if upkeep.delete {
             let params = DeleteParams::default().preconditions(Preconditions { uid: claim.uid(), resource_version: None });
@@ -453,19 +468,24 @@ mod tests {
         let consumers = json!([{"resource": "pods", "name": "p", "uid": "u"}, {"resource": "pods", "name": "q", "uid": "v"}]);
         let shared = claim("s", None, json!({"allocation": {}, "reservedFor": consumers}));
         let nothing = Upkeep { reserved: None, deallocate: false, drop_finalizer: false, delete: false };
-        assert_eq!(upkeep(&shared, |_| false, |_| true), nothing);
-        let one = upkeep(&shared, |c| c.uid == "u", |_| true);
+        assert_eq!(upkeep(&shared, false, |_| false, |_| true), nothing);
+        let one = upkeep(&shared, false, |c| c.uid == "u", |_| true);
         assert!(one.reserved.is_some_and(|r| r.len() == 1) && !one.deallocate && !one.drop_finalizer);
-        let all = upkeep(&shared, |_| true, |_| false);
+        let all = upkeep(&shared, false, |_| true, |_| false);
         assert!(all.reserved.is_some_and(|r| r.is_empty()) && all.deallocate && all.drop_finalizer && !all.delete);
+        let idle = claim("s", None, json!({}));
+        assert_eq!(upkeep(&idle, false, |_| true, |_| false), nothing, "a scheduler may be about to allocate it");
+        assert!(upkeep(&idle, true, |_| true, |_| false).drop_finalizer, "the second request had failed");
+        let again = claim("s", None, json!({"allocation": {}}));
+        assert_eq!(upkeep(&again, true, |_| true, |_| false), nothing, "it was allocated again");
         let own = claim("c", Some("u"), json!({}));
-        assert_eq!(upkeep(&own, |_| true, |_| false), nothing);
-        assert!(upkeep(&own, |_| true, |_| true).delete);
+        assert_eq!(upkeep(&own, false, |_| true, |_| false), nothing);
+        assert!(upkeep(&own, false, |_| true, |_| true).delete);
         let foreign = claim("f", None, json!({"reservedFor": [{"apiGroup": "example.com", "resource": "things", "name": "p", "uid": "u"}]}));
-        assert_eq!(upkeep(&foreign, |_| true, |_| true), nothing, "who knows what that is");
+        assert_eq!(upkeep(&foreign, false, |_| true, |_| true), nothing, "who knows what that is");
         let mut leaving = claim("c", None, json!({"allocation": {}})).as_ref().clone();
         leaving.metadata.deletion_timestamp = Some(k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(jiff::Timestamp::UNIX_EPOCH));
-        let end = upkeep(&leaving, |_| true, |_| true);
+        let end = upkeep(&leaving, false, |_| true, |_| true);
         assert!(end.deallocate && end.drop_finalizer && !end.delete);
     }
 

@@ -144,7 +144,7 @@ impl Store {
             missing: missing.len(),
             bytes: missing.iter().map(|l| u64::try_from(l.size).unwrap_or(0)).sum(),
         });
-        let mut fetched = stream::iter(missing).map(|layer| fetch(self, &client, &name.reference, &text, layer)).buffered(PARALLEL);
+        let mut fetched = stream::iter(missing.to_vec()).map(|layer| fetch(self, &client, &name.reference, &text, layer)).buffered(PARALLEL);
         let mut at = present;
         while let Some((layer, file)) = fetched.try_next().await? {
             progress(Progress::Fetched { digest: layer.digest.clone(), bytes: u64::try_from(layer.size).unwrap_or(0) });
@@ -170,11 +170,11 @@ impl Store {
     }
 }
 
-async fn fetch<'a>(store: &Store, client: &Client, reference: &Reference, name: &str, layer: &'a Descriptor) -> Result<(&'a Descriptor, tempfile::NamedTempFile)> {
+async fn fetch(store: &Store, client: &Client, reference: &Reference, name: &str, layer: Descriptor) -> Result<(Descriptor, tempfile::NamedTempFile)> {
     let tmp = store.root().join("tmp");
     let file = tempfile::NamedTempFile::new_in(&tmp).at(&tmp)?;
     let mut out = tokio::io::BufWriter::with_capacity(256 << 10, tokio::fs::File::from_std(file.reopen().at(&tmp)?));
-    client.pull_blob(reference, &descriptor(layer), &mut out).await.map_err(|e| failure(name, e))?;
+    client.pull_blob(reference, &descriptor(&layer), &mut out).await.map_err(|e| failure(name, e))?;
     out.flush().await.at(file.path())?;
     Ok((layer, file))
 }

@@ -328,3 +328,29 @@ async fn bad_images_of_a_registry_are_told() {
     assert_eq!(rest, "");
     let _ = std::io::empty().read(&mut [0]);
 }
+
+/// A registry that takes connections and says nothing must not keep others from threads.
+#[test]
+fn pulls_that_wait_hold_no_threads() {
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).max_blocking_threads(2).enable_all().build().unwrap();
+    runtime.block_on(async {
+        let (_dir, store) = store();
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap().to_string();
+        let pulls: Vec<_> = (0..8)
+            .map(|n| {
+                let (store, name) = (store.clone(), format!("{address}/app:v{}", n / 2));
+                tokio::spawn(async move { store.pull(&name, &Auth::Anonymous, &Options::default(), |_| {}).await })
+            })
+            .collect();
+        // All that have a connection of their own wait for an answer.
+        let mut silent = Vec::new();
+        while silent.len() < 4 {
+            silent.push(listener.accept().await.unwrap());
+        }
+        let other = tokio::time::timeout(std::time::Duration::from_secs(2), tokio::task::spawn_blocking(|| 7));
+        assert_eq!(other.await.expect("a thread is free").unwrap(), 7);
+        assert!(pulls.iter().all(|p| !p.is_finished()));
+        pulls.iter().for_each(|p| p.abort());
+    });
+}

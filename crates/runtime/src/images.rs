@@ -104,10 +104,7 @@ impl ImageService for Runtime {
     async fn pull_image(&self, request: PullImageRequest) -> Result<PullImageResponse> {
         let name = request.image.unwrap_or_default().image;
         let auth = Self::credentials(request.auth)?;
-        // The store's future borrows too cleverly for the compiler to see that it may change threads.
-        let (images, registries, handle) = (self.images.clone(), self.config.registries.clone(), tokio::runtime::Handle::current());
-        let pulled = tokio::task::spawn_blocking(move || handle.block_on(images.pull(&name, &auth, &registries, |_| {})));
-        let image = pulled.await.map_err(Error::internal)?.map_err(failed)?;
+        let image = self.images.pull(&name, &auth, &self.config.registries, |_| {}).await.map_err(failed)?;
         Ok(PullImageResponse { image_ref: image.id })
     }
 
