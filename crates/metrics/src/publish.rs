@@ -44,7 +44,8 @@ pub async fn publish(client: &Client) -> kube::Result<()> {
     api_service(client).await
 }
 
-/// An APIService without a service: the group is served by the API server itself.
+/// An APIService without a service: the group is served by the API server itself, which says that it is
+/// available.
 async fn api_service(client: &Client) -> kube::Result<()> {
     let services = Api::<APIService>::all(client.clone());
     let name = format!("{VERSION}.{GROUP}");
@@ -57,14 +58,6 @@ async fn api_service(client: &Client) -> kube::Result<()> {
             Err(kube::Error::Api(status)) if status.code == 409 => {}
             other => drop(other?),
         }
-    }
-    let found = services.get(&name).await?;
-    let local = found.spec.as_ref().is_some_and(|s| s.service.is_none());
-    let told = found.status.iter().flat_map(|s| s.conditions.iter().flatten()).any(|c| c.type_ == "Available");
-    if local && !told {
-        let status = json!({"status": {"conditions": [{"type": "Available", "status": "True", "reason": "Local",
-            "message": "Local APIServices are always available", "lastTransitionTime": jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string()}]}});
-        services.patch_status(&name, &PatchParams::default(), &Patch::Merge(status)).await?;
     }
     Ok(())
 }

@@ -122,6 +122,9 @@ impl Controller {
             None => {
                 if let Some(users) = memory.users.get_mut(node) {
                     users.remove(&name);
+                    if users.is_empty() {
+                        memory.users.remove(node);
+                    }
                 }
             }
         }
