@@ -192,13 +192,12 @@ impl Core {
     }
 
     /// Writes the object if its key is still at `expect` (0: absent).
-    pub async fn put(&self, resource: &'static Resource, object: &Value, expect: u64) -> Result<Written, Status> {
-        let (namespace, name) = (object::meta(object, "namespace"), object::name(object));
-        let key = storage_key(resource, namespace, name);
+    pub async fn put(&self, resource: &'static Resource, object: Value, expect: u64) -> Result<Written, Status> {
+        let key = storage_key(resource, object::meta(&object, "namespace"), object::name(&object));
         let bytes = if resource.is_custom() {
-            object::encode_stored(&self.to_storage(resource, object).await?)
+            object::encode_stored(&self.to_storage(resource, &object).await?)
         } else if model::is_storage_version(resource) {
-            object::encode_stored(object)
+            object::encode_stored(&object)
         } else {
             object::encode_stored(&model::convert(resource, model::storage_resource(resource), object.clone()))
         };
@@ -213,13 +212,13 @@ impl Core {
     }
 
     /// Deletes the key if it is still at `expect`; `Done` has the last state under the deletion's revision.
-    pub async fn remove(&self, resource: &'static Resource, object: &Value, expect: u64) -> Result<Written, Status> {
-        let key = storage_key(resource, object::meta(object, "namespace"), object::name(object));
+    pub async fn remove(&self, resource: &'static Resource, object: Value, expect: u64) -> Result<Written, Status> {
+        let key = storage_key(resource, object::meta(&object, "namespace"), object::name(&object));
         let op = Op::Delete { key: key.clone().into_bytes() };
         self.commit(resource, object, key, expect, op).await
     }
 
-    async fn commit(&self, resource: &'static Resource, object: &Value, key: String, expect: u64, op: Op) -> Result<Written, Status> {
+    async fn commit(&self, resource: &'static Resource, mut object: Value, key: String, expect: u64, op: Op) -> Result<Written, Status> {
         let txn = Txn { compare: vec![Compare { key: key.into_bytes(), mod_revision: expect as i64 }], then: vec![op] };
         let response = self.store.txn(txn).await.map_err(store_error)?;
         if !response.succeeded {
@@ -227,7 +226,6 @@ impl Core {
         }
         let revision = response.revision as u64;
         self.cache.wait(revision, PATIENCE).await;
-        let mut object = object.clone();
         object::set_meta(&mut object, "resourceVersion", &revision.to_string());
         Ok(Written::Done(Stored { object, revision }))
     }

@@ -38,7 +38,7 @@ pub trait Writer: Send + Sync {
     /// Reads, changes, writes; retried on conflict. An unchanged object is not written.
     async fn modify(&self, resource: &'static Resource, namespace: &str, name: &str, change: Modify<'_>) -> Result<Value, Status>;
     /// The same, but nobody comes to own the fields that change: `managedFields` stay as they are, as upstream's do when
-    /// a pod is bound.
+    /// a pod is bound. What `change` lets pass is written, so it must change something.
     async fn modify_unowned(&self, resource: &'static Resource, namespace: &str, name: &str, change: Modify<'_>) -> Result<Value, Status>;
     /// Brings an object from one version of a resource to another.
     async fn convert(&self, from: &'static Resource, to: &'static Resource, object: Value) -> Result<Value, Status> {

@@ -43,7 +43,9 @@ impl CoreWriter {
             let Some(old) = current else {
                 return Err(api::status::not_found(resource.group, resource.plural, name));
             };
-            let mut new = old.object.clone();
+            let revision = old.revision;
+            // Whoever books a change needs to know what there was.
+            let (mut new, before) = if owned { (old.object.clone(), Some(old.object)) } else { (old.object, None) };
             if let Err(status) = change(&mut new) {
                 // refused on what may be an old state: look again, once
                 if refreshed {
@@ -51,20 +53,20 @@ impl CoreWriter {
                 }
                 refreshed = true;
                 let fresh = self.0.fresh(resource, namespace, name).await?;
-                if fresh.as_ref().is_some_and(|f| f.revision == old.revision) {
+                if fresh.as_ref().is_some_and(|f| f.revision == revision) {
                     return Err(status);
                 }
                 current = fresh;
                 continue;
             }
-            if crate::verbs::same(&new, &old.object) {
-                return Ok(old.object);
-            }
-            if owned {
+            if let Some(before) = before {
+                if crate::verbs::same(&new, &before) {
+                    return Ok(before);
+                }
                 let now = op.ctx.now_string();
-                model::track_update(&op.ctx, Some(&old.object), &mut new, &op.user_agent, &now);
+                model::track_update(&op.ctx, Some(&before), &mut new, &op.user_agent, &now);
             }
-            match self.0.put(resource, &new, old.revision).await? {
+            match self.0.put(resource, new, revision).await? {
                 Written::Done(stored) => return Ok(stored.object),
                 Written::Conflict(now) => current = now,
             }
@@ -95,9 +97,9 @@ impl Writer for CoreWriter {
         }
         let now = op.ctx.now_string();
         model::track_update(&op.ctx, None, &mut object, &op.user_agent, &now);
-        match self.0.put(resource, &object, 0).await? {
+        match self.0.put(resource, object, 0).await? {
             Written::Done(stored) => Ok(stored.object),
-            Written::Conflict(_) => Err(api::status::already_exists(resource.group, resource.plural, object::name(&object))),
+            Written::Conflict(_) => Err(api::status::already_exists(resource.group, resource.plural, &op.ctx.name)),
         }
     }
 

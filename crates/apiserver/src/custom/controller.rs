@@ -129,7 +129,7 @@ impl Core {
         }
         model::track_update(&ctx, Some(definition), &mut new, "kube-apiserver", &now);
         let gone = object::deleting(&new) && object::finalizers(&new).is_empty();
-        let written = if gone { self.remove(resource, &new, revision).await? } else { self.put(resource, &new, revision).await? };
+        let written = if gone { self.remove(resource, new, revision).await? } else { self.put(resource, new, revision).await? };
         match written {
             Written::Done(_) => Ok(()),
             Written::Conflict(_) => Err(api::status::conflict(resource.group, resource.plural, object::name(definition), api::status::OPTIMISTIC_LOCK)),

@@ -91,7 +91,7 @@ impl Op {
         }
         let strategy = self.strategy.clone();
         let finish = strategy.begin_create(&self.ctx, &mut value).await?;
-        let result = self.create_checked(&mut value, wire, dry_run).await;
+        let result = self.create_checked(value, wire, dry_run).await;
         if let Some(finish) = finish {
             finish(result.is_ok() && !dry_run).await;
         }
@@ -110,25 +110,25 @@ impl Op {
     }
 
     /// `Err(None)`: the name is taken.
-    async fn create_checked(&mut self, value: &mut Value, wire: &Value, dry_run: bool) -> Result<Stored, Option<Status>> {
-        let errors = self.strategy.validate_create(&self.ctx, value);
+    async fn create_checked(&mut self, value: Value, wire: &Value, dry_run: bool) -> Result<Stored, Option<Status>> {
+        let errors = self.strategy.validate_create(&self.ctx, &value);
         if !errors.is_empty() {
-            return Err(Some(self.invalid(object::name(value), &errors)));
+            return Err(Some(self.invalid(object::name(&value), &errors)));
         }
-        if let Some(why) = bad_segment(object::name(value)) {
-            let error = api::field::FieldError::invalid(&api::field::Path::new("metadata").child("name"), object::name(value), why);
-            return Err(Some(self.invalid(object::name(value), &[error])));
+        if let Some(why) = bad_segment(object::name(&value)) {
+            let error = api::field::FieldError::invalid(&api::field::Path::new("metadata").child("name"), object::name(&value), why);
+            return Err(Some(self.invalid(object::name(&value), &[error])));
         }
-        for warning in self.strategy.warnings_on_create(&self.ctx, value) {
+        for warning in self.strategy.warnings_on_create(&self.ctx, &value) {
             self.ctx.warn(warning);
         }
-        self.admit_final(Operation::Create, None, wire, Some(value)).await.map_err(Some)?;
+        self.admit_final(Operation::Create, None, wire, Some(&value)).await.map_err(Some)?;
         let r = self.ctx.resource;
         if dry_run {
             if self.core.entry(r, &self.ctx.namespace, &self.ctx.name).is_some() {
                 return Err(None);
             }
-            return Ok(Stored { object: value.clone(), revision: 0 });
+            return Ok(Stored { object: value, revision: 0 });
         }
         match self.core.put(r, value, 0).await.map_err(Some)? {
             Written::Done(stored) => Ok(stored),

@@ -68,8 +68,8 @@ impl Op {
                 Step::Remove if options.dry_run => {
                     return Ok(Deleted { stored: Stored { object: new, revision: old.revision }, gone: true });
                 }
-                Step::Mark => self.core.put(r, &new, old.revision).await?,
-                Step::Remove => self.core.remove(r, &new, old.revision).await?,
+                Step::Mark => self.core.put(r, new, old.revision).await?,
+                Step::Remove => self.core.remove(r, new, old.revision).await?,
             };
             match written {
                 Written::Done(stored) => {

@@ -153,7 +153,7 @@ impl Op {
             }
             return Ok(Attempt::Again(now));
         }
-        match self.core.put(r, &new, old.revision).await? {
+        match self.core.put(r, new, old.revision).await? {
             Written::Done(stored) => Ok(Attempt::Done(Updated { stored, created: false })),
             Written::Conflict(now) if unconditional => Ok(Attempt::Again(now)),
             Written::Conflict(None) => Err(self.not_found()),
@@ -173,7 +173,7 @@ impl Op {
         if dry_run {
             return Ok(Attempt::Done(Updated { stored: Stored { object: new, revision: old.revision }, created: false }));
         }
-        match self.core.remove(self.ctx.resource, &new, old.revision).await? {
+        match self.core.remove(self.ctx.resource, new, old.revision).await? {
             Written::Done(stored) => {
                 let strategy = self.strategy.clone();
                 strategy.after_delete(&self.ctx, &stored.object).await;
