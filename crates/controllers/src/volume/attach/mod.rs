@@ -8,13 +8,13 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::{Node, PersistentVolume, PersistentVolumeClaim};
+use k8s_openapi::api::core::v1::{Node, PersistentVolume, PersistentVolumeClaim, Volume};
 use k8s_openapi::api::storage::v1::{CSIDriver, VolumeAttachment};
 use kube::api::{Api, DeleteParams, Patch, PatchParams, PostParams};
 use kube::{Client, ResourceExt};
 use parking_lot::Mutex;
 use reconcile::{Change, Informer, Queue, Recorder, Reference, Requeue, run_workers};
-use rules::storage;
+use rules::{migration, storage};
 use serde_json::json;
 
 use self::plan::{Attachable, Elsewhere, Input, Note, PodName};
@@ -41,7 +41,7 @@ struct Controller {
 /// What is not in the API.
 #[derive(Default)]
 struct Memory {
-    /// By node, the pods that use claims.
+    /// By node, the pods that use claims or volumes of clouds.
     users: HashMap<String, HashSet<PodName>>,
     /// By node and volume, since when nobody wants it there.
     leaving: HashMap<(String, String), Instant>,
@@ -76,11 +76,8 @@ pub fn start(context: &Context) {
     controller.attachments.on_change(move |change| {
         let attachment = change.latest();
         c.queue.add(attachment.spec.node_name.clone());
-        // Who waits for its volume may have it now.
-        if change.new.is_none()
-            && let Some(volume) = attachment.spec.source.persistent_volume_name.as_ref().and_then(|v| c.volumes.get("", v))
-        {
-            c.volume_changed(&volume);
+        if change.new.is_none() {
+            c.freed(attachment);
         }
     });
     let c = controller.clone();
@@ -107,6 +104,10 @@ fn wants(pod: &Pod) -> bool {
     !leaving && !matches!(pods::phase(pod), "Succeeded" | "Failed")
 }
 
+fn volumes_of(pod: &Pod) -> &[Volume] {
+    pod.spec.as_ref().and_then(|s| s.volumes.as_deref()).unwrap_or_default()
+}
+
 fn node_of(pod: &Pod) -> Option<&str> {
     pod.spec.as_ref()?.node_name.as_deref().filter(|n| !n.is_empty())
 }
@@ -115,7 +116,7 @@ impl Controller {
     fn pod_changed(&self, change: &Change<Pod>) {
         let pod = change.latest();
         let name = (pod.namespace().unwrap_or_default(), pod.name_any());
-        let Some(node) = node_of(pod).filter(|_| !pod.claims().is_empty()) else { return };
+        let Some(node) = node_of(pod).filter(|_| !volumes_of(pod).is_empty()) else { return };
         let mut memory = self.memory.lock();
         match &change.new {
             Some(_) => drop(memory.users.entry(node.to_string()).or_default().insert(name)),
@@ -151,17 +152,44 @@ impl Controller {
         }
     }
 
+    /// Who waits for the volume of an attachment that is gone may have it now.
+    fn freed(&self, attachment: &VolumeAttachment) {
+        let source = &attachment.spec.source;
+        let inline = source.inline_volume_spec.as_ref().and_then(|s| s.csi.clone());
+        let volume = source.persistent_volume_name.as_ref().and_then(|v| self.volumes.get("", v));
+        if let Some(volume) = &volume {
+            self.volume_changed(volume);
+        }
+        let Some(csi) = inline.or_else(|| migration::source(volume.as_ref()?)?.ok()) else { return };
+        // Pods may name it themselves.
+        let unique = plan::unique_name(&csi.driver, &csi.volume_handle);
+        let all: Vec<(String, PodName)> = {
+            let memory = self.memory.lock();
+            memory.users.iter().flat_map(|(node, pods)| pods.iter().map(move |p| (node.clone(), p.clone()))).collect()
+        };
+        all.into_iter().filter(|(_, pod)| self.uses(pod, &unique)).for_each(|(node, _)| self.queue.add(node));
+    }
+
+    fn attaches(&self, driver: &str) -> bool {
+        self.drivers.get("", driver).is_none_or(|d| d.spec.attach_required != Some(false))
+    }
+
     fn attachable(&self, volume: &PersistentVolume) -> Option<Attachable> {
-        let attaches = |driver: &str| self.drivers.get("", driver).is_none_or(|d| d.spec.attach_required != Some(false));
-        plan::attachable(volume, attaches)
+        plan::attachable(volume, |driver| self.attaches(driver))
+    }
+
+    /// Whether a pod wants a volume of this name to be attached.
+    fn uses(&self, pod: &PodName, unique: &str) -> bool {
+        self.pods.get(&pod.0, &pod.1).is_some_and(|p| wants(&p) && self.wanted(&p).iter().any(|v| v.unique == unique))
     }
 
     /// What a pod wants to be attached.
     fn wanted(&self, pod: &Pod) -> Vec<Attachable> {
         let namespace = pod.namespace().unwrap_or_default();
-        let volumes = pod.spec.as_ref().and_then(|s| s.volumes.as_deref()).unwrap_or_default();
-        let behind = |volume| {
-            let (name, ephemeral) = storage::claim_of(&pod.metadata, volume)?;
+        let behind = |volume: &Volume| {
+            let Some((name, ephemeral)) = storage::claim_of(&pod.metadata, volume) else {
+                return plan::inline_attachable(volume, &namespace, |driver| self.attaches(driver));
+            };
             let claim = self.claims.get(&namespace, &name)?;
             if ephemeral && storage::made_for(&pod.metadata, &claim).is_err() {
                 return None;
@@ -171,16 +199,30 @@ impl Controller {
             let of_claim = volume.spec.as_ref()?.claim_ref.as_ref()?.uid == claim.metadata.uid;
             self.attachable(&volume).filter(|_| of_claim)
         };
-        volumes.iter().filter_map(behind).collect()
+        volumes_of(pod).iter().filter_map(behind).collect()
+    }
+
+    /// Whether an attachment is one of this volume. Several objects may stand for one volume of its driver.
+    fn is_of(&self, attachment: &VolumeAttachment, volume: &Attachable) -> bool {
+        let source = &attachment.spec.source;
+        let Some((_, handle)) = volume.csi.as_ref().filter(|(driver, _)| *driver == attachment.spec.attacher) else { return false };
+        match (&source.persistent_volume_name, &source.inline_volume_spec) {
+            (Some(name), _) if volume.inline.is_none() && *name == volume.volume => true,
+            (Some(name), _) => self.volumes.get("", name).is_some_and(|v| plan::is_handle(&v, handle)),
+            (None, Some(spec)) => spec.csi.as_ref().is_some_and(|csi| csi.volume_handle == *handle),
+            (None, None) => false,
+        }
     }
 
     /// Other nodes that have a volume, and the pods there.
     fn elsewhere(&self, node: &str, volume: &Attachable) -> Elsewhere {
-        let of = |a: &VolumeAttachment| a.spec.source.persistent_volume_name.as_deref() == Some(&volume.volume) && a.spec.node_name != node;
-        let nodes: Vec<String> = self.attachments.list().iter().filter(|a| of(a)).map(|a| a.spec.node_name.clone()).collect();
-        let claim = self.volumes.get("", &volume.volume).and_then(|v| v.spec.as_ref()?.claim_ref.clone()).unwrap_or_default();
-        let users = self.users(claim.namespace.as_deref().unwrap_or_default(), claim.name.as_deref().unwrap_or_default());
-        let mut pods: Vec<PodName> = users.into_iter().filter(|(n, _)| nodes.contains(n)).map(|(_, pod)| pod).collect();
+        let there = |a: &&Arc<VolumeAttachment>| a.spec.node_name != node && self.is_of(a, volume);
+        let nodes: Vec<String> = self.attachments.list().iter().filter(there).map(|a| a.spec.node_name.clone()).collect();
+        let mut pods: Vec<PodName> = {
+            let memory = self.memory.lock();
+            nodes.iter().filter_map(|n| memory.users.get(n)).flatten().cloned().collect()
+        };
+        pods.retain(|pod| self.uses(pod, &volume.unique));
         pods.sort();
         Elsewhere { nodes, pods }
     }
@@ -239,8 +281,12 @@ impl Controller {
         }
         for volume in &plan.attach {
             let Some((driver, handle)) = &volume.csi else { continue };
+            let source = match &volume.inline {
+                Some(spec) => json!({"inlineVolumeSpec": spec}),
+                None => json!({"persistentVolumeName": volume.volume}),
+            };
             let attachment = json!({"metadata": {"name": plan::attachment_name(driver, handle, name)},
-                "spec": {"attacher": driver, "nodeName": name, "source": {"persistentVolumeName": volume.volume}}});
+                "spec": {"attacher": driver, "nodeName": name, "source": source}});
             let attachment: VolumeAttachment = serde_json::from_value(attachment).map_err(kube::Error::SerdeError)?;
             tracing::info!(node = name, volume = volume.volume, "attaching");
             match api.create(&PostParams::default(), &attachment).await {

@@ -1,17 +1,18 @@
 //! What is to be attached to one node and what detached: pure. The state is in the API alone: a
 //! VolumeAttachment for each volume that a CSI driver attaches, and in the node's status what may be
 //! mounted (`volumesAttached`) and what is (`volumesInUse`). FC and iSCSI volumes need no attaching;
-//! they are only told of.
+//! they are only told of. Volumes of clouds are their CSI drivers', also those that pods describe themselves.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::{AttachedVolume, Node, PersistentVolume};
+use k8s_openapi::api::core::v1::{AttachedVolume, Node, PersistentVolume, PersistentVolumeSpec, Volume};
 use k8s_openapi::api::storage::v1::VolumeAttachment;
 use kube::ResourceExt;
 use reconcile::EventType;
+use rules::migration;
 use sha2::{Digest, Sha256};
 
 /// A mounted volume of a node that is not ready is detached after this time.
@@ -26,23 +27,52 @@ const FC: &str = "kubernetes.io/fc/";
 const ISCSI: &str = "kubernetes.io/iscsi/";
 
 /// A volume that has to be attached before it is mounted.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Attachable {
     /// Its name in the status of nodes.
     pub unique: String,
-    /// The name of the PersistentVolume.
+    /// The name of the PersistentVolume. A volume that a pod describes itself has one only in events.
     pub volume: String,
     /// The CSI driver and what it calls the volume; nothing when the node does all by itself.
     pub csi: Option<(String, String)>,
     /// Whether it may be attached to one node only.
     pub exclusive: bool,
+    /// What the driver is told of a volume that a pod describes itself.
+    pub inline: Option<Box<PersistentVolumeSpec>>,
+}
+
+/// The name of a driver's volume in the status of nodes.
+pub fn unique_name(driver: &str, handle: &str) -> String {
+    format!("{CSI}{driver}^{handle}")
 }
 
 /// What a volume needs; nothing when it needs no attaching. `attaches` tells whether a CSI driver attaches.
 pub fn attachable(volume: &PersistentVolume, attaches: impl Fn(&str) -> bool) -> Option<Attachable> {
+    match migration::volume(volume) {
+        Some(as_driver_sees_it) => needs(&as_driver_sees_it.ok()?, attaches),
+        None => needs(volume, attaches),
+    }
+}
+
+/// What a volume needs that a pod of this namespace describes itself.
+pub fn inline_attachable(volume: &Volume, namespace: &str, attaches: impl Fn(&str) -> bool) -> Option<Attachable> {
+    let volume = migration::inline(volume, namespace)?.ok()?;
+    let needed = needs(&volume, attaches)?;
+    Some(Attachable { inline: volume.spec.map(Box::new), ..needed })
+}
+
+/// Whether this is what its driver calls a volume.
+pub fn is_handle(volume: &PersistentVolume, handle: &str) -> bool {
+    match volume.spec.as_ref().and_then(|s| s.csi.as_ref()) {
+        Some(csi) => csi.volume_handle == handle,
+        None => migration::source(volume).is_some_and(|csi| csi.is_ok_and(|csi| csi.volume_handle == handle)),
+    }
+}
+
+fn needs(volume: &PersistentVolume, attaches: impl Fn(&str) -> bool) -> Option<Attachable> {
     let spec = volume.spec.as_ref()?;
     let (unique, csi) = if let Some(csi) = spec.csi.as_ref().filter(|csi| attaches(&csi.driver)) {
-        (format!("{CSI}{}^{}", csi.driver, csi.volume_handle), Some((csi.driver.clone(), csi.volume_handle.clone())))
+        (unique_name(&csi.driver, &csi.volume_handle), Some((csi.driver.clone(), csi.volume_handle.clone())))
     } else if let Some(fc) = &spec.fc {
         let list = |names: &[String]| format!("[{}]", names.join(" "));
         let name = match (fc.target_wwns.as_deref(), fc.lun, fc.wwids.as_deref()) {
@@ -58,7 +88,7 @@ pub fn attachable(volume: &PersistentVolume, attaches: impl Fn(&str) -> bool) ->
     };
     let modes = spec.access_modes.as_deref().unwrap_or_default();
     let shared = modes.is_empty() || modes.iter().any(|m| m == "ReadWriteMany" || m == "ReadOnlyMany");
-    Some(Attachable { unique, volume: volume.name_any(), csi, exclusive: !shared })
+    Some(Attachable { unique, volume: volume.name_any(), csi, exclusive: !shared, inline: None })
 }
 
 /// The name of the attachment of a driver's volume to a node.
@@ -186,6 +216,11 @@ pub fn plan(input: &Input) -> Plan {
 fn unique_of(input: &Input, attachment: &VolumeAttachment) -> Option<String> {
     let name = attachment.name_any();
     let is = |driver: &str, handle: &str| attachment_name(driver, handle, input.name) == name;
+    if let Some(csi) = attachment.spec.source.inline_volume_spec.as_ref().and_then(|s| s.csi.as_ref())
+        && is(&csi.driver, &csi.volume_handle)
+    {
+        return Some(unique_name(&csi.driver, &csi.volume_handle));
+    }
     let known = attachment.spec.source.persistent_volume_name.as_deref().and_then(|v| (input.volume)(v));
     if let Some(volume) = known
         && let Some((driver, handle)) = &volume.csi
@@ -350,6 +385,48 @@ mod tests {
         let iscsi = json!({"iscsi": {"targetPortal": "1.2.3.4:3260", "iqn": "iqn.x", "lun": 0}});
         assert_eq!(of(iscsi), Some(("kubernetes.io/iscsi/1.2.3.4:3260:iqn.x:0".into(), false)));
         assert_eq!(of(json!({"hostPath": {"path": "/x"}})), None);
+    }
+
+    #[test]
+    fn volumes_of_clouds_are_attached_by_their_drivers() {
+        let of = |spec: Value| {
+            let volume: PersistentVolume = serde_json::from_value(json!({"metadata": {"name": "pv"}, "spec": spec})).expect("a volume");
+            attachable(&volume, |driver| driver != "file.csi.azure.com")
+        };
+        let disk = of(json!({"accessModes": ["ReadWriteMany"], "gcePersistentDisk": {"pdName": "d"}})).expect("it is attached");
+        let handle = "projects/UNSPECIFIED/zones/UNSPECIFIED/disks/d";
+        assert_eq!((disk.unique.as_str(), disk.volume.as_str(), disk.exclusive), (&*format!("kubernetes.io/csi/pd.csi.storage.gke.io^{handle}"), "pv", true));
+        assert_eq!((disk.csi, disk.inline), (Some(("pd.csi.storage.gke.io".into(), handle.into())), None));
+        assert_eq!(of(json!({"azureFile": {"secretName": "s", "shareName": "f", "secretNamespace": "n"}})), None, "its driver attaches nothing");
+        assert_eq!(of(json!({"azureDisk": {"diskName": "d", "diskURI": "u", "kind": "Dedicated"}})), None, "it cannot be handed over");
+        let own = |source: Value| inline_attachable(&serde_json::from_value(source).expect("a volume"), "ns", |_| true);
+        let disk = own(json!({"name": "x", "awsElasticBlockStore": {"volumeID": "aws://z/vol-1", "fsType": "xfs"}})).expect("it is attached");
+        assert_eq!((disk.unique.as_str(), disk.volume.as_str(), disk.exclusive), ("kubernetes.io/csi/ebs.csi.aws.com^vol-1", "ebs.csi.aws.com-vol-1", true));
+        let csi = json!({"driver": "ebs.csi.aws.com", "volumeHandle": "vol-1", "fsType": "xfs", "volumeAttributes": {"partition": "0"}});
+        assert_eq!(json!(disk.inline), json!({"accessModes": ["ReadWriteOnce"], "volumeMode": "Filesystem", "csi": csi}));
+        assert_eq!(own(json!({"name": "x", "emptyDir": {}})), None);
+        assert_eq!(own(json!({"name": "x", "nfs": {"server": "s", "path": "/"}})), None);
+    }
+
+    #[test]
+    fn a_volume_is_known_by_its_drivers_name_for_it() {
+        let of = |spec: Value| -> PersistentVolume { serde_json::from_value(json!({"metadata": {"name": "pv"}, "spec": spec})).expect("a volume") };
+        assert!(is_handle(&of(json!({"csi": {"driver": "d", "volumeHandle": "vol-1"}})), "vol-1"));
+        assert!(is_handle(&of(json!({"awsElasticBlockStore": {"volumeID": "aws:///vol-1"}})), "vol-1"));
+        assert!(!is_handle(&of(json!({"awsElasticBlockStore": {"volumeID": "vol-2"}})), "vol-1"));
+        assert!(!is_handle(&of(json!({"hostPath": {"path": "vol-1"}})), "vol-1"));
+    }
+
+    #[test]
+    fn an_attachment_says_itself_what_a_pod_described() {
+        let mut inline = attachment(json!({"attached": true}));
+        inline["spec"]["source"] = json!({"inlineVolumeSpec": {"csi": {"driver": "d.example", "volumeHandle": "h1"}}});
+        let unknown = World { gone: true, ..World::new(false, Some(inline.clone())) }.plan();
+        assert_eq!(unknown.detach, [attachment_name("d.example", "h1", "n")]);
+        let wanted = World { gone: true, ..World::new(true, Some(inline.clone())) }.plan();
+        assert_eq!((wanted.attach.len(), names(wanted.report)), (0, Some(vec![NAME.to_string()])));
+        inline["spec"]["source"]["inlineVolumeSpec"]["csi"]["volumeHandle"] = json!("h2");
+        assert_eq!(World { gone: true, ..World::new(false, Some(inline)) }.plan(), Plan::default(), "its name is not ours");
     }
 
     #[test]

@@ -139,6 +139,10 @@ impl Binder {
 
     async fn sync_claim(&self, namespace: &str, name: &str) -> kube::Result<Requeue> {
         let Some(claim) = self.claims.get(namespace, name) else { return Ok(Requeue::No) };
+        if let Some(new) = writes::handed_over_claim(&claim) {
+            // The rest follows when that is seen.
+            return passing(self.claim_api(&claim).replace(name, &PostParams::default(), &new).await.map(|_| ()), Requeue::No);
+        }
         let world = World { volumes: self.volumes.list(), classes: self.classes.list(), pods: self.pods.in_namespace(namespace) };
         let (written, again) = match plan_claim(&claim, &world) {
             ClaimAction::Wait(note) => {
@@ -224,6 +228,9 @@ impl Binder {
 
     async fn sync_volume(&self, name: &str) -> kube::Result<Requeue> {
         let Some(volume) = self.volumes.get("", name) else { return Ok(Requeue::No) };
+        if let Some(new) = writes::handed_over_volume(&volume) {
+            return passing(self.volume_api().replace(name, &PostParams::default(), &new).await.map(|_| ()), Requeue::No);
+        }
         let claim = self.claim_of(&volume).await?;
         let users = users(&volume, &self.pods);
         let recycler = self.pods.get(recycle::NAMESPACE, &recycle::name(name));

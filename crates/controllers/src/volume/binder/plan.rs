@@ -6,6 +6,7 @@ use k8s_openapi::api::core::v1::{self, PersistentVolume, PersistentVolumeClaim};
 use k8s_openapi::api::storage::v1::StorageClass;
 use kube::ResourceExt;
 use reconcile::EventType::{self, Normal, Warning};
+use rules::migration;
 use rules::storage::{self, Site};
 
 use super::recycle;
@@ -103,7 +104,8 @@ fn claim_without_volume(claim: &PersistentVolumeClaim, world: &World) -> ClaimAc
             reason: "ProvisioningFailed",
             message: format!("storageclass.storage.k8s.io \"{name}\" not found"),
         }),
-        // What in-tree plug-ins made once is CSI drivers' work now, and they have other names.
+        Some(class) if let Some(plugin) = migration::by_name(&class.provisioner) => ClaimAction::Provision(plugin.driver.into()),
+        // What in-tree plug-ins made once and nobody has taken over.
         Some(class) if class.provisioner.starts_with("kubernetes.io/") => ClaimAction::Tell(Note {
             kind: Warning,
             reason: "ProvisioningFailed",
@@ -234,6 +236,10 @@ fn released(volume: &PersistentVolume, users: &[Arc<Pod>], recycler: Option<&Pod
     if !matches!(storage::volume_phase(volume), "Released" | "Failed") {
         // The policy follows once that is written.
         return vec![VolumeAction::Phase("Released")];
+    }
+    if volume.annotations().get(migration::MIGRATED_TO).is_some_and(|driver| !driver.is_empty()) {
+        // Its driver's provisioner sees to it, whatever the policy.
+        return Vec::new();
     }
     match policy(volume) {
         "Retain" => Vec::new(),

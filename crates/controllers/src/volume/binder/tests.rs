@@ -2,6 +2,7 @@
 
 use super::plan::*;
 use super::*;
+use rules::migration;
 use serde_json::{Value, json};
 
 fn merged(mut base: Value, more: Value) -> Value {
@@ -65,6 +66,10 @@ fn a_claim_without_class_finds_a_volume_or_waits() {
 fn provisioners_are_asked_by_class() {
     let asks = |provisioner: &str| plan_claim(&claim(json!({"spec": {"storageClassName": "c"}})), &with(vec![], vec![class("c", provisioner, "Immediate", false)]));
     assert_eq!(asks("rancher.io/local-path"), ClaimAction::Provision("rancher.io/local-path".into()));
+    // Those of clouds have been taken over.
+    assert_eq!(asks("kubernetes.io/aws-ebs"), ClaimAction::Provision("ebs.csi.aws.com".into()));
+    assert_eq!(asks("kubernetes.io/azure-file"), ClaimAction::Provision("file.csi.azure.com".into()));
+    assert_eq!(waits(asks("kubernetes.io/rbd")), "ProvisioningFailed: no volume plugin matched name: kubernetes.io/rbd");
     assert_eq!(waits(asks("kubernetes.io/no-provisioner")), "ProvisioningFailed: no volume plugin matched name: kubernetes.io/no-provisioner");
     let unknown = plan_claim(&claim(json!({"spec": {"storageClassName": "c"}})), &with(vec![], vec![]));
     assert_eq!(waits(unknown), "ProvisioningFailed: storageclass.storage.k8s.io \"c\" not found");
@@ -210,4 +215,60 @@ fn recycling_wipes_and_frees() {
     assert!(matches!(step(&[], Some(&pod)).as_slice(), [VolumeAction::EndRecycler, VolumeAction::Failed(_)]));
     let local = volume(mine(json!({"spec": {"persistentVolumeReclaimPolicy": "Recycle", "hostPath": null, "local": {"path": "/d"}}, "status": {"phase": "Released"}})));
     assert!(matches!(plan_volume(&local, None, &[], None).as_slice(), [VolumeAction::Failed(_)]));
+}
+
+#[test]
+fn drivers_that_have_taken_over_are_noted() {
+    let noted = |annotations: Value| writes::handed_over_claim(&claim(json!({"metadata": {"annotations": annotations}}))).map(|c| json!(c.annotations()));
+    let asked = |provisioner: &str| json!({storage::PROVISIONER: provisioner});
+    let driver = |provisioner: &str| json!({storage::PROVISIONER: provisioner, migration::MIGRATED_TO: "ebs.csi.aws.com"});
+    assert_eq!(noted(asked("kubernetes.io/aws-ebs")), Some(driver("kubernetes.io/aws-ebs")));
+    assert_eq!(noted(driver("kubernetes.io/aws-ebs")), None, "it is noted");
+    assert_eq!(noted(driver("kubernetes.io/gce-pd")).expect("another")[migration::MIGRATED_TO], "pd.csi.storage.gke.io");
+    assert_eq!(noted(driver("ebs.csi.aws.com")), Some(asked("ebs.csi.aws.com")), "it is asked by its own name");
+    assert_eq!((noted(asked("ebs.csi.aws.com")), noted(asked("rancher.io/local-path"))), (None, None));
+    let older = json!({storage::BETA_PROVISIONER: "kubernetes.io/cinder"});
+    assert_eq!(noted(older).expect("it counts too")[migration::MIGRATED_TO], "cinder.csi.openstack.org");
+    assert_eq!((noted(json!({})), noted(json!({migration::MIGRATED_TO: "x"}))), (None, None), "nobody was asked");
+    // One write asks the driver and takes back the note.
+    let old = claim(json!({"metadata": {"annotations": driver("kubernetes.io/aws-ebs")}}));
+    let new = writes::with_provisioner(&old, "ebs.csi.aws.com").expect("to be written");
+    let both = json!({storage::PROVISIONER: "ebs.csi.aws.com", storage::BETA_PROVISIONER: "ebs.csi.aws.com"});
+    assert_eq!(json!(new.annotations()), both);
+}
+
+#[test]
+fn volumes_are_protected_by_whoever_deletes_them() {
+    let (ours, theirs) = ("kubernetes.io/pv-controller", "external-provisioner.volume.kubernetes.io/finalizer");
+    let change = |provisioner: &str, policy: &str, finalizers: Value| {
+        let metadata = json!({"annotations": {storage::PROVISIONED_BY: provisioner}, "finalizers": finalizers});
+        let old = volume(json!({"metadata": metadata, "spec": {"persistentVolumeReclaimPolicy": policy}}));
+        writes::handed_over_volume(&old).map(|v| (json!(v.finalizers()), v.annotations().get(migration::MIGRATED_TO).cloned()))
+    };
+    let driver = Some("disk.csi.azure.com".to_string());
+    assert_eq!(change("kubernetes.io/azure-disk", "Delete", json!([ours, "x", theirs])), Some((json!(["x", theirs]), driver.clone())));
+    assert_eq!(change("kubernetes.io/azure-disk", "Retain", json!([])), Some((json!([]), driver)));
+    assert_eq!(change("kubernetes.io/host-path", "Delete", json!([theirs])), Some((json!([ours]), None)));
+    assert_eq!(change("kubernetes.io/host-path", "Delete", json!([ours])), None);
+    assert_eq!(change("kubernetes.io/host-path", "Retain", json!([ours, "x"])), Some((json!(["x"]), None)));
+    assert_eq!(change("kubernetes.io/host-path", "Retain", json!(["x"])), None);
+    for external in ["disk.csi.azure.com", "rancher.io/local-path"] {
+        assert_eq!(change(external, "Delete", json!([ours, theirs])), None, "{external}");
+    }
+    let by_hand = volume(json!({"metadata": {"finalizers": [ours]}, "spec": {"hostPath": null, "azureDisk": {"diskName": "d", "diskURI": "u"}}}));
+    assert!(writes::handed_over_volume(&by_hand).is_none(), "nobody provisioned it");
+}
+
+#[test]
+fn what_a_driver_has_taken_over_is_its_to_reclaim() {
+    let released = |annotations: Value, policy: &str| {
+        let more = json!({"metadata": {"annotations": annotations}, "spec": {"persistentVolumeReclaimPolicy": policy}, "status": {"phase": "Released"}});
+        plan_volume(&volume(mine(more)), None, &[], None)
+    };
+    let over = || json!({storage::PROVISIONED_BY: "kubernetes.io/gce-pd", migration::MIGRATED_TO: "pd.csi.storage.gke.io"});
+    assert_eq!((released(over(), "Delete"), released(over(), "Recycle")), (vec![], vec![]));
+    let disk = json!({"spec": {"hostPath": null, "gcePersistentDisk": {"pdName": "d"}, "persistentVolumeReclaimPolicy": "Delete"}, "status": {"phase": "Released"}});
+    let by_hand = plan_volume(&volume(mine(disk)), None, &[], None);
+    let [VolumeAction::Failed(note)] = by_hand.as_slice() else { panic!("{by_hand:?}") };
+    assert_eq!(note.message, "error getting deleter volume plugin for volume \"v\": no deletable volume plugin matched");
 }

@@ -5,9 +5,13 @@ use std::collections::BTreeMap;
 use k8s_openapi::api::core::v1::{ObjectReference, PersistentVolume, PersistentVolumeClaim};
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use kube::{Resource, ResourceExt};
-use rules::storage;
+use rules::{migration, storage};
 
 const PRE_RESIZE: &str = "volume.alpha.kubernetes.io/pre-resize-capacity";
+/// On a volume of ours: it is not to go before what it stands for has been deleted.
+const OUR_PROTECTION: &str = "kubernetes.io/pv-controller";
+/// The same, of provisioners outside.
+const THEIR_PROTECTION: &str = "external-provisioner.volume.kubernetes.io/finalizer";
 
 fn annotate<K: ResourceExt>(object: &mut K, key: &str, value: &str) {
     object.annotations_mut().insert(key.into(), value.into());
@@ -130,5 +134,56 @@ pub fn with_provisioner(claim: &PersistentVolumeClaim, provisioner: &str) -> Opt
     let mut new = claim.clone();
     annotate(&mut new, storage::PROVISIONER, provisioner);
     annotate(&mut new, storage::BETA_PROVISIONER, provisioner);
+    hand_over(new.annotations_mut(), provisioner);
+    Some(new)
+}
+
+/// Notes the driver that has taken over from a provisioner, or that none has. Whether that was news.
+fn hand_over(annotations: &mut BTreeMap<String, String>, provisioner: &str) -> bool {
+    let noted = annotations.get(migration::MIGRATED_TO).map(String::as_str).unwrap_or_default();
+    match migration::by_name(provisioner) {
+        Some(plugin) if noted != plugin.driver => annotations.insert(migration::MIGRATED_TO.into(), plugin.driver.into()),
+        None if !noted.is_empty() => annotations.remove(migration::MIGRATED_TO),
+        _ => return false,
+    };
+    true
+}
+
+/// The claim with a note of the driver that has taken over from its provisioner.
+pub fn handed_over_claim(claim: &PersistentVolumeClaim) -> Option<PersistentVolumeClaim> {
+    let annotation = |key| claim.annotations().get(key);
+    let provisioner = annotation(storage::PROVISIONER).or_else(|| annotation(storage::BETA_PROVISIONER))?;
+    let mut annotations = claim.annotations().clone();
+    hand_over(&mut annotations, provisioner).then(|| {
+        let mut new = claim.clone();
+        new.metadata.annotations = Some(annotations);
+        new
+    })
+}
+
+/// The volume with a note of the driver that has taken over from its provisioner, and with the finalizers
+/// of whoever is to delete it.
+pub fn handed_over_volume(volume: &PersistentVolume) -> Option<PersistentVolume> {
+    let provisioner = volume.annotations().get(storage::PROVISIONED_BY)?;
+    let mut annotations = volume.annotations().clone();
+    let mut finalizers = volume.finalizers().to_vec();
+    let noted = hand_over(&mut annotations, provisioner);
+    let policy = volume.spec.as_ref().and_then(|s| s.persistent_volume_reclaim_policy.as_deref()).unwrap_or_default();
+    if migration::by_name(provisioner).is_some() {
+        finalizers.retain(|f| f != OUR_PROTECTION);
+    } else if provisioner.starts_with("kubernetes.io/") {
+        match policy {
+            "Delete" if !finalizers.iter().any(|f| f == OUR_PROTECTION) => finalizers.push(OUR_PROTECTION.into()),
+            "Retain" | "Recycle" => finalizers.retain(|f| f != OUR_PROTECTION),
+            _ => {}
+        }
+        finalizers.retain(|f| f != THEIR_PROTECTION);
+    }
+    if !noted && finalizers == volume.finalizers() {
+        return None;
+    }
+    let mut new = volume.clone();
+    new.metadata.annotations = Some(annotations);
+    new.metadata.finalizers = Some(finalizers).filter(|f| !f.is_empty());
     Some(new)
 }
