@@ -16,8 +16,6 @@ use crate::service_pods::{Key, TRIGGER_TIME};
 use crate::{Context, ownership, pods};
 
 const MANAGER: &str = "endpointslicemirroring-controller.k8s.io";
-/// Addresses mirrored of one subset.
-const MOST: usize = 1000;
 /// Annotations that are not mirrored.
 const UNMIRRORED: [&str; 2] = [TRIGGER_TIME, "kubectl.kubernetes.io/last-applied-configuration"];
 
@@ -56,7 +54,7 @@ fn key(family: &'static str, ports: &[EndpointPort]) -> SliceKey {
 }
 
 /// Makes slices mirror `endpoints`.
-pub fn plan(endpoints: &Endpoints, existing: &[Arc<EndpointSlice>]) -> Plan {
+pub fn plan(endpoints: &Endpoints, existing: &[Arc<EndpointSlice>], most: usize) -> Plan {
     let mut wanted: BTreeMap<SliceKey, (Vec<EndpointPort>, Vec<Endpoint>)> = BTreeMap::new();
     let (mut invalid, mut skipped) = (0, 0);
     for subset in endpoints.subsets.iter().flatten() {
@@ -71,7 +69,7 @@ pub fn plan(endpoints: &Endpoints, existing: &[Arc<EndpointSlice>]) -> Plan {
         let ready = subset.addresses.iter().flatten().map(|a| (a, true));
         let mut added = 0;
         for (address, ready) in ready.chain(subset.not_ready_addresses.iter().flatten().map(|a| (a, false))) {
-            if added >= MOST {
+            if added >= most {
                 skipped += 1;
                 continue;
             }
@@ -90,7 +88,7 @@ pub fn plan(endpoints: &Endpoints, existing: &[Arc<EndpointSlice>]) -> Plan {
         plan.warnings.push(("InvalidIPAddress", format!("Skipped {invalid} invalid IP addresses when mirroring to EndpointSlices")));
     }
     if skipped > 0 {
-        let message = format!("A max of {MOST} addresses can be mirrored to EndpointSlices per Endpoints subset. {} addresses were skipped", skipped + invalid);
+        let message = format!("A max of {most} addresses can be mirrored to EndpointSlices per Endpoints subset. {} addresses were skipped", skipped + invalid);
         plan.warnings.push(("TooManyAddressesToMirror", message));
     }
 
@@ -135,7 +133,7 @@ pub fn plan(endpoints: &Endpoints, existing: &[Arc<EndpointSlice>]) -> Plan {
 }
 
 /// Starts the controller.
-pub fn start(context: &Context) {
+pub fn start(context: &Context, most: usize) {
     let services = context.informers.of::<Service>();
     let endpoints = context.informers.of::<Endpoints>();
     let slices: Informer<EndpointSlice> = context.informers.of::<EndpointSlice>();
@@ -165,7 +163,7 @@ pub fn start(context: &Context) {
                 let gone = existing.iter().map(|s| Action::Delete(s.name_any())).collect();
                 return apply(&client, &namespace, gone).await.map(|()| Requeue::No);
             };
-            let plan = plan(&mirrored, &existing);
+            let plan = plan(&mirrored, &existing, most);
             let reference = Reference::of(mirrored.as_ref());
             // A list that is cut is told of when it is written, not at every look.
             let warnings = plan.warnings.into_iter().filter(|_| !plan.actions.is_empty());
@@ -183,6 +181,8 @@ pub fn start(context: &Context) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    const MOST: usize = 1000;
     use serde_json::{Value, json};
 
     fn endpoints(subsets: Value) -> Endpoints {
@@ -208,7 +208,7 @@ mod tests {
     fn a_mirror_is_made_kept_changed_and_removed() {
         let first = endpoints(json!([{"addresses": [{"ip": "10.0.0.1", "nodeName": "n"}, {"ip": "fd00::1"}, {"ip": "nonsense"}],
             "notReadyAddresses": [{"ip": "10.0.0.2", "hostname": "h"}], "ports": [{"port": 80, "protocol": "TCP"}]}]));
-        let made = plan(&first, &[]);
+        let made = plan(&first, &[], MOST);
         assert_eq!(made.warnings.iter().map(|w| w.0).collect::<Vec<_>>(), ["InvalidIPAddress"]);
         let mut slices = Vec::new();
         for action in made.actions {
@@ -224,17 +224,17 @@ mod tests {
         assert_eq!(four.labels().get(MANAGED_BY).map(String::as_str), Some(MANAGER));
         assert_eq!(four.annotations().iter().collect::<Vec<_>>(), [(&"mine".to_string(), &"2".to_string())]);
         assert_eq!(four.owner_references()[0].kind, "Endpoints");
-        assert_eq!(plan(&first, &slices).actions, []);
+        assert_eq!(plan(&first, &slices, MOST).actions, []);
         let second = endpoints(json!([{"addresses": [{"ip": "10.0.0.9"}], "ports": [{"port": 81}]}]));
-        let changed = plan(&second, &slices).actions;
+        let changed = plan(&second, &slices, MOST).actions;
         assert!(matches!(&changed[..], [Action::Update(u), Action::Delete(d)] if u.name_any() == "s-IPv4" && d == "s-IPv6"), "{changed:?}");
-        assert_eq!(plan(&endpoints(json!([])), &slices).actions.len(), 2);
+        assert_eq!(plan(&endpoints(json!([])), &slices, MOST).actions.len(), 2);
     }
 
     #[test]
     fn a_subset_is_cut() {
         let addresses: Vec<Value> = (0..1002).map(|n| json!({"ip": format!("10.0.{}.{}", n / 250, n % 250)})).collect();
-        let plan = plan(&endpoints(json!([{"addresses": addresses, "ports": [{"port": 80}]}])), &[]);
+        let plan = plan(&endpoints(json!([{"addresses": addresses, "ports": [{"port": 80}]}])), &[], MOST);
         let [Action::Create(slice)] = &plan.actions[..] else { panic!("one slice") };
         assert_eq!(slice.endpoints.as_ref().map(Vec::len), Some(1000));
         assert_eq!(plan.warnings[0].1, "A max of 1000 addresses can be mirrored to EndpointSlices per Endpoints subset. 2 addresses were skipped");

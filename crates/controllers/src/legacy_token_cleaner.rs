@@ -19,8 +19,6 @@ const TYPE: &str = "kubernetes.io/service-account-token";
 const LAST_USED: &str = "kubernetes.io/legacy-token-last-used";
 const INVALID_SINCE: &str = "kubernetes.io/legacy-token-invalid-since";
 const TRACKING: &str = "kube-apiserver-legacy-service-account-token-tracking";
-/// How long a token must not have been used.
-const PERIOD: SignedDuration = SignedDuration::from_hours(24 * 365);
 /// How often it looks.
 const INTERVAL: Duration = Duration::from_secs(24 * 3600);
 
@@ -38,9 +36,8 @@ fn day(at: Timestamp) -> Date {
 }
 
 /// Decides about a Secret. `account` is the one that it names, `mounted` are the Secrets that pods of
-/// its namespace use.
-pub fn plan(secret: &Secret, account: Option<&ServiceAccount>, mounted: &BTreeSet<String>, now: Timestamp) -> Action {
-    let limit = now - PERIOD;
+/// its namespace use, `limit` is the time since when a token must not have been used.
+pub fn plan(secret: &Secret, account: Option<&ServiceAccount>, mounted: &BTreeSet<String>, limit: Timestamp, now: Timestamp) -> Action {
     let name = secret.name_any();
     let created = secret.metadata.creation_timestamp.as_ref().map_or(now, |t| t.0);
     let label = |key: &str| secret.labels().get(key).map(|text| text.parse::<Date>());
@@ -91,7 +88,7 @@ async fn used_in(client: &Client, namespace: &str) -> kube::Result<BTreeSet<Stri
 }
 
 /// Starts the controller.
-pub fn start(context: &Context) {
+pub fn start(context: &Context, unused_for: SignedDuration) {
     let secrets: Informer<Secret> = context.informers.selected::<Secret>(&format!("type={TYPE}"));
     let accounts: Informer<ServiceAccount> = context.informers.of::<ServiceAccount>();
     let client = context.client.clone();
@@ -102,7 +99,8 @@ pub fn start(context: &Context) {
         accounts.synced().await;
         loop {
             let now = Timestamp::now();
-            if is_tracked(&client, now).await {
+            let limit = now - unused_for;
+            if is_tracked(&client, limit).await {
                 let mut mounted: HashMap<String, BTreeSet<String>> = HashMap::new();
                 for secret in secrets.list() {
                     let namespace = secret.namespace().unwrap_or_default();
@@ -118,7 +116,7 @@ pub fn start(context: &Context) {
                     let used = &mounted[&namespace];
                     let name = secret.annotations().get("kubernetes.io/service-account.name").cloned().unwrap_or_default();
                     let account: Option<Arc<ServiceAccount>> = accounts.get(&namespace, &name);
-                    let action = plan(&secret, account.as_deref(), used, now);
+                    let action = plan(&secret, account.as_deref(), used, limit, now);
                     if let Err(error) = act(&client, &secret, action).await {
                         tracing::warn!(secret = secret.name_any(), "the old token could not be cleaned: {}", pods::text(&error));
                     }
@@ -130,10 +128,10 @@ pub fn start(context: &Context) {
 }
 
 /// Whether the API server has noted for long enough which tokens are used.
-async fn is_tracked(client: &Client, now: Timestamp) -> bool {
+async fn is_tracked(client: &Client, limit: Timestamp) -> bool {
     let map = Api::<ConfigMap>::namespaced(client.clone(), "kube-system").get_opt(TRACKING).await;
     let since = map.ok().flatten().and_then(|m| m.data?.get("since")?.parse::<Date>().ok());
-    since.and_then(|d| d.tomorrow().ok()).is_some_and(|first| first <= day(now - PERIOD))
+    since.and_then(|d| d.tomorrow().ok()).is_some_and(|first| first <= day(limit))
 }
 
 async fn act(client: &Client, secret: &Secret, action: Action) -> kube::Result<()> {
@@ -158,6 +156,8 @@ async fn act(client: &Client, secret: &Secret, action: Action) -> kube::Result<(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    const UNUSED_FOR: SignedDuration = SignedDuration::from_hours(24 * 365);
     use serde_json::Value;
 
     fn now() -> Timestamp {
@@ -176,7 +176,7 @@ mod tests {
     #[test]
     fn unused_tokens_are_marked_and_then_removed() {
         let listed = account("u", json!([{"name": "t"}]));
-        let decide = |secret: &Secret| plan(secret, Some(&listed), &BTreeSet::new(), now());
+        let decide = |secret: &Secret| plan(secret, Some(&listed), &BTreeSet::new(), now() - UNUSED_FOR, now());
         let old = "2024-01-01T00:00:00Z";
         assert_eq!(decide(&secret(old, json!({}))), Action::Mark("2026-06-01".parse().expect("a day")));
         assert_eq!(decide(&secret("2025-07-01T00:00:00Z", json!({}))), Action::Nothing, "it is young");
@@ -190,10 +190,10 @@ mod tests {
     fn tokens_that_are_somebodys_stay() {
         let old = secret("2024-01-01T00:00:00Z", json!({}));
         let none = BTreeSet::new();
-        assert_eq!(plan(&old, None, &none, now()), Action::Nothing);
-        assert_eq!(plan(&old, Some(&account("u", json!([]))), &none, now()), Action::Nothing, "made by hand");
-        assert_eq!(plan(&old, Some(&account("v", json!([{"name": "t"}]))), &none, now()), Action::Nothing, "another's account");
+        assert_eq!(plan(&old, None, &none, now() - UNUSED_FOR, now()), Action::Nothing);
+        assert_eq!(plan(&old, Some(&account("u", json!([]))), &none, now() - UNUSED_FOR, now()), Action::Nothing, "made by hand");
+        assert_eq!(plan(&old, Some(&account("v", json!([{"name": "t"}]))), &none, now() - UNUSED_FOR, now()), Action::Nothing, "another's account");
         let pod: Pod = serde_json::from_value(json!({"spec": {"containers": [{"name": "c", "env": [{"name": "e", "valueFrom": {"secretKeyRef": {"name": "t", "key": "k"}}}]}]}})).expect("a pod");
-        assert_eq!(plan(&old, Some(&account("u", json!([{"name": "t"}]))), &secrets_of(&pod), now()), Action::Nothing);
+        assert_eq!(plan(&old, Some(&account("u", json!([{"name": "t"}]))), &secrets_of(&pod), now() - UNUSED_FOR, now()), Action::Nothing);
     }
 }

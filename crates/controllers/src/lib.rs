@@ -80,16 +80,44 @@ pub struct Config {
     pub controllers: Selection,
     /// PEM bundle published to every namespace as `kube-root-ca.crt`.
     pub root_ca: Option<String>,
-    /// Key pair that signs certificate requests: PEM certificate and PEM key of the cluster CA.
-    pub signing_ca: Option<(String, String)>,
+    /// How certificate requests are signed.
+    pub signing: Option<csr::Signing>,
     /// Signs the tokens in Secrets.
     pub token_signer: Option<Arc<pki::jwt::Signer>>,
     /// Where nodes get their ranges of pod addresses from.
     pub node_ranges: Option<NodeRanges>,
     /// How pods are autoscaled.
     pub autoscaling: podautoscaler::Settings,
+    /// How nodes are given up.
+    pub node_lifecycle: node_lifecycle::Settings,
+    /// What is kept, and how much goes into one object.
+    pub limits: Limits,
     /// Workers by name of the controller, where they differ from its own number.
     pub workers: BTreeMap<&'static str, usize>,
+}
+
+/// What is kept, and how much goes into one object.
+#[derive(Clone, Debug)]
+pub struct Limits {
+    /// Terminated pods that stay; without, all do.
+    pub terminated_pods: Option<usize>,
+    /// How long a token in a Secret may be unused.
+    pub unused_tokens: jiff::SignedDuration,
+    /// Endpoints in one slice.
+    pub endpoints_per_slice: usize,
+    /// Addresses mirrored of one subset.
+    pub mirrored_per_subset: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Limits {
+        Limits {
+            terminated_pods: Some(12500),
+            unused_tokens: jiff::SignedDuration::from_hours(24 * 365),
+            endpoints_per_slice: 100,
+            mirrored_per_subset: 1000,
+        }
+    }
 }
 
 /// Where nodes get their ranges of pod addresses from.

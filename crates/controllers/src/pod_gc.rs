@@ -15,8 +15,6 @@ use serde_json::json;
 use crate::pod::Pod;
 use crate::{Context, pods};
 
-/// Terminated pods that are kept.
-const KEPT: usize = 12500;
 /// How often it looks.
 const PERIOD: Duration = Duration::from_secs(20);
 /// How long a node must have been missing: its object may just be late.
@@ -40,10 +38,11 @@ pub fn missing(pods: &[Arc<Pod>], nodes: &[Arc<Node>], before: &HashMap<String, 
 }
 
 /// The pods to remove, and whether their node is gone. `gone` names nodes that have been missing for
-/// long enough, `out_of_service` those that are not ready and tainted as such.
-pub fn plan(all: &[Arc<Pod>], gone: &HashSet<String>, out_of_service: &HashSet<String>, kept: usize) -> Vec<(Arc<Pod>, bool)> {
+/// long enough, `out_of_service` those that are not ready and tainted as such, `kept` is how many
+/// terminated pods may stay (all, if nothing is said).
+pub fn plan(all: &[Arc<Pod>], gone: &HashSet<String>, out_of_service: &HashSet<String>, kept: Option<usize>) -> Vec<(Arc<Pod>, bool)> {
     let mut ended: Vec<&Arc<Pod>> = all.iter().filter(|p| has_ended(p)).collect();
-    let surplus = ended.len().saturating_sub(kept);
+    let surplus = kept.map_or(0, |kept| ended.len().saturating_sub(kept));
     let evicted = |p: &Pod| pods::phase(p) == "Failed" && p.status.as_ref().and_then(|s| s.reason.as_deref()) == Some("Evicted");
     // Evicted ones first: those that controllers made tell more.
     ended.sort_by_key(|p| (!evicted(p), p.metadata.creation_timestamp.as_ref().map(|t| t.0), p.name_any()));
@@ -63,7 +62,7 @@ fn is_out_of_service(node: &Node) -> bool {
 }
 
 /// Starts the controller.
-pub fn start(context: &Context) {
+pub fn start(context: &Context, kept: Option<usize>) {
     let pods = context.informers.of::<Pod>();
     let nodes = context.informers.of::<Node>();
     let client = context.client.clone();
@@ -85,7 +84,7 @@ pub fn start(context: &Context) {
                 }
             }
             let out_of_service = known.iter().filter(|n| is_out_of_service(n)).map(|n| n.name_any()).collect();
-            let removals = plan(&all, &gone, &out_of_service, KEPT).into_iter().map(|(pod, orphan)| {
+            let removals = plan(&all, &gone, &out_of_service, kept).into_iter().map(|(pod, orphan)| {
                 let client = client.clone();
                 async move {
                     if let Err(error) = remove(&client, &pod, orphan).await {
@@ -132,7 +131,7 @@ mod tests {
 
     fn names(pods: &[Arc<Pod>], gone: &[&str], out: &[&str], kept: usize) -> Vec<String> {
         let set = |names: &[&str]| names.iter().map(|n| n.to_string()).collect();
-        plan(pods, &set(gone), &set(out), kept).iter().map(|(p, orphan)| format!("{}{}", p.name_any(), if *orphan { " orphan" } else { "" })).collect()
+        plan(pods, &set(gone), &set(out), Some(kept)).iter().map(|(p, orphan)| format!("{}{}", p.name_any(), if *orphan { " orphan" } else { "" })).collect()
     }
 
     #[test]

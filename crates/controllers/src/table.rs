@@ -50,13 +50,13 @@ pub const CONTROLLERS: &[Controller] = &[
 
     on("endpoints-controller", "endpoint", "endpoint-controller", Some(|c, _| endpoints::start(c))),
 
-    on("endpointslice-controller", "endpointslice", "endpointslice-controller", Some(|c, _| endpointslice::start(c))),
+    on("endpointslice-controller", "endpointslice", "endpointslice-controller", Some(|c, config| endpointslice::start(c, config.limits.endpoints_per_slice))),
 
-    on("endpointslice-mirroring-controller", "endpointslicemirroring", "endpointslicemirroring-controller", Some(|c, _| endpointslice_mirroring::start(c))),
+    on("endpointslice-mirroring-controller", "endpointslicemirroring", "endpointslicemirroring-controller", Some(|c, config| endpointslice_mirroring::start(c, config.limits.mirrored_per_subset))),
 
     on("replicationcontroller-controller", "replicationcontroller", "replication-controller", Some(|c, _| replicaset::start_replication_controllers(c))),
 
-    on("pod-garbage-collector-controller", "podgc", "pod-garbage-collector", Some(|c, _| pod_gc::start(c))),
+    on("pod-garbage-collector-controller", "podgc", "pod-garbage-collector", Some(|c, config| pod_gc::start(c, config.limits.terminated_pods))),
 
     on("resourcequota-controller", "resourcequota", "resourcequota-controller", Some(|c, _| resource_quota::start(c))),
 
@@ -83,8 +83,8 @@ pub const CONTROLLERS: &[Controller] = &[
     on("cronjob-controller", "cronjob", "cronjob-controller", Some(|c, _| cronjob::start(c))),
 
     on("certificatesigningrequest-signing-controller", "csrsigning", "certificate-controller", Some(|c, config| {
-        if let Some(ca) = &config.signing_ca {
-            csr::start_signer(c, ca.clone());
+        if let Some(signing) = &config.signing {
+            csr::start_signer(c, signing.clone());
         }
     })),
 
@@ -106,7 +106,7 @@ pub const CONTROLLERS: &[Controller] = &[
         }
     })),
 
-    on("node-lifecycle-controller", "nodelifecycle", "node-controller", Some(|c, _| node_lifecycle::start(c))),
+    on("node-lifecycle-controller", "nodelifecycle", "node-controller", Some(|c, config| node_lifecycle::start(c, config.node_lifecycle.clone()))),
 
     on("taint-eviction-controller", "", "node-controller", Some(|c, _| taint_eviction::start(c))),
 
@@ -150,7 +150,7 @@ pub const CONTROLLERS: &[Controller] = &[
 
     on("device-taint-eviction-controller", "", "device-taint-eviction-controller", Some(|c, _| device_taint_eviction::start(c))),
 
-    on("legacy-serviceaccount-token-cleaner-controller", "legacy-service-account-token-cleaner", "legacy-service-account-token-cleaner", Some(|c, _| legacy_token_cleaner::start(c))),
+    on("legacy-serviceaccount-token-cleaner-controller", "legacy-service-account-token-cleaner", "legacy-service-account-token-cleaner", Some(|c, config| legacy_token_cleaner::start(c, config.limits.unused_tokens))),
 
     on("validatingadmissionpolicy-status-controller", "", "validatingadmissionpolicy-status-controller", Some(|c, _| policy_status::start(c))),
 

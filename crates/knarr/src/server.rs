@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use apiserver::{Builder, InProcess, Server, UserInfo};
+use controllers::csr::{Authority, Signing};
 use k8s_openapi::api::core::v1::{Node, ServiceAccount};
 use kube::Client;
 use reconcile::{Informers, Tasks};
@@ -133,7 +134,7 @@ async fn start(config: &Config, layout: &Layout, progress: &Progress, core: &Tas
     let controllers = controllers::Config {
         controllers: controllers::Selection::new(&["*", "bootstrapsigner", "tokencleaner"]).expect("these are known"),
         root_ca: Some(material.ca.cert_pem().into()),
-        signing_ca: Some((material.ca.cert_pem().into(), material.ca.key_pem().into())),
+        signing: Some(Signing::by(Authority::Pem(material.ca.cert_pem().into(), material.ca.key_pem().into()))),
         node_ranges: Some(controllers::NodeRanges { cluster: (config.cluster_cidr.address, config.cluster_cidr.prefix), node_mask: 24 }),
         token_signer: Some(signer(&material)?),
         ..controllers::Config::default()

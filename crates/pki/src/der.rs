@@ -38,11 +38,17 @@ pub(crate) fn name(cn: &str, orgs: &[String]) -> Vec<u8> {
 
 const VERSION_0: &[u8] = &[0x02, 0x01, 0x00];
 
+/// rsaEncryption, NULL.
+const RSA: &[u8] = &[0x30, 0x0d, 0x06, 0x09, 0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 0x01, 0x01, 0x01, 0x05, 0x00];
+
 /// Wraps a PKCS #1 RSA key as PKCS #8.
 pub(crate) fn pkcs8_from_rsa(pkcs1: &[u8]) -> Vec<u8> {
-    // rsaEncryption, NULL
-    let algorithm = [0x30, 0x0d, 0x06, 0x09, 0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 0x01, 0x01, 0x01, 0x05, 0x00];
-    seq(&[VERSION_0, &algorithm, &tlv(0x04, pkcs1)])
+    seq(&[VERSION_0, RSA, &tlv(0x04, pkcs1)])
+}
+
+/// Wraps a PKCS #1 RSA public key as a SubjectPublicKeyInfo.
+pub(crate) fn spki_from_rsa(pkcs1: &[u8]) -> Vec<u8> {
+    seq(&[RSA, &tlv(0x03, &[&[0u8][..], pkcs1].concat())])
 }
 
 /// Wraps a SEC 1 EC key as PKCS #8. The curve is told by the length of the private scalar.

@@ -5,6 +5,9 @@ mod approver;
 mod cleaner;
 mod signer;
 
+pub use signer::{Authority, SIGNERS, Signing};
+
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use k8s_openapi::api::certificates::v1::{CertificateSigningRequest, CertificateSigningRequestCondition};
@@ -21,12 +24,15 @@ const KUBELET_SERVING: &str = "kubernetes.io/kubelet-serving";
 const CLIENT: &str = "kubernetes.io/kube-apiserver-client";
 const LEGACY: &str = "kubernetes.io/legacy-unknown";
 
+/// Why a request is not handled.
 #[derive(Debug, thiserror::Error)]
-enum Error {
+pub enum Error {
     #[error("{}", crate::pods::text(.0))]
     Api(#[from] kube::Error),
     #[error(transparent)]
     Pki(#[from] pki::Error),
+    #[error("{0}: {1}")]
+    File(PathBuf, std::io::Error),
     #[error("recognized csr {name:?} as {tried:?} but subject access review was not approved")]
     NotApproved { name: String, tried: Vec<&'static str> },
 }
@@ -108,11 +114,11 @@ pub fn start_approver(context: &Context) {
 }
 
 /// Starts the built-in signers.
-pub fn start_signer(context: &Context, signing_ca: (String, String)) {
+pub fn start_signer(context: &Context, signing: Signing) {
     let client = context.client.clone();
     follow(context, "certificatesigningrequest-signing", move |request| {
-        let (client, signing_ca) = (client.clone(), signing_ca.clone());
-        async move { signer::sync(&client, &request, &signing_ca).await }
+        let (client, signing) = (client.clone(), signing.clone());
+        async move { signer::sync(&client, &request, &signing).await }
     });
 }
 

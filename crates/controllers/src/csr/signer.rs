@@ -1,4 +1,7 @@
-//! The built-in signers: each knows what it signs, and signs it with the cluster's CA.
+//! The built-in signers: each knows what it signs, and signs it with its CA.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
 
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::certificates::v1::CertificateSigningRequest;
@@ -10,8 +13,46 @@ use reconcile::Requeue;
 use super::{CLIENT, CLIENT_KUBELET, Error, KUBELET_SERVING, LEGACY, check_node, has, is_issued, parse, with_condition};
 use crate::pods;
 
-/// The longest that a signed certificate lives.
-const LIFETIME: SignedDuration = SignedDuration::from_hours(24 * 365);
+/// Where a CA's certificate and key come from.
+#[derive(Clone, Debug)]
+pub enum Authority {
+    /// PEM certificate and PEM key.
+    Pem(String, String),
+    /// Files with these, read for each signature: they may be renewed.
+    Files(PathBuf, PathBuf),
+}
+
+impl Authority {
+    /// The CA as it is now.
+    pub fn load(&self) -> Result<Ca, Error> {
+        let read = |path: &Path| std::fs::read_to_string(path).map_err(|e| Error::File(path.to_path_buf(), e));
+        Ok(match self {
+            Authority::Pem(certificate, key) => Ca::from_pem(certificate, key)?,
+            Authority::Files(certificate, key) => Ca::from_pem(&read(certificate)?, &read(key)?)?,
+        })
+    }
+}
+
+/// How the built-in signers sign.
+#[derive(Clone, Debug)]
+pub struct Signing {
+    /// The CA of each signer, by the signer's name; one without does not sign.
+    pub authorities: BTreeMap<&'static str, Authority>,
+    /// The longest that a signed certificate lives.
+    pub lifetime: SignedDuration,
+}
+
+impl Signing {
+    /// One CA for all signers, and a year.
+    pub fn by(authority: Authority) -> Signing {
+        let authorities = SIGNERS.iter().map(|signer| (*signer, authority.clone())).collect();
+        Signing { authorities, lifetime: SignedDuration::from_hours(24 * 365) }
+    }
+}
+
+/// The signers that Kubernetes has built in.
+pub const SIGNERS: [&str; 4] = [KUBELET_SERVING, CLIENT_KUBELET, CLIENT, LEGACY];
+
 /// The shortest.
 const SHORTEST: SignedDuration = SignedDuration::from_mins(10);
 /// Certificates begin this long before they are signed, for clocks that are late.
@@ -35,16 +76,18 @@ pub fn check(signer: &str, csr: &Csr, usages: &[String]) -> Option<Result<(), St
 }
 
 /// From when to when a certificate is valid; never longer than that of the CA.
-pub fn validity(asked: Option<i32>, now: Timestamp, ca_end: Timestamp) -> (Timestamp, Timestamp) {
-    let lifetime = asked.map_or(LIFETIME, |s| SignedDuration::from_secs(i64::from(s)).clamp(SHORTEST, LIFETIME));
+pub fn validity(asked: Option<i32>, longest: SignedDuration, now: Timestamp, ca_end: Timestamp) -> (Timestamp, Timestamp) {
+    // A longest below the shortest wins.
+    let lifetime = asked.map_or(longest, |s| SignedDuration::from_secs(i64::from(s)).max(SHORTEST).min(longest));
     let end = if lifetime < SHORT { now + lifetime } else { now + lifetime - BACKDATE };
     (now - BACKDATE, end.min(ca_end))
 }
 
-pub(super) async fn sync(client: &Client, request: &CertificateSigningRequest, signing_ca: &(String, String)) -> Result<Requeue, Error> {
+pub(super) async fn sync(client: &Client, request: &CertificateSigningRequest, signing: &Signing) -> Result<Requeue, Error> {
     if is_issued(request) || !has(request, "Approved") || has(request, "Denied") || has(request, "Failed") {
         return Ok(Requeue::No);
     }
+    let Some(authority) = signing.authorities.get(request.spec.signer_name.as_str()) else { return Ok(Requeue::No) };
     let usages = request.spec.usages.clone().unwrap_or_default();
     let Some(csr) = parse(request).map(|csr| check(&request.spec.signer_name, &csr, &usages).map(|verdict| (csr, verdict))).transpose() else {
         return Ok(Requeue::No);
@@ -54,8 +97,8 @@ pub(super) async fn sync(client: &Client, request: &CertificateSigningRequest, s
     let signed = match verdict {
         Err(why) => with_condition(request, "Failed", "SignerValidationFailure", why, now),
         Ok(()) => {
-            let ca = Ca::from_pem(&signing_ca.0, &signing_ca.1)?;
-            let (start, end) = validity(request.spec.expiration_seconds, now, ca.not_after()?);
+            let ca = authority.load()?;
+            let (start, end) = validity(request.spec.expiration_seconds, signing.lifetime, now, ca.not_after()?);
             let certificate = ca.sign_csr_as(&csr, &usages, start, end)?;
             let mut signed = request.clone();
             signed.status.get_or_insert_default().certificate = Some(k8s_openapi::ByteString(certificate.into_bytes()));
@@ -71,6 +114,8 @@ pub(super) async fn sync(client: &Client, request: &CertificateSigningRequest, s
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    const LIFETIME: SignedDuration = SignedDuration::from_hours(24 * 365);
 
     #[test]
     fn each_signer_knows_what_it_signs() {
@@ -93,8 +138,8 @@ mod tests {
     fn lifetimes_have_bounds() {
         let now = Timestamp::from_second(1_000_000_000).expect("a time");
         let far = now + SignedDuration::from_hours(24 * 3650);
-        let lasts = |asked| validity(asked, now, far).1.duration_since(now);
-        assert_eq!(validity(None, now, far).0, now - BACKDATE);
+        let lasts = |asked| validity(asked, LIFETIME, now, far).1.duration_since(now);
+        assert_eq!(validity(None, LIFETIME, now, far).0, now - BACKDATE);
         assert_eq!(lasts(None), LIFETIME - BACKDATE);
         assert_eq!(lasts(Some(i32::MAX)), LIFETIME - BACKDATE);
         assert_eq!(lasts(Some(600)), SHORTEST);
@@ -102,6 +147,8 @@ mod tests {
         assert_eq!(lasts(Some(3600)), SignedDuration::from_hours(1), "short ones are as long as was asked");
         assert_eq!(lasts(Some(86400)), SignedDuration::from_hours(24) - BACKDATE);
         let soon = now + SignedDuration::from_hours(1);
-        assert_eq!(validity(None, now, soon).1, soon, "no longer than the CA");
+        assert_eq!(validity(None, LIFETIME, now, soon).1, soon, "no longer than the CA");
+        let brief = SignedDuration::from_mins(5);
+        assert_eq!(validity(Some(3600), brief, now, far).1, now + brief, "no longer than the signer was told");
     }
 }

@@ -70,12 +70,14 @@ struct Controller {
     nodes: Informer<Node>,
     slices: Informer<EndpointSlice>,
     times: TriggerTimes,
+    per_slice: usize,
     recorder: Recorder,
 }
 
 /// Starts the controller.
-pub fn start(context: &Context) {
+pub fn start(context: &Context, per_slice: usize) {
     let controller = Controller {
+        per_slice,
         client: context.client.clone(),
         services: context.informers.of::<Service>(),
         pods: context.informers.of::<Pod>(),
@@ -130,7 +132,7 @@ impl Controller {
         let zones: HashMap<String, Option<String>> =
             names.filter_map(|n| self.nodes.get("", &n).map(|node| (n, node.labels().get(ZONE).filter(|z| !z.is_empty()).cloned()))).collect();
         let existing = slices_of(&self.slices, namespace, name, MANAGER);
-        let actions = plan(&service, &existing, &pods, |node| zones.get(node).cloned(), trigger.as_deref());
+        let actions = plan(&service, &existing, &pods, |node| zones.get(node).cloned(), trigger.as_deref(), self.per_slice);
         let outcome = apply(&self.client, namespace, actions).await;
         if let Err(error) = &outcome {
             let text = format!("Error updating Endpoint Slices for Service {namespace}/{name}: {}", pods::text(error));

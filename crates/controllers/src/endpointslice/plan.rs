@@ -13,8 +13,6 @@ use crate::pod::Pod;
 use crate::service_pods::{self, HEADLESS, TRIGGER_TIME};
 use crate::{ownership, pods};
 
-/// Endpoints in one slice.
-const PER_SLICE: usize = 100;
 
 /// What is to be done with the slices of a service.
 #[derive(Debug, PartialEq)]
@@ -112,6 +110,7 @@ pub fn plan(
     pods: &[Arc<Pod>],
     zone: impl Fn(&str) -> Option<Option<String>>,
     trigger: Option<&str>,
+    per_slice: usize,
 ) -> Vec<Action> {
     let families = families(service);
     let of_service = |s: &EndpointSlice| {
@@ -140,7 +139,7 @@ pub fn plan(
         if wanted.is_empty() {
             wanted.insert(Ports::new(), (Vec::new(), Set::new()));
         }
-        actions.extend(of_family(service, family, &own, wanted, trigger));
+        actions.extend(of_family(service, family, &own, wanted, trigger, per_slice));
         actions.extend(foreign.into_iter().map(|s| Action::Delete(s.name_any())));
     }
     actions
@@ -152,6 +151,7 @@ fn of_family(
     own: &[&Arc<EndpointSlice>],
     wanted: BTreeMap<Ports, (Vec<EndpointPort>, Set)>,
     trigger: Option<&str>,
+    per_slice: usize,
 ) -> Vec<Action> {
     let labels = labels(service);
     let mut spare: Vec<&Arc<EndpointSlice>> = own.iter().filter(|s| !wanted.contains_key(&key(s.ports.as_deref().unwrap_or(&[])))).copied().collect();
@@ -170,7 +170,7 @@ fn of_family(
             }
             continue;
         }
-        let (more, emptied) = pack(&mine, set, &labels);
+        let (more, emptied) = pack(&mine, set, &labels, per_slice);
         spare.extend(emptied);
         for (slice, endpoints) in more {
             match slice {
@@ -216,7 +216,7 @@ type Packed<'a> = (Vec<(Option<&'a Arc<EndpointSlice>>, Vec<Endpoint>)>, Vec<&'a
 /// Spreads endpoints over the slices that are there: what is in place stays there, slices that are
 /// written anyway are filled first, and at most one other is. Returns what to write, and the slices
 /// that hold nothing any more.
-fn pack<'a>(slices: &[&'a Arc<EndpointSlice>], mut set: Set, labels: &BTreeMap<String, String>) -> Packed<'a> {
+fn pack<'a>(slices: &[&'a Arc<EndpointSlice>], mut set: Set, labels: &BTreeMap<String, String>, per_slice: usize) -> Packed<'a> {
     let mut write: Vec<(Option<&'a Arc<EndpointSlice>>, Vec<Endpoint>)> = Vec::new();
     let (mut unchanged, mut emptied) = (Vec::new(), Vec::new());
     for &slice in slices {
@@ -233,18 +233,18 @@ fn pack<'a>(slices: &[&'a Arc<EndpointSlice>], mut set: Set, labels: &BTreeMap<S
     let mut rest: Vec<Endpoint> = set.into_values().collect();
     write.sort_by_key(|(_, endpoints)| std::cmp::Reverse(endpoints.len()));
     for (_, endpoints) in &mut write {
-        let room = PER_SLICE.saturating_sub(endpoints.len()).min(rest.len());
+        let room = per_slice.saturating_sub(endpoints.len()).min(rest.len());
         endpoints.extend(rest.drain(..room));
     }
     while !rest.is_empty() {
-        let fits = |s: &&&Arc<EndpointSlice>| s.endpoints.as_ref().map_or(0, Vec::len) + rest.len() <= PER_SLICE;
+        let fits = |s: &&&Arc<EndpointSlice>| s.endpoints.as_ref().map_or(0, Vec::len) + rest.len() <= per_slice;
         let fullest = unchanged.iter().filter(fits).max_by_key(|s| s.endpoints.as_ref().map_or(0, Vec::len)).copied();
         let mut endpoints = Vec::new();
         if let Some(slice) = fullest {
             unchanged.retain(|s| s.name_any() != slice.name_any());
             endpoints = slice.endpoints.clone().unwrap_or_default();
         }
-        let room = (PER_SLICE - endpoints.len()).min(rest.len());
+        let room = (per_slice - endpoints.len()).min(rest.len());
         endpoints.extend(rest.drain(..room));
         write.push((fullest, endpoints));
     }

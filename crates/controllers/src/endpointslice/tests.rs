@@ -56,7 +56,7 @@ impl World {
     /// Plans, acts, and says how many were created, updated and deleted.
     fn run(&mut self, service: &Service, pods: &[Arc<Pod>]) -> (usize, usize, usize) {
         let mut counts = (0, 0, 0);
-        for action in plan(service, &self.slices, pods, zone, None) {
+        for action in plan(service, &self.slices, pods, zone, None, 100) {
             match action {
                 Action::Create(mut slice) => {
                     counts.0 += 1;
@@ -75,7 +75,7 @@ impl World {
                 }
             }
         }
-        assert_eq!(plan(service, &self.slices, pods, zone, None), [], "it is stable");
+        assert_eq!(plan(service, &self.slices, pods, zone, None, 100), [], "it is stable");
         counts
     }
 
@@ -180,7 +180,7 @@ fn labels_follow_the_service() {
 
 #[test]
 fn the_change_is_dated() {
-    let [Action::Create(slice)] = &plan(&service(json!({})), &[], &[], zone, Some("t"))[..] else { panic!("one is made") };
+    let [Action::Create(slice)] = &plan(&service(json!({})), &[], &[], zone, Some("t"), 100)[..] else { panic!("one is made") };
     assert_eq!(slice.annotations().get(TRIGGER_TIME).map(String::as_str), Some("t"));
 }
 

@@ -1,14 +1,11 @@
 //! Whether a node gives signs of life, and what is written when it gives none. Pure.
 
-use jiff::{SignedDuration, Timestamp};
+use jiff::Timestamp;
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::{Node, NodeCondition};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
-/// How long a node may be silent.
-pub const GRACE: SignedDuration = SignedDuration::from_secs(50);
-/// How long a new node may take to say its first word.
-pub const STARTUP_GRACE: SignedDuration = SignedDuration::from_secs(60);
+use super::Settings;
 
 /// A condition of a node.
 pub fn condition<'a>(node: &'a Node, kind: &str) -> Option<&'a NodeCondition> {
@@ -52,8 +49,8 @@ impl Health {
     }
 
     /// Whether the node has been silent for too long.
-    pub fn is_silent(&self, node: &Node, now: Timestamp) -> bool {
-        let grace = if condition(node, "Ready").is_some() { GRACE } else { STARTUP_GRACE };
+    pub fn is_silent(&self, node: &Node, settings: &Settings, now: Timestamp) -> bool {
+        let grace = if condition(node, "Ready").is_some() { settings.grace } else { settings.startup_grace };
         now.duration_since(self.probe) > grace
     }
 }
@@ -114,23 +111,23 @@ mod tests {
     fn a_lease_or_a_status_is_a_sign_of_life() {
         let said = node(Some(1_000_000));
         let mut health = Health::new(&said, None, at(100));
-        assert!(!health.is_silent(&said, at(150)), "the node's clock does not matter");
-        assert!(health.is_silent(&said, at(151)));
+        assert!(!health.is_silent(&said, &Settings::default(), at(150)), "the node's clock does not matter");
+        assert!(health.is_silent(&said, &Settings::default(), at(151)));
         health.observe(&said, Some(&lease(7)), at(140));
-        assert!(!health.is_silent(&said, at(190)));
+        assert!(!health.is_silent(&said, &Settings::default(), at(190)));
         health.observe(&said, Some(&lease(7)), at(190));
         health.observe(&said, None, at(190));
-        assert!(health.is_silent(&said, at(191)), "the same lease again is no sign");
+        assert!(health.is_silent(&said, &Settings::default(), at(191)), "the same lease again is no sign");
         health.observe(&node(Some(1_000_001)), Some(&lease(7)), at(191));
-        assert!(!health.is_silent(&said, at(241)));
+        assert!(!health.is_silent(&said, &Settings::default(), at(241)));
     }
 
     #[test]
     fn a_new_node_has_a_minute() {
         let new = node(None);
         let health = Health::new(&new, None, at(30));
-        assert!(!health.is_silent(&new, at(60)));
-        assert!(health.is_silent(&new, at(61)));
+        assert!(!health.is_silent(&new, &Settings::default(), at(60)));
+        assert!(health.is_silent(&new, &Settings::default(), at(61)));
         let conditions = silent(&new, at(61));
         assert!(conditions.iter().all(|c| c.status == "Unknown" && c.reason.as_deref() == Some("NodeStatusNeverUpdated")));
         assert_eq!(conditions.len(), 4);

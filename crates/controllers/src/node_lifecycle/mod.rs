@@ -13,7 +13,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::{Node, Taint};
 use kube::api::{Api, Patch, PatchParams};
@@ -27,8 +27,39 @@ use crate::{Context, pods};
 use health::{Health, ready, silent};
 use zones::{Turn, Zones};
 
-/// How often nodes are looked at.
-const PERIOD: Duration = Duration::from_secs(5);
+/// How long silence is borne, and how fast nodes are given up.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// How often nodes are looked at.
+    pub period: Duration,
+    /// How long a node may be silent.
+    pub grace: SignedDuration,
+    /// How long a new node may take to say its first word.
+    pub startup_grace: SignedDuration,
+    /// Nodes a second that are given up, normally.
+    pub eviction_rate: f64,
+    /// Nodes a second in a large zone of which much has failed.
+    pub secondary_eviction_rate: f64,
+    /// A zone with more nodes is large.
+    pub large_cluster: usize,
+    /// Part of a zone that must have failed for it to be called disrupted.
+    pub unhealthy_zone: f64,
+}
+
+impl Default for Settings {
+    fn default() -> Settings {
+        Settings {
+            period: Duration::from_secs(5),
+            grace: SignedDuration::from_secs(50),
+            startup_grace: SignedDuration::from_mins(1),
+            eviction_rate: 0.1,
+            secondary_eviction_rate: 0.01,
+            large_cluster: 50,
+            unhealthy_zone: 0.55,
+        }
+    }
+}
+
 /// How often nodes are given up, if there are any to give up.
 const EVICTION_PERIOD: Duration = Duration::from_millis(100);
 /// Labels of old, kept equal to those that replaced them.
@@ -52,18 +83,20 @@ struct Controller {
     pods: Informer<Pod>,
     recorder: Recorder,
     zones: Arc<Mutex<Zones>>,
+    settings: Settings,
     unmarked: Queue<(String, String)>,
 }
 
 /// Starts the controller.
-pub fn start(context: &Context) {
+pub fn start(context: &Context, settings: Settings) {
     let controller = Controller {
         client: context.client.clone(),
         nodes: context.informers.of::<Node>(),
         leases: context.informers.of::<Lease>(),
         pods: context.informers.of::<Pod>(),
         recorder: Recorder::new(&context.tasks, context.client.clone(), "node-controller", None),
-        zones: Arc::default(),
+        zones: Arc::new(Mutex::new(Zones::new(settings.clone()))),
+        settings,
         unmarked: Queue::new(),
     };
     let c = controller.clone();
@@ -130,7 +163,7 @@ impl Controller {
                 let (_, health) =
                     seen.entry(name).or_insert_with(|| (node.uid().unwrap_or_default(), Health::new(node, lease.as_deref(), now)));
                 health.observe(node, lease.as_deref(), now);
-                let silent = health.is_silent(node, now);
+                let silent = health.is_silent(node, &self.settings, now);
                 let node = if silent { self.silence(node, now).await } else { node.clone() };
                 if zones::counts(&node) {
                     let number = numbers.entry(zones::of(&node)).or_default();
@@ -157,7 +190,7 @@ impl Controller {
                     seen.values_mut().for_each(|(_, health)| health.probe = now);
                 }
             }
-            tokio::time::sleep(PERIOD).await;
+            tokio::time::sleep(self.settings.period).await;
         }
     }
 

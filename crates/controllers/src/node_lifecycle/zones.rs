@@ -7,14 +7,7 @@ use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Node;
 use kube::ResourceExt;
 
-/// Nodes a second, normally.
-const RATE: f64 = 0.1;
-/// Nodes a second in a large zone of which much has failed.
-const SECONDARY_RATE: f64 = 0.01;
-/// A zone with more nodes is large.
-const LARGE: usize = 50;
-/// Part of a zone that must have failed for it to be called disrupted.
-const UNHEALTHY: f64 = 0.55;
+use super::Settings;
 
 /// The zone of a node.
 pub fn of(node: &Node) -> String {
@@ -37,22 +30,24 @@ pub enum ZoneState {
     Full,
 }
 
-/// Judges a zone by its numbers of ready and other nodes.
-pub fn judge(ready: usize, unready: usize) -> ZoneState {
-    if ready == 0 && unready > 0 {
-        ZoneState::Full
-    } else if unready > 2 && unready as f64 / (ready + unready) as f64 >= UNHEALTHY {
-        ZoneState::Partial
-    } else {
-        ZoneState::Normal
+impl Settings {
+    /// Judges a zone by its numbers of ready and other nodes.
+    fn judge(&self, ready: usize, unready: usize) -> ZoneState {
+        if ready == 0 && unready > 0 {
+            ZoneState::Full
+        } else if unready > 2 && unready as f64 / (ready + unready) as f64 >= self.unhealthy_zone {
+            ZoneState::Partial
+        } else {
+            ZoneState::Normal
+        }
     }
-}
 
-fn rate(state: ZoneState, size: usize) -> f64 {
-    match state {
-        ZoneState::Normal | ZoneState::Full => RATE,
-        ZoneState::Partial if size > LARGE => SECONDARY_RATE,
-        ZoneState::Partial => 0.0,
+    fn rate(&self, state: ZoneState, size: usize) -> f64 {
+        match state {
+            ZoneState::Normal | ZoneState::Full => self.eviction_rate,
+            ZoneState::Partial if size > self.large_cluster => self.secondary_eviction_rate,
+            ZoneState::Partial => 0.0,
+        }
     }
 }
 
@@ -83,9 +78,9 @@ struct Zone {
     waiting: VecDeque<String>,
 }
 
-impl Default for Zone {
-    fn default() -> Zone {
-        Zone { limiter: Limiter { rate: RATE, tokens: 1.0, at: None }, waiting: VecDeque::new() }
+impl Zone {
+    fn new(rate: f64) -> Zone {
+        Zone { limiter: Limiter { rate, tokens: 1.0, at: None }, waiting: VecDeque::new() }
     }
 }
 
@@ -102,14 +97,20 @@ pub enum Turn {
 /// All zones, and the nodes that wait to be given up.
 #[derive(Debug, Default)]
 pub struct Zones {
+    settings: Settings,
     zones: BTreeMap<String, Zone>,
     lost: bool,
 }
 
 impl Zones {
+    /// No zones yet.
+    pub fn new(settings: Settings) -> Zones {
+        Zones { settings, ..Zones::default() }
+    }
+
     /// A node is to be given up, in its turn.
     pub fn give_up(&mut self, zone: &str, node: &str) {
-        let zone = self.zones.entry(zone.to_string()).or_default();
+        let zone = self.zones.entry(zone.to_string()).or_insert_with(|| Zone::new(self.settings.eviction_rate));
         if !zone.waiting.iter().any(|n| n == node) {
             zone.waiting.push_back(node.to_string());
         }
@@ -138,10 +139,11 @@ impl Zones {
         if numbers.is_empty() {
             return Turn::Nothing;
         }
-        let lost = numbers.values().all(|(ready, unready)| judge(*ready, *unready) == ZoneState::Full);
+        let lost = numbers.values().all(|(ready, unready)| self.settings.judge(*ready, *unready) == ZoneState::Full);
         for (name, (ready, unready)) in numbers {
-            let rate = if lost { 0.0 } else { rate(judge(*ready, *unready), ready + unready) };
-            self.zones.entry(name.clone()).or_default().limiter.rate = rate;
+            let state = self.settings.judge(*ready, *unready);
+            let rate = if lost { 0.0 } else { self.settings.rate(state, ready + unready) };
+            self.zones.entry(name.clone()).or_insert_with(|| Zone::new(rate)).limiter.rate = rate;
         }
         let turn = match (self.lost, lost) {
             (false, true) => Turn::AllLost,
@@ -167,6 +169,7 @@ mod tests {
 
     #[test]
     fn zones_are_judged_as_upstream_does() {
+        let judge = |ready, unready| Settings::default().judge(ready, unready);
         assert_eq!(judge(0, 1), ZoneState::Full);
         assert_eq!(judge(1, 1), ZoneState::Normal, "two of few are no disruption");
         assert_eq!(judge(2, 2), ZoneState::Normal);
@@ -203,6 +206,19 @@ mod tests {
         assert_eq!(zones.due(at(0)), ["l0"]);
         assert!(zones.due(at(50)).is_empty());
         assert_eq!(zones.due(at(101)), ["l1"]);
+    }
+
+    #[test]
+    fn the_rates_are_the_users() {
+        let settings = Settings { eviction_rate: 1.0, secondary_eviction_rate: 0.5, large_cluster: 4, unhealthy_zone: 0.8, ..Settings::default() };
+        let mut zones = Zones::new(settings);
+        zones.judge(&numbers(&[("well", 2, 4), ("ill", 1, 5), ("small", 0, 0)]));
+        for zone in ["well", "ill"] {
+            (0..3).for_each(|n| zones.give_up(zone, &format!("{zone}{n}")));
+        }
+        assert_eq!(zones.due(at(0)), ["ill0", "well0"]);
+        assert_eq!(zones.due(at(1)), ["well1"]);
+        assert_eq!(zones.due(at(2)), ["ill1", "well2"]);
     }
 
     #[test]

@@ -150,7 +150,7 @@ impl World {
         let config = controllers::Config {
             controllers: controllers::Selection::new(&["*", "bootstrap-signer-controller", "token-cleaner-controller"]).expect("known names"),
             root_ca: Some(ca.cert_pem().into()),
-            signing_ca: Some((ca.cert_pem().into(), ca.key_pem().into())),
+            signing: Some(controllers::csr::Signing::by(controllers::csr::Authority::Pem(ca.cert_pem().into(), ca.key_pem().into()))),
             token_signer: Some(signer),
             node_ranges: Some(controllers::NodeRanges { cluster: ("10.244.0.0".parse().expect("an address"), 22), node_mask: 24 }),
             autoscaling: controllers::podautoscaler::Settings {

@@ -3,10 +3,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use client::Entry;
-use controllers::{CONTROLLERS, NodeRanges, Selection};
+use controllers::csr::{Authority, SIGNERS, Signing};
+use controllers::{CONTROLLERS, Limits, NodeRanges, Selection};
+use jiff::SignedDuration;
 use kube::Client;
 use reconcile::{Informers, Tasks};
 use serde_json::{Map, Value, json};
@@ -50,36 +53,12 @@ pub struct Setup {
 impl Setup {
     /// Reads the files that the flags name, and checks everything.
     pub fn new(values: &Values) -> Result<Setup> {
-        let pair = |cert: &str, key: &str| -> Result<Option<(String, String)>> {
-            match (values.given(cert), values.given(key)) {
-                (Some(c), Some(k)) => {
-                    let pair = (read(&c)?, read(&k)?);
-                    pki::Ca::from_pem(&pair.0, &pair.1).with_context(|| format!("--{cert} {c} and --{key} {k} cannot sign"))?;
-                    Ok(Some(pair))
-                }
-                (None, None) => Ok(None),
-                _ => bail!("--{cert} and --{key} belong together: one of them is missing"),
-            }
-        };
-        let general = pair("cluster-signing-cert-file", "cluster-signing-key-file")?;
-        let mut special = None;
-        for signer in ["kubelet-serving", "kubelet-client", "kube-apiserver-client", "legacy-unknown"] {
-            let own = pair(&format!("cluster-signing-{signer}-cert-file"), &format!("cluster-signing-{signer}-key-file"))?;
-            ensure!(own.is_none() || general.is_none(), "cannot specify --cluster-signing-{{cert,key}}-file and other --cluster-signing-*-file flags at the same time");
-            if let (Some(own), Some(before)) = (&own, &special) {
-                ensure!(own == before, "several CAs for signing are not supported yet: give --cluster-signing-cert-file and --cluster-signing-key-file");
-            }
-            special = special.or(own);
-        }
         let token_signer = match values.given("service-account-private-key-file") {
             None => None,
-            Some(path) => match pki::jwt::Signer::from_pem(&read(&path)?) {
-                Ok(signer) => Some(Arc::new(signer)),
-                Err(error) => {
-                    tracing::warn!("tokens are not put into Secrets: --service-account-private-key-file {path}: {error}");
-                    None
-                }
-            },
+            Some(path) => {
+                let signer = pki::jwt::Signer::from_pem(&read(&path)?);
+                Some(Arc::new(signer.with_context(|| format!("error reading key for service account token controller: {path}"))?))
+            }
         };
         let mut workers = BTreeMap::new();
         for (flag, controller) in WORKERS {
@@ -92,10 +71,12 @@ impl Setup {
         let config = controllers::Config {
             controllers: selection(values)?,
             root_ca: values.given("root-ca-file").map(|path| read(&path)).transpose()?,
-            signing_ca: general.or(special),
+            signing: signing(values)?,
             token_signer,
             node_ranges: ranges(values)?,
             autoscaling: autoscaling(values)?,
+            node_lifecycle: node_lifecycle(values)?,
+            limits: limits(values)?,
             workers,
         };
         Ok(Setup { config, own_accounts: values.bool("use-service-account-credentials") })
@@ -120,9 +101,72 @@ impl Setup {
     }
 }
 
+/// Which CA each signer has: one for all, or those that have one of their own.
+fn signing(values: &Values) -> Result<Option<Signing>> {
+    let authority = |prefix: &str| -> Result<Option<Authority>> {
+        let (cert, key) = (format!("{prefix}-cert-file"), format!("{prefix}-key-file"));
+        match (values.given(&cert), values.given(&key)) {
+            (Some(c), Some(k)) => {
+                let authority = Authority::Files(c.clone().into(), k.clone().into());
+                authority.load().with_context(|| format!("--{cert} {c} and --{key} {k} cannot sign"))?;
+                Ok(Some(authority))
+            }
+            (None, None) => Ok(None),
+            _ => bail!("--{cert} and --{key} belong together: one of them is missing"),
+        }
+    };
+    let general = authority("cluster-signing")?;
+    let flags = ["kubelet-serving", "kubelet-client", "kube-apiserver-client", "legacy-unknown"];
+    let mut own = BTreeMap::new();
+    for (signer, flag) in SIGNERS.into_iter().zip(flags) {
+        if let Some(authority) = authority(&format!("cluster-signing-{flag}"))? {
+            own.insert(signer, authority);
+        }
+    }
+    ensure!(own.is_empty() || general.is_none(), "cannot specify --cluster-signing-{{cert,key}}-file and other --cluster-signing-*-file flags at the same time");
+    let lifetime = signed(values, "cluster-signing-duration")?;
+    Ok(match general {
+        Some(general) => Some(Signing { lifetime, ..Signing::by(general) }),
+        None if own.is_empty() => None,
+        None => Some(Signing { authorities: own, lifetime }),
+    })
+}
+
+fn signed(values: &Values, flag: &str) -> Result<SignedDuration> {
+    SignedDuration::try_from(values.duration(flag)).with_context(|| format!("--{flag} is out of range"))
+}
+
+fn node_lifecycle(values: &Values) -> Result<controllers::node_lifecycle::Settings> {
+    Ok(controllers::node_lifecycle::Settings {
+        period: values.duration("node-monitor-period").max(Duration::from_millis(100)),
+        grace: signed(values, "node-monitor-grace-period")?,
+        startup_grace: signed(values, "node-startup-grace-period")?,
+        eviction_rate: values.float("node-eviction-rate"),
+        secondary_eviction_rate: values.float("secondary-node-eviction-rate"),
+        large_cluster: usize::try_from(values.int("large-cluster-size-threshold")).unwrap_or(0),
+        unhealthy_zone: values.float("unhealthy-zone-threshold"),
+    })
+}
+
+fn limits(values: &Values) -> Result<Limits> {
+    let bounded = |flag: &str| {
+        let number = values.int(flag);
+        ensure!(number >= 1, "{flag} must not be less than 1, but got {number}");
+        ensure!(number <= 1000, "{flag} must not be more than 1000, but got {number}");
+        Ok(number as usize)
+    };
+    Ok(Limits {
+        // Zero and less turn it off.
+        terminated_pods: usize::try_from(values.int("terminated-pod-gc-threshold")).ok().filter(|n| *n > 0),
+        unused_tokens: signed(values, "legacy-service-account-token-clean-up-period")?,
+        endpoints_per_slice: bounded("max-endpoints-per-slice")?,
+        mirrored_per_subset: bounded("mirroring-max-endpoints-per-subset")?,
+    })
+}
+
 fn autoscaling(values: &Values) -> Result<controllers::podautoscaler::Settings> {
     let duration = |name: &str| values.duration(&format!("horizontal-pod-autoscaler-{name}"));
-    let signed = |name: &str| jiff::SignedDuration::try_from(duration(name)).with_context(|| format!("--horizontal-pod-autoscaler-{name} is out of range"));
+    let signed = |name: &str| signed(values, &format!("horizontal-pod-autoscaler-{name}"));
     Ok(controllers::podautoscaler::Settings {
         sync_period: duration("sync-period"),
         downscale_stabilization: signed("downscale-stabilization")?,
@@ -260,6 +304,52 @@ mod tests {
     fn half_a_key_pair_is_refused() {
         assert!(refusal(&["--cluster-signing-cert-file=/nowhere"]).contains("belong together"));
         assert!(refusal(&["--root-ca-file=/nowhere/ca.crt"]).contains("cannot read /nowhere/ca.crt"));
+    }
+
+    #[test]
+    fn each_signer_may_have_a_ca_of_its_own() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let pair = |name: &str| {
+            let ca = pki::Ca::new(name, jiff::Timestamp::now(), SignedDuration::from_hours(24)).expect("a CA");
+            let (cert, key) = (dir.path().join(format!("{name}.crt")), dir.path().join(format!("{name}.key")));
+            std::fs::write(&cert, ca.cert_pem()).expect("written");
+            std::fs::write(&key, ca.key_pem()).expect("written");
+            (cert.display().to_string(), key.display().to_string())
+        };
+        let ((serving, serving_key), (client, client_key)) = (pair("serving"), pair("client"));
+        let flag = |name: &str, file: &str| format!("--cluster-signing-{name}-file={file}");
+        let given = |all: &[String]| values(&all.iter().map(String::as_str).collect::<Vec<_>>());
+        let own = [
+            flag("kubelet-serving-cert", &serving), flag("kubelet-serving-key", &serving_key), flag("kubelet-client-cert", &client),
+            flag("kubelet-client-key", &client_key), "--cluster-signing-duration=1h".into(),
+        ];
+        let signing = Setup::new(&given(&own)).expect("settings").config.signing.expect("signers");
+        assert_eq!(signing.authorities.keys().copied().collect::<Vec<_>>(), ["kubernetes.io/kube-apiserver-client-kubelet", "kubernetes.io/kubelet-serving"]);
+        assert_eq!(signing.lifetime, SignedDuration::from_hours(1));
+        let renewed = pki::Ca::new("renewed", jiff::Timestamp::now(), SignedDuration::from_hours(24)).expect("a CA");
+        std::fs::write(&serving, renewed.cert_pem()).expect("written");
+        std::fs::write(&serving_key, renewed.key_pem()).expect("written");
+        let now = signing.authorities["kubernetes.io/kubelet-serving"].load().expect("a CA");
+        assert_eq!(now.cert_pem(), renewed.cert_pem(), "files are read anew");
+        let general = [flag("cert", &client), flag("key", &client_key)];
+        let all = Setup::new(&given(&general)).expect("settings").config.signing.expect("signers");
+        assert_eq!((all.authorities.len(), all.lifetime), (4, SignedDuration::from_hours(8760)));
+        let both: Vec<String> = own.into_iter().chain(general).collect();
+        let why = format!("{:#}", Setup::new(&given(&both)).err().expect("it is refused"));
+        assert!(why.starts_with("cannot specify --cluster-signing-{cert,key}-file and other"), "{why}");
+    }
+
+    #[test]
+    fn limits_and_the_patience_with_nodes_are_the_users() {
+        let config = Setup::new(&values(&[])).expect("settings").config;
+        assert_eq!(config.limits.terminated_pods, Some(12500));
+        assert_eq!((config.node_lifecycle.grace, config.node_lifecycle.eviction_rate), (SignedDuration::from_secs(50), 0.1));
+        let args = ["--terminated-pod-gc-threshold=0", "--node-monitor-grace-period=16s", "--node-eviction-rate=1.5", "--max-endpoints-per-slice=7"];
+        let config = Setup::new(&values(&args)).expect("settings").config;
+        assert_eq!((config.limits.terminated_pods, config.limits.endpoints_per_slice), (None, 7));
+        assert_eq!((config.node_lifecycle.grace, config.node_lifecycle.eviction_rate), (SignedDuration::from_secs(16), 1.5));
+        assert_eq!(refusal(&["--max-endpoints-per-slice=0"]), "max-endpoints-per-slice must not be less than 1, but got 0");
+        assert_eq!(refusal(&["--mirroring-max-endpoints-per-subset=1001"]), "mirroring-max-endpoints-per-subset must not be more than 1000, but got 1001");
     }
 
     #[test]
