@@ -1,81 +1,103 @@
-//! Match conditions: expressions in CEL that say which requests a webhook is for.
-
-use std::sync::LazyLock;
+//! Expressions about a write: what they see, whom they may ask about rights, what they may cost; and match conditions,
+//! which say whether a webhook or policy is meant.
 
 use api::field::{FieldError, Path};
-use apiserver::{AuthzAttributes, Ctx, Decision};
-use cel::{AccessRequest, Activation, DeclType, Env, Program, Type, Value as Cel};
+use apiserver::{AuthzAttributes, Ctx, UserInfo};
+use cel::admission::{NAMESPACE, REQUEST, compile};
+use cel::{AccessRequest, Activation, Authorizer, DeclType, Decision, Env, Program, RUNTIME_BUDGET, Type, Value as Cel};
 use serde_json::Value;
 
-use crate::util::text;
+use super::request::{View, name};
+use crate::util::{items, text};
 
-/// Most conditions of one webhook.
+/// Most conditions of one webhook or policy.
 const MOST: usize = 64;
-/// The most that all conditions of one webhook may cost.
-const BUDGET: u64 = 2_500_000;
+/// What the conditions of one webhook or policy may cost together.
+const MATCH_BUDGET: u64 = RUNTIME_BUDGET / 4;
+/// What is said when expressions cost too much.
+pub(super) const OUT_OF_BUDGET: &str = "validation failed due to running out of cost budget, no further validation rules will be run";
 
-/// The type of `request`.
-static REQUEST: LazyLock<DeclType> = LazyLock::new(|| {
-    let text = || DeclType::string_of(0);
-    let kind = || DeclType::object_of([("group", text()), ("version", text()), ("kind", text())]);
-    let resource = || DeclType::object_of([("group", text()), ("version", text()), ("resource", text())]);
-    let user = DeclType::object_of([
-        ("username", text()),
-        ("uid", text()),
-        ("groups", DeclType::list_of(text())),
-        ("extra", DeclType::map_of(DeclType::list_of(text()), 0)),
-    ]);
-    DeclType::object_of([
-        ("kind", kind()),
-        ("resource", resource()),
-        ("subResource", text()),
-        ("requestKind", kind()),
-        ("requestResource", resource()),
-        ("requestSubResource", text()),
-        ("name", text()),
-        ("namespace", text()),
-        ("operation", text()),
-        ("userInfo", user),
-        ("dryRun", DeclType::bool()),
-        ("options", DeclType::unknown()),
-    ])
-});
-
-fn environment() -> Env {
-    let mut env = Env::new().variable_of("object", Type::Dyn).variable_of("oldObject", Type::Dyn);
-    env.declare_schema("request", "kubernetes.AdmissionRequest", &REQUEST);
-    env.declare("authorizer", Type::object("kubernetes.authorization.Authorizer"));
-    env.declare("authorizer.requestResource", Type::object("kubernetes.authorization.ResourceCheck"));
-    env
-}
-
-fn compile(expression: &str) -> Result<Program, String> {
-    let program = environment().compile(expression).map_err(|issues| format!("compilation failed: {issues}"))?;
-    match program.result_type() {
-        Type::Bool | Type::Dyn => Ok(program),
-        _ => Err("must evaluate to bool".into()),
-    }
-}
-
-/// One condition.
-pub(super) struct Condition {
-    name: String,
+/// An expression with what it compiled to, or why it did not.
+pub(super) struct Expression {
+    pub text: String,
     program: Result<Program, String>,
 }
 
-impl Condition {
-    pub fn new(condition: &Value) -> Self {
-        Self { name: text(condition, "/name").to_owned(), program: compile(text(condition, "/expression")) }
+/// The budget is spent.
+pub(super) struct Spent;
+
+impl Expression {
+    /// Compiles an expression that must have one of these types.
+    pub fn new(env: &Env, text: &str, types: &[Type]) -> Self {
+        Self { text: text.to_owned(), program: compile(env, text, types) }
+    }
+
+    /// Evaluates the expression and takes its cost, with that of the variables that it needed, off the budget.
+    pub fn evaluate<'a>(&'a self, activation: &Activation<'a>, budget: &mut u64) -> Result<Result<Cel<'a>, String>, Spent> {
+        let program = match &self.program {
+            Ok(program) => program,
+            Err(why) => return Ok(Err(format!("compilation error: {why}"))),
+        };
+        let evaluation = program.eval(activation);
+        for cost in [activation.take_composed_cost(), evaluation.cost] {
+            *budget = budget.checked_sub(cost).ok_or(Spent)?;
+        }
+        Ok(evaluation.result.map_err(|e| format!("expression '{}' resulted in error: {e}", self.text)))
+    }
+}
+
+/// An expression that others know by a name, as `variables.name`.
+pub(super) type Variable = (String, Result<Program, String>);
+
+/// What expressions see of a write.
+pub(super) struct Data<'a> {
+    view: &'a View<'a>,
+    params: Option<&'a Value>,
+    request: Value,
+    rights: Rights<'a>,
+    asked: AccessRequest,
+}
+
+impl<'a> Data<'a> {
+    /// A write, and parameters where a policy has them.
+    pub fn new(view: &'a View<'a>, params: Option<&'a Value>) -> Self {
+        let ctx = view.attributes.ctx;
+        let asked = AccessRequest {
+            group: ctx.resource.group.to_owned(),
+            resource: ctx.resource.plural.to_owned(),
+            subresource: ctx.subresource.clone(),
+            namespace: ctx.namespace.clone(),
+            name: name(ctx, Some(&view.object)).to_owned(),
+            ..AccessRequest::default()
+        };
+        Self { view, params, request: view.request(), rights: Rights(ctx), asked }
+    }
+
+    /// The values of what expressions name.
+    pub fn activation<'d>(&'d self, namespace: Option<&'d Value>, variables: &'d [Variable]) -> Activation<'d> {
+        let typed = |decl: &'static DeclType, value: &'d Value| decl.value(value).unwrap_or_else(|_| Cel::from_json(value));
+        let mut activation = Activation::new()
+            .with("object", Cel::from_json(&self.view.object))
+            .with("oldObject", Cel::from_json(&self.view.old))
+            .with("request", typed(&REQUEST, &self.request))
+            .with("namespaceObject", namespace.map_or(Cel::Null, |n| typed(&NAMESPACE, n)))
+            .with("params", self.params.map_or(Cel::Null, Cel::from_json))
+            .with("authorizer", Cel::authorizer(&self.rights))
+            .with("authorizer.requestResource", Cel::request_resource(&self.rights, self.asked.clone()));
+        for (name, program) in variables {
+            activation.compose(name, program.as_ref().map_err(Clone::clone));
+        }
+        activation
     }
 }
 
 /// Asks the server's authorizers in the name of who makes the request.
 struct Rights<'a>(&'a Ctx);
 
-impl cel::Authorizer for Rights<'_> {
-    fn authorize(&self, asked: &AccessRequest) -> cel::Decision {
+impl Authorizer for Rights<'_> {
+    fn authorize(&self, asked: &AccessRequest) -> Decision {
         let user = match &asked.service_account {
-            Some((namespace, name)) => apiserver::UserInfo::new(
+            Some((namespace, name)) => UserInfo::new(
                 format!("system:serviceaccount:{namespace}:{name}"),
                 &["system:serviceaccounts", &format!("system:serviceaccounts:{namespace}"), "system:authenticated"],
             ),
@@ -96,64 +118,45 @@ impl cel::Authorizer for Rights<'_> {
             label_selector: asked.label_selector.clone().unwrap_or_default(),
         };
         let (decision, reason) = self.0.backend.authorizer.authorize(&attributes);
-        cel::Decision { allowed: decision == Decision::Allow, reason, error: None }
+        Decision { allowed: decision == apiserver::Decision::Allow, reason, error: None }
     }
+}
+
+/// Compiles the match conditions of a webhook or policy.
+pub(super) fn read(env: &Env, conditions: &Value) -> Vec<Expression> {
+    items(conditions, "/matchConditions").map(|c| Expression::new(env, text(c, "/expression"), &[Type::Bool])).collect()
 }
 
 /// Whether all conditions hold. One that does not decides, whatever else fails; otherwise a failure is the answer.
-pub(super) fn all_hold(conditions: &[Condition], object: &Value, old: &Value, request: &Value, ctx: &Ctx) -> Result<bool, String> {
-    let rights = Rights(ctx);
-    let asked = AccessRequest {
-        group: ctx.resource.group.to_owned(),
-        resource: ctx.resource.plural.to_owned(),
-        subresource: ctx.subresource.clone(),
-        namespace: ctx.namespace.clone(),
-        name: ctx.name.clone(),
-        ..AccessRequest::default()
-    };
+/// They know no namespace object.
+pub(super) fn all_hold(conditions: &[Expression], data: &Data<'_>, variables: &[Variable]) -> Result<bool, String> {
+    let activation = data.activation(None, variables);
+    let mut budget = MATCH_BUDGET;
     let mut failures = Vec::new();
-    let mut left = BUDGET;
     for condition in conditions {
-        let program = match &condition.program {
-            Ok(program) => program,
-            Err(why) => {
-                failures.push(why.clone());
-                continue;
-            }
-        };
-        let request = REQUEST.value(request).map_err(|e| e.to_string())?;
-        let activation = Activation::new()
-            .with("object", Cel::from_json(object))
-            .with("oldObject", Cel::from_json(old))
-            .with("request", request)
-            .with("authorizer", Cel::authorizer(&rights))
-            .with("authorizer.requestResource", Cel::request_resource(&rights, asked.clone()));
-        let evaluation = program.eval(&activation);
-        let Some(rest) = left.checked_sub(evaluation.cost) else {
-            return Err("validation failed due to running out of cost budget, no further validation rules will be run".into());
-        };
-        left = rest;
-        match evaluation.result {
-            Ok(value) if value.as_bool() == Some(false) => return Ok(false),
-            Ok(_) => {}
-            Err(error) => failures.push(format!("expression '{}' resulted in error: {error}", condition.name)),
+        match condition.evaluate(&activation, &mut budget) {
+            Err(Spent) => return Err(OUT_OF_BUDGET.to_owned()),
+            Ok(Err(why)) => failures.push(why),
+            Ok(Ok(value)) if value.as_bool() == Some(false) => return Ok(false),
+            Ok(Ok(_)) => {}
         }
     }
-    if failures.is_empty() { Ok(true) } else { Err(api::field::aggregate(failures.iter().map(String::as_str))) }
+    if failures.is_empty() { Ok(true) } else { Err(api::field::aggregate(failures)) }
 }
 
-/// What is wrong with the conditions of a webhook.
-pub(super) fn validate(conditions: &[&Value], at: &Path, errors: &mut Vec<FieldError>) {
+/// What is wrong with the match conditions of a webhook or policy.
+pub(super) fn validate(env: &Env, conditions: &Value, at: &Path, errors: &mut Vec<FieldError>) {
+    let conditions: Vec<&Value> = items(conditions, "/matchConditions").collect();
     if conditions.len() > MOST {
         errors.push(FieldError::too_many(at, conditions.len(), MOST));
     }
     let mut seen = Vec::new();
     for (i, condition) in conditions.iter().enumerate() {
         let at = at.index(i);
-        let (name, expression) = (text(condition, "/name"), text(condition, "/expression"));
-        if expression.trim().is_empty() {
+        let (name, expression) = (text(condition, "/name"), text(condition, "/expression").trim());
+        if expression.is_empty() {
             errors.push(FieldError::required(&at.child("expression"), ""));
-        } else if let Err(why) = compile(expression) {
+        } else if let Err(why) = compile(env, expression, &[Type::Bool]) {
             errors.push(FieldError::invalid(&at.child("expression"), expression, why));
         }
         if name.is_empty() {
@@ -172,27 +175,37 @@ pub(super) fn validate(conditions: &[&Value], at: &Path, errors: &mut Vec<FieldE
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::testing::Objects;
+    use crate::testing::{Objects, block_on};
     use crate::util::PODS;
+    use apiserver::{Attributes, Operation};
+    use cel::admission::{Variables, env};
     use serde_json::json;
+
+    fn full() -> Env {
+        env(Variables { authorizer: true, ..Variables::default() })
+    }
 
     fn hold(conditions: &[&str]) -> Result<bool, String> {
         let objects = Objects::new();
-        let ctx = objects.ctx(&PODS, "a", "p", apiserver::UserInfo::new("bob", &["g"]));
-        let request = json!({"operation": "CREATE", "userInfo": {"username": "bob", "groups": ["g"]}, "resource": {"group": "", "version": "v1", "resource": "pods"}});
-        let conditions: Vec<Condition> = conditions.iter().map(|e| Condition::new(&json!({"name": "c", "expression": e}))).collect();
-        all_hold(&conditions, &json!({"metadata": {"name": "p"}}), &Value::Null, &request, &ctx)
+        let ctx = objects.ctx(&PODS, "a", "p", UserInfo::new("bob", &["g"]));
+        let attributes = Attributes { ctx: &ctx, operation: Operation::Create, old: None, options: &Value::Null };
+        let object = json!({"metadata": {"name": "p"}});
+        let view = block_on(View::of(&attributes, &PODS, Some(&object))).unwrap();
+        let conditions: Vec<Value> = conditions.iter().map(|e| json!({"name": "c", "expression": e})).collect();
+        all_hold(&read(&full(), &json!({"matchConditions": conditions})), &Data::new(&view, None), &[])
     }
 
     #[test]
     fn conditions_decide() {
         assert_eq!(hold(&[]), Ok(true));
         assert_eq!(hold(&["object.metadata.name == 'p'", "request.userInfo.username == 'bob'", "oldObject == null"]), Ok(true));
+        assert_eq!(hold(&["request.operation == 'CREATE'", "request.resource.resource == 'pods'", "'g' in request.userInfo.groups"]), Ok(true));
         assert_eq!(hold(&["authorizer.group('').resource('pods').namespace('a').check('delete').allowed()"]), Ok(true));
         assert_eq!(hold(&["object.metadata.none == 1", "request.operation == 'DELETE'"]), Ok(false), "one that does not hold decides");
-        assert_eq!(hold(&["object.metadata.none == 1"]), Err("expression 'c' resulted in error: no such key: none".into()));
+        let failed = "expression 'object.metadata.none == 1' resulted in error: no such key: none";
+        assert_eq!(hold(&["object.metadata.none == 1"]), Err(failed.into()));
         let mut errors = Vec::new();
-        validate(&[&json!({"name": "a/b/c", "expression": "request.nope"})], &Path::new("m"), &mut errors);
+        validate(&full(), &json!({"matchConditions": [{"name": "a/b/c", "expression": "request.nope"}]}), &Path::new("m"), &mut errors);
         assert_eq!(errors.len(), 2);
         assert!(errors[0].detail.starts_with("compilation failed: ERROR: <input>:1:8: undefined field 'nope'"), "{}", errors[0]);
     }

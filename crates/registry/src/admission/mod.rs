@@ -2,13 +2,16 @@
 
 mod certificates;
 mod conditions;
+mod configured;
 mod defaults;
 mod limit_ranger;
+mod matching;
 mod namespace_lifecycle;
 mod node_restriction;
 mod pod_security;
 pub(crate) mod policy;
 mod priority;
+mod request;
 mod resource_quota;
 mod service_account;
 mod storage;

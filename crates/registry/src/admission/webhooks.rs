@@ -8,19 +8,21 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use api::selector::Labels;
 use api::status;
-use apiserver::types::{Resource, Status};
+use apiserver::types::Status;
 use apiserver::webhook::{Client, Services};
 use apiserver::{Admission, Attributes, Ctx, Operation};
 use async_trait::async_trait;
 use base64::Engine;
-use parking_lot::Mutex;
+use cel::admission::{Variables, env};
 use serde_json::{Value, json};
 
-use super::conditions::{self, Condition};
+use super::conditions::{self, Data, Expression};
+use super::configured::Configured;
+use super::matching::Matcher;
+use super::request::{View, is_configuration};
 use crate::locate::ServiceProxy;
-use crate::util::{MUTATING_HOOKS, NAMESPACES, Res, VALIDATING_HOOKS, items, map, number, quote, text, texts, uuid};
+use crate::util::{MUTATING_HOOKS, Res, VALIDATING_HOOKS, items, map, number, quote, text, texts, uuid};
 
 /// One hook of a configuration.
 struct Hook {
@@ -28,175 +30,82 @@ struct Hook {
     id: String,
     name: String,
     client: Result<Client, String>,
-    rules: Vec<Value>,
-    equivalent: bool,
-    namespaces: Option<Labels>,
-    objects: Option<Labels>,
+    matcher: Matcher,
     /// A hook that cannot be asked is passed over.
     ignores: bool,
     side_effects: bool,
     timeout: Duration,
     review: Option<&'static str>,
-    conditions: Vec<Condition>,
+    conditions: Vec<Expression>,
     again: bool,
 }
 
-/// All hooks of one kind of configuration, kept while none changes.
+/// All hooks of one kind of configuration.
 struct Hooks {
     resource: &'static Res,
-    kept: Mutex<(u64, Arc<Vec<Hook>>)>,
+    compiled: Configured<Hook>,
 }
 
 impl Hooks {
     fn new(resource: &'static Res) -> Self {
-        Self { resource, kept: Mutex::new((u64::MAX, Arc::default())) }
+        Self { resource, compiled: Configured::default() }
     }
 
+    /// The hooks of all configurations, in the order of their names.
     fn all(&self, ctx: &Ctx) -> Arc<Vec<Hook>> {
-        let reader = &ctx.backend.reader;
-        let version = reader.version(self.resource);
-        let mut kept = self.kept.lock();
-        if kept.0 != version {
-            let mut configurations = reader.list(self.resource, None);
+        self.compiled.get(ctx, &[self.resource], |_| {
+            let mut configurations = ctx.backend.reader.list(self.resource, None);
             configurations.sort_by(|a, b| text(a, "/metadata/name").cmp(text(b, "/metadata/name")));
             let hooks = configurations.iter().flat_map(|c| {
                 let configuration = text(c, "/metadata/name").to_owned();
                 items(c, "/webhooks").enumerate().map(move |(i, h)| read(&format!("{configuration}/{i}"), h)).collect::<Vec<_>>()
             });
-            *kept = (version, Arc::new(hooks.collect()));
-        }
-        kept.1.clone()
+            hooks.collect()
+        })
     }
 }
 
+/// What the conditions of webhooks may name.
+fn environment() -> cel::Env {
+    env(Variables { authorizer: true, ..Variables::default() })
+}
+
 fn read(id: &str, hook: &Value) -> Hook {
-    let selector = |pointer: &str| hook.pointer(pointer).and_then(|s| Labels::from_label_selector(s).ok()).filter(|s| !s.is_empty());
     Hook {
         id: format!("{id}/{}", text(hook, "/name")),
         name: text(hook, "/name").to_owned(),
         client: Client::new(hook.get("clientConfig").unwrap_or(&Value::Null)),
-        rules: items(hook, "/rules").cloned().collect(),
-        equivalent: text(hook, "/matchPolicy") != "Exact",
-        namespaces: selector("/namespaceSelector"),
-        objects: selector("/objectSelector"),
+        matcher: Matcher::of_hook(hook),
         ignores: text(hook, "/failurePolicy") == "Ignore",
         side_effects: !matches!(text(hook, "/sideEffects"), "None" | "NoneOnDryRun"),
         timeout: Duration::from_secs(number(hook, "/timeoutSeconds").unwrap_or(10).clamp(1, 30) as u64),
         review: texts(hook, "/admissionReviewVersions").find_map(|v| ["v1", "v1beta1"].into_iter().find(|k| *k == v)),
-        conditions: items(hook, "/matchConditions").map(Condition::new).collect(),
+        conditions: conditions::read(&environment(), hook),
         again: text(hook, "/reinvocationPolicy") == "IfNeeded",
     }
 }
 
-/// How a hook takes a request: as which resource.
-struct Call {
-    resource: &'static Resource,
-}
-
-/// Configurations of admission itself are nobody's to refuse.
-fn is_exempt(ctx: &Ctx) -> bool {
-    ctx.resource.group == "admissionregistration.k8s.io"
-}
-
-fn is_namespace(ctx: &Ctx) -> bool {
-    ctx.resource.group.is_empty() && ctx.resource.plural == "namespaces"
-}
-
-/// The namespace of a request; that of a namespace is itself.
-fn namespace(ctx: &Ctx) -> &str {
-    if is_namespace(ctx) { &ctx.name } else { &ctx.namespace }
-}
-
-fn operation(operation: Operation) -> &'static str {
-    match operation {
-        Operation::Create => "CREATE",
-        Operation::Update => "UPDATE",
-        Operation::Delete => "DELETE",
-        Operation::Connect => "CONNECT",
-    }
-}
-
-fn matches_rule(rule: &Value, resource: &Resource, attributes: &Attributes<'_>) -> bool {
-    let ctx = attributes.ctx;
-    let has = |pointer: &str, wanted: &str| texts(rule, pointer).any(|v| v == "*" || v == wanted);
-    let namespaced = !is_namespace(ctx) && !ctx.namespace.is_empty();
-    let scope = match text(rule, "/scope") {
-        "Namespaced" => namespaced,
-        "Cluster" => !namespaced,
-        _ => true,
-    };
-    scope
-        && has("/operations", operation(attributes.operation))
-        && has("/apiGroups", resource.group)
-        && has("/apiVersions", resource.version)
-        && texts(rule, "/resources").any(|r| {
-            let (plural, sub) = r.split_once('/').unwrap_or((r, ""));
-            (plural == "*" || plural == resource.plural) && (sub == "*" || sub == ctx.subresource)
-        })
-}
-
 impl Hook {
-    /// Whether and how the hook is asked about a write.
-    async fn call(&self, attributes: &Attributes<'_>, object: Option<&Value>) -> Result<Option<Call>, Status> {
+    /// Whether the hook is asked about a write, and how it sees it.
+    async fn view<'a>(&self, attributes: &'a Attributes<'a>, object: Option<&'a Value>) -> Result<Option<View<'a>>, Status> {
         let ctx = attributes.ctx;
-        let Some(resource) = self.resource(attributes) else { return Ok(None) };
-        if !self.selects_objects(attributes, object) || !self.selects_namespace(attributes, object).await? {
-            return Ok(None);
-        }
+        let Some(target) = self.matcher.matches(attributes, object).await? else { return Ok(None) };
+        let view = View::of(attributes, target, object).await?;
         if self.conditions.is_empty() {
-            return Ok(Some(Call { resource }));
+            return Ok(Some(view));
         }
-        let request = request(attributes, resource, &uuid());
-        let old = attributes.old.unwrap_or(&Value::Null);
-        match conditions::all_hold(&self.conditions, object.unwrap_or(&Value::Null), old, &request, ctx) {
-            Ok(true) => Ok(Some(Call { resource })),
+        let holds = conditions::all_hold(&self.conditions, &Data::new(&view, None), &[]);
+        match holds {
+            Ok(true) => Ok(Some(view)),
             Ok(false) => Ok(None),
             Err(_) if self.ignores => Ok(None),
             Err(why) => Err(status::forbidden(ctx.resource.group, ctx.resource.plural, &ctx.name, &why)),
         }
     }
 
-    fn resource(&self, attributes: &Attributes<'_>) -> Option<&'static Resource> {
-        let own = attributes.ctx.resource;
-        if self.rules.iter().any(|rule| matches_rule(rule, own, attributes)) {
-            return Some(own);
-        }
-        if !self.equivalent {
-            return None;
-        }
-        let others = attributes.ctx.backend.reader.equivalents(own);
-        let others = || others.iter().filter(|r| (r.group, r.version) != (own.group, own.version));
-        self.rules.iter().find_map(|rule| others().find(|r| matches_rule(rule, r, attributes)).copied())
-    }
-
-    fn selects_objects(&self, attributes: &Attributes<'_>, object: Option<&Value>) -> bool {
-        let Some(selector) = &self.objects else { return true };
-        let labels = |o: &Value| o.pointer("/metadata/labels").cloned().unwrap_or_default();
-        // a connection's options are no object with labels
-        attributes.operation != Operation::Connect
-            && [object, attributes.old].into_iter().flatten().any(|o| selector.matches(&labels(o)))
-    }
-
-    async fn selects_namespace(&self, attributes: &Attributes<'_>, object: Option<&Value>) -> Result<bool, Status> {
-        let ctx = attributes.ctx;
-        let Some(selector) = &self.namespaces else { return Ok(true) };
-        if namespace(ctx).is_empty() && !is_namespace(ctx) {
-            return Ok(true);
-        }
-        let empty = Value::Null;
-        if is_namespace(ctx) && ctx.subresource.is_empty() && matches!(attributes.operation, Operation::Create | Operation::Update) {
-            return Ok(selector.matches(object.and_then(|o| o.pointer("/metadata/labels")).unwrap_or(&empty)));
-        }
-        let found = match ctx.backend.reader.get(&NAMESPACES, "", namespace(ctx)) {
-            Some(found) => found,
-            None => Arc::new(ctx.backend.writer.get(&NAMESPACES, "", namespace(ctx)).await?),
-        };
-        Ok(selector.matches(found.pointer("/metadata/labels").unwrap_or(&empty)))
-    }
-
     /// Asks the hook. The outer error is a failure to ask, the inner one is its refusal.
-    async fn ask(&self, attributes: &Attributes<'_>, call: &Call, object: Option<&Value>, mutating: bool) -> Result<Result<Option<Value>, Status>, String> {
-        let ctx = attributes.ctx;
+    async fn ask(&self, view: &View<'_>, mutating: bool) -> Result<Result<Option<Value>, Status>, String> {
+        let ctx = view.attributes.ctx;
         if ctx.dry_run && self.side_effects {
             let why = format!("admission webhook {} does not support dry run", quote(&self.name));
             return Ok(Err(status::bad_request(why)));
@@ -204,9 +113,10 @@ impl Hook {
         let version = self.review.ok_or("could not create admission objects: webhook does not accept known AdmissionReview versions (v1, v1beta1)")?;
         let client = self.client.as_ref().map_err(|why| format!("could not get REST client: {why}"))?;
         let uid = uuid();
-        let mut request = request(attributes, call.resource, &uid);
-        request["object"] = self.convert(ctx, call, object).await?;
-        request["oldObject"] = self.convert(ctx, call, attributes.old).await?;
+        let mut request = view.request();
+        request["uid"] = uid.as_str().into();
+        request["object"] = Value::clone(&view.object);
+        request["oldObject"] = Value::clone(&view.old);
         let api_version = format!("admission.k8s.io/{version}");
         let review = json!({"kind": "AdmissionReview", "apiVersion": api_version, "request": request});
         let services = Services::new(Arc::new(ServiceProxy), ctx.backend.clone());
@@ -245,24 +155,15 @@ impl Hook {
         if patch.as_array().is_none_or(Vec::is_empty) {
             return Ok(Ok(None));
         }
-        if request["object"].is_null() {
+        if view.object.is_null() {
             let why = format!("admission webhook {} attempted to modify the object, which is not supported for this operation", quote(&self.name));
             return Ok(Err(status::internal(why)));
         }
-        let patched = match api::patch::json_patch(&request["object"], &patch) {
+        let patched = match api::patch::json_patch(&view.object, &patch) {
             Ok(patched) => patched,
             Err(refused) => return Ok(Err(status::internal(refused.message))),
         };
-        let back = ctx.backend.writer.convert(call.resource, ctx.resource, patched).await;
-        Ok(back.map(Some))
-    }
-
-    async fn convert(&self, ctx: &Ctx, call: &Call, object: Option<&Value>) -> Result<Value, String> {
-        match object {
-            None => Ok(Value::Null),
-            Some(object) if std::ptr::eq(call.resource, ctx.resource) || !ctx.subresource.is_empty() && ctx.subresource != "status" => Ok(object.clone()),
-            Some(object) => ctx.backend.writer.convert(ctx.resource, call.resource, object.clone()).await.map_err(|s| s.message),
-        }
+        Ok(view.back(patched).await.map(Some))
     }
 
     /// What a failure to ask means.
@@ -288,45 +189,6 @@ fn refusal(name: &str, result: Option<&Value>) -> Status {
         refused.code = 400;
     }
     refused
-}
-
-/// The AdmissionRequest, without the objects.
-fn request(attributes: &Attributes<'_>, resource: &Resource, uid: &str) -> Value {
-    let ctx = attributes.ctx;
-    let kind = |r: &Resource| match r.subresource(&ctx.subresource) {
-        Some(sub) => json!({"group": sub.group, "version": sub.version, "kind": sub.kind}),
-        None => json!({"group": r.group, "version": r.version, "kind": r.kind}),
-    };
-    let named = |r: &Resource| json!({"group": r.group, "version": r.version, "resource": r.plural});
-    let mut user = json!({"username": ctx.user.name, "groups": ctx.user.groups});
-    if !ctx.user.uid.is_empty() {
-        user["uid"] = ctx.user.uid.as_str().into();
-    }
-    if !ctx.user.extra.is_empty() {
-        user["extra"] = json!(ctx.user.extra);
-    }
-    let mut request = json!({
-        "uid": uid,
-        "kind": kind(resource),
-        "resource": named(resource),
-        "requestKind": kind(ctx.resource),
-        "requestResource": named(ctx.resource),
-        "operation": operation(attributes.operation),
-        "userInfo": user,
-        "object": null,
-        "oldObject": null,
-        "dryRun": ctx.dry_run,
-        "options": attributes.options,
-    });
-    for (key, value) in [("subResource", &ctx.subresource), ("requestSubResource", &ctx.subresource), ("name", &ctx.name)] {
-        if !value.is_empty() {
-            request[key] = value.as_str().into();
-        }
-    }
-    if !namespace(ctx).is_empty() {
-        request["namespace"] = namespace(ctx).into();
-    }
-    request
 }
 
 /// Lets hooks change what is written.
@@ -360,7 +222,7 @@ impl Admission for Mutating {
     async fn admit(&self, attributes: &Attributes<'_>, object: &mut Value) -> Result<(), Status> {
         let ctx = attributes.ctx;
         let hooks = self.0.all(ctx);
-        if hooks.is_empty() || is_exempt(ctx) {
+        if hooks.is_empty() || is_configuration(ctx) {
             return Ok(());
         }
         let mut rounds = ctx.rounds();
@@ -369,11 +231,13 @@ impl Admission for Mutating {
         }
         for hook in hooks.iter() {
             let given = (!object.is_null()).then_some(&*object);
-            let Some(call) = hook.call(attributes, given).await? else { continue };
+            let Some(view) = hook.view(attributes, given).await? else { continue };
             if rounds.again && !rounds.required.contains(&hook.id) {
                 continue;
             }
-            match hook.ask(attributes, &call, given, true).await {
+            let answer = hook.ask(&view, true).await;
+            drop(view);
+            match answer {
                 Err(why) => hook.failed(&why)?,
                 Ok(Err(refused)) => return Err(refused),
                 Ok(Ok(None)) => {}
@@ -409,17 +273,17 @@ impl Admission for Validating {
     async fn validate(&self, attributes: &Attributes<'_>, object: Option<&Value>) -> Result<(), Status> {
         let ctx = attributes.ctx;
         let hooks = self.0.all(ctx);
-        if hooks.is_empty() || is_exempt(ctx) {
+        if hooks.is_empty() || is_configuration(ctx) {
             return Ok(());
         }
         let mut calls = Vec::new();
         for hook in hooks.iter() {
-            if let Some(call) = hook.call(attributes, object).await? {
-                calls.push((hook, call));
+            if let Some(view) = hook.view(attributes, object).await? {
+                calls.push((hook, view));
             }
         }
-        let asked = calls.iter().map(|(hook, call)| async move {
-            match hook.ask(attributes, call, object, false).await {
+        let asked = calls.iter().map(|(hook, view)| async move {
+            match hook.ask(view, false).await {
                 Err(why) => hook.failed(&why),
                 Ok(answer) => answer.map(drop),
             }
@@ -486,8 +350,7 @@ pub(crate) fn validate(configuration: &Value, mutating: bool) -> Vec<api::field:
             Some(_) => api::crd::definition::client_config(&hook["clientConfig"], &at.child("clientConfig"), false, &mut errors),
             None => errors.push(FieldError::required(&at.child("clientConfig"), "exactly one of url or service is required")),
         }
-        let given: Vec<&Value> = items(hook, "/matchConditions").collect();
-        conditions::validate(&given, &at.child("matchConditions"), &mut errors);
+        conditions::validate(&environment(), hook, &at.child("matchConditions"), &mut errors);
     }
     errors
 }
@@ -495,29 +358,6 @@ pub(crate) fn validate(configuration: &Value, mutating: bool) -> Vec<api::field:
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::testing::Objects;
-    use crate::util::PODS;
-    use apiserver::UserInfo;
-
-    #[test]
-    fn rules_say_which_writes() {
-        let objects = Objects::new();
-        let check = |rule: Value, sub: &str, expect: bool| {
-            let mut ctx = objects.ctx(&PODS, "a", "p", UserInfo::default());
-            ctx.subresource = sub.into();
-            let attributes = Attributes { ctx: &ctx, operation: Operation::Create, old: None, options: &Value::Null };
-            assert_eq!(matches_rule(&rule, &PODS, &attributes), expect, "{rule} {sub}");
-        };
-        let rule = |resources: &str, scope: &str| json!({"operations": ["CREATE"], "apiGroups": [""], "apiVersions": ["*"], "resources": [resources], "scope": scope});
-        check(rule("pods", "*"), "", true);
-        check(rule("pods", "*"), "status", false);
-        check(rule("*/*", "*"), "status", true);
-        check(rule("pods/status", "Namespaced"), "status", true);
-        check(rule("*", "Cluster"), "", false);
-        let mut deletes = rule("*", "*");
-        deletes["operations"] = json!(["DELETE"]);
-        check(deletes, "", false);
-    }
 
     #[test]
     fn a_refusal_is_told() {

@@ -1,194 +1,185 @@
-//! ValidatingAdmissionPolicy: writes are judged by expressions that the cluster's owners wrote as objects.
+//! Admission policies: expressions that the cluster's owners wrote as objects judge writes.
 //!
-//! Policies are compiled when they change, not when they are asked. [`matching`] says which writes a policy is for,
-//! [`compiled`] what its expressions say.
+//! Policies are compiled when they change, not when they are asked. Here is what is the same for all of them: which
+//! writes a policy and its bindings are for, with which parameters, and what stands in the way of asking it.
 
-mod compiled;
-mod matching;
+mod mistakes;
+mod params;
+mod validating;
 
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use api::status::Cause;
-use apiserver::types::Status;
-use apiserver::{Admission, Attributes, Operation};
-use async_trait::async_trait;
-use parking_lot::RwLock;
+use apiserver::types::{Resource, Status};
+use apiserver::{Attributes, Ctx};
+use cel::admission::{Variables, env};
+use cel::{Env, Type};
 use serde_json::Value;
 
-pub(crate) use compiled::mistakes;
-use compiled::{Input, Outcome, Policy};
+use super::conditions::{self, Expression, Variable};
+use super::configured::Configured;
+use super::matching::Matcher;
+use super::request::{self, is_configuration, is_namespace};
+use crate::util::{items, text};
 
-use super::forbidden;
-use crate::util::{ADMISSION_POLICIES, ADMISSION_POLICY_BINDINGS, NAMESPACES, text, texts};
+pub(crate) use mistakes::mistakes;
+pub(super) use validating::ValidatingAdmissionPolicy;
 
-/// The plug-in, with what it compiled.
-#[derive(Default)]
-pub(super) struct ValidatingAdmissionPolicy {
-    hooks: RwLock<Option<Hooks>>,
+/// A policy, compiled. What it does is in `rules`.
+struct Policy<R> {
+    name: String,
+    /// Name and resourceVersion: another text is another policy.
+    version: String,
+    /// Whether what goes wrong refuses the write.
+    fails: bool,
+    matcher: Matcher,
+    /// The kind of its parameters.
+    param_kind: Option<Value>,
+    variables: Vec<Variable>,
+    conditions: Vec<Expression>,
+    rules: R,
 }
 
-/// All policies with their bindings, in the order of their names.
-#[derive(Clone)]
-struct Hooks {
-    versions: (u64, u64),
-    all: Arc<Vec<Hook>>,
+/// A binding of a policy.
+struct Binding {
+    name: String,
+    matcher: Option<Matcher>,
+    object: Arc<Value>,
 }
 
-struct Hook {
-    policy: Arc<Policy>,
-    bindings: Vec<Arc<Value>>,
+/// A policy with its bindings.
+struct Hook<R> {
+    policy: Arc<Policy<R>>,
+    bindings: Vec<Binding>,
 }
 
-/// A write that is refused: by which policy and binding, and why.
-struct Denial {
-    message: String,
-    reason: String,
+/// What a policy's expressions may name.
+fn environment(policy: &Value, authorizer: bool, mutation: bool) -> Env {
+    env(Variables { params: policy.pointer("/spec/paramKind").is_some(), authorizer, mutation, ..Variables::default() })
 }
 
-impl ValidatingAdmissionPolicy {
-    /// The policies as they are now; those that did not change are not compiled again.
-    fn hooks(&self, attributes: &Attributes<'_>) -> Arc<Vec<Hook>> {
-        let reader = &attributes.ctx.backend.reader;
-        let versions = (reader.version(&ADMISSION_POLICIES), reader.version(&ADMISSION_POLICY_BINDINGS));
-        let before = self.hooks.read().clone();
-        if let Some(hooks) = &before
-            && hooks.versions == versions
-        {
-            return hooks.all.clone();
+/// What tells a policy's text from every other.
+fn version_of(policy: &Value) -> String {
+    format!("{} {} {}", text(policy, "/metadata/name"), text(policy, "/metadata/uid"), text(policy, "/metadata/resourceVersion"))
+}
+
+impl<R> Policy<R> {
+    /// Compiles a policy. `rules` gets its spec, and the environment, with variables, once more for each of `environments`.
+    fn compile<const N: usize>(policy: &Value, mut environments: [Env; N], rules: impl FnOnce(&Value, &[Env; N]) -> R) -> Self {
+        let mut variables = Vec::new();
+        for variable in items(policy, "/spec/variables") {
+            let name = text(variable, "/name");
+            let program = environments[0].compile(text(variable, "/expression")).map_err(|e| format!("{}{e}", e.prefix()));
+            let t = program.as_ref().map_or(Type::Dyn, |p| p.result_type().clone());
+            for env in &mut environments {
+                env.declare_composed(name, t.clone());
+            }
+            variables.push((name.to_owned(), program));
         }
-        let known: HashMap<String, Arc<Policy>> =
-            before.iter().flat_map(|h| h.all.iter()).map(|h| (h.policy.version.clone(), h.policy.clone())).collect();
-        let mut bindings: HashMap<String, Vec<Arc<Value>>> = HashMap::new();
-        for binding in reader.list(&ADMISSION_POLICY_BINDINGS, None) {
-            bindings.entry(text(&binding, "/spec/policyName").to_owned()).or_default().push(binding);
+        Self {
+            name: text(policy, "/metadata/name").to_owned(),
+            version: version_of(policy),
+            fails: text(policy, "/spec/failurePolicy") != "Ignore",
+            matcher: Matcher::of_resources(&policy["spec"]["matchConstraints"]),
+            param_kind: policy.pointer("/spec/paramKind").cloned(),
+            conditions: conditions::read(&environments[0], &policy["spec"]),
+            rules: rules(&policy["spec"], &environments),
+            variables,
         }
-        // A policy without a binding judges nothing.
+    }
+}
+
+impl Binding {
+    fn read(object: Arc<Value>) -> Self {
+        let name = text(&object, "/metadata/name").to_owned();
+        Self { name, matcher: object.pointer("/spec/matchResources").map(Matcher::of_resources), object }
+    }
+}
+
+/// All policies that have bindings, in the order of their names. Those that did not change are not compiled again.
+fn hooks<R>(configured: &Configured<Hook<R>>, ctx: &Ctx, [policies, bindings]: [&Resource; 2], compile: fn(&Value) -> Policy<R>) -> Arc<Vec<Hook<R>>> {
+    configured.get(ctx, &[policies, bindings], |before| {
+        let reader = &ctx.backend.reader;
+        let known: HashMap<&str, &Arc<Policy<R>>> = before.iter().map(|h| (&h.policy.version[..], &h.policy)).collect();
+        let mut bound: HashMap<String, Vec<Binding>> = HashMap::new();
+        for binding in reader.list(bindings, None) {
+            bound.entry(text(&binding, "/spec/policyName").to_owned()).or_default().push(Binding::read(binding));
+        }
         let hook = |object: Arc<Value>| {
-            let bindings = bindings.remove(text(&object, "/metadata/name"))?;
-            let policy = known.get(&Policy::version_of(&object)).cloned();
-            Some(Hook { policy: policy.unwrap_or_else(|| Arc::new(Policy::compile(&object))), bindings })
+            let bindings = bound.remove(text(&object, "/metadata/name"))?;
+            let policy = known.get(&version_of(&object)[..]).copied().cloned();
+            Some(Hook { policy: policy.unwrap_or_else(|| Arc::new(compile(&object))), bindings })
         };
-        let all = Arc::new(reader.list(&ADMISSION_POLICIES, None).into_iter().filter_map(hook).collect::<Vec<_>>());
-        *self.hooks.write() = Some(Hooks { versions, all: all.clone() });
-        all
-    }
+        reader.list(policies, None).into_iter().filter_map(hook).collect()
+    })
 }
 
-/// Resources that no policy is asked about: without them nobody could put a wrong policy right.
-fn exempt(group: &str, plural: &str) -> bool {
-    match group {
-        "admissionregistration.k8s.io" => true,
-        "authentication.k8s.io" => matches!(plural, "selfsubjectreviews" | "tokenreviews"),
-        "authorization.k8s.io" => true,
-        _ => false,
-    }
+/// Whether the write is of what no policy is asked about: configurations of admission, and questions of authentication
+/// and authorization, which the cluster would not run without.
+fn is_exempt(ctx: &Ctx) -> bool {
+    is_configuration(ctx)
+        || match ctx.resource.group {
+            "authentication.k8s.io" => matches!(ctx.resource.plural, "selfsubjectreviews" | "tokenreviews"),
+            "authorization.k8s.io" => true,
+            _ => false,
+        }
 }
 
-#[async_trait]
-impl Admission for ValidatingAdmissionPolicy {
-    fn name(&self) -> &'static str {
-        "ValidatingAdmissionPolicy"
-    }
-
-    fn handles(&self, _: Operation) -> bool {
-        true
-    }
-
-    async fn validate(&self, attributes: &Attributes<'_>, object: Option<&Value>) -> Result<(), Status> {
-        let ctx = attributes.ctx;
-        if exempt(ctx.resource.group, ctx.resource.plural) {
-            return Ok(());
-        }
-        let hooks = self.hooks(attributes);
-        let mut denials = Vec::new();
-        for hook in hooks.iter() {
-            judge(hook, attributes, object, &mut denials)?;
-        }
-        let Some(denial) = denials.into_iter().next() else { return Ok(()) };
-        let mut status = forbidden(attributes, object, &denial.message).with_cause(Cause { message: denial.message, ..Cause::default() });
-        status.reason = if denial.reason.is_empty() { "Invalid".to_string() } else { denial.reason };
-        status.code = match &status.reason[..] {
-            "Forbidden" => 403,
-            "Unauthorized" => 401,
-            "RequestEntityTooLarge" => 413,
-            _ => 422,
-        };
-        Err(status)
-    }
+/// A policy that is to be asked: for a binding, with a parameter or none, about the write as one of the target.
+struct Invocation<'h, R> {
+    policy: &'h Policy<R>,
+    binding: &'h Binding,
+    target: &'static Resource,
+    params: Option<Arc<Value>>,
 }
 
-/// Lets one policy judge a write.
-fn judge(hook: &Hook, attributes: &Attributes<'_>, object: Option<&Value>, denials: &mut Vec<Denial>) -> Result<(), Status> {
-    let ctx = attributes.ctx;
-    let policy = &hook.policy;
-    let name = &policy.name;
-    // What is wrong with the configuration refuses the write, unless the policy says that failures do not count.
-    let misconfigured = |denials: &mut Vec<Denial>, binding: &str, why: &str| {
-        if policy.fails {
-            let message = match binding {
-                "" => format!("ValidatingAdmissionPolicy '{name}' denied request: failed to configure policy: {why}"),
-                _ => format!("ValidatingAdmissionPolicy '{name}' with binding '{binding}' denied request: failed to configure binding: {why}"),
-            };
-            denials.push(Denial { message, reason: String::new() });
-        }
-    };
-    let target = match matching::matches(attributes, object, policy.constraints()) {
-        Ok(Some(target)) => target,
-        Ok(None) => return Ok(()),
-        Err(why) => {
-            misconfigured(denials, "", &why);
-            return Ok(());
-        }
-    };
-    let namespace = if ctx.namespace.is_empty() || ctx.resource.plural == "namespaces" && ctx.resource.group.is_empty() {
-        None
-    } else {
-        let found = ctx.backend.reader.get(&NAMESPACES, "", &ctx.namespace);
-        Some(found.ok_or_else(|| api::status::not_found("", "namespaces", &ctx.namespace))?)
-    };
-    for binding in &hook.bindings {
-        let binding_name = text(binding, "/metadata/name");
-        let matched = match binding.pointer("/spec/matchResources") {
-            Some(resources) => matching::matches(attributes, object, resources).map(|target| target.is_some()),
-            None => Ok(true),
-        };
-        let params = match matched {
-            Ok(false) => continue,
-            Ok(true) => matching::params(ctx, policy.param_kind(), binding.pointer("/spec/paramRef")),
-            Err(why) => Err(why),
-        };
-        let params = match params {
-            Ok(params) => params,
-            Err(why) => {
-                misconfigured(denials, binding_name, &why);
+/// Why a policy, or a binding of it, cannot be asked.
+struct Misconfigured<'h, R> {
+    policy: &'h Policy<R>,
+    binding: Option<&'h Binding>,
+    why: String,
+}
+
+/// Who is to be asked about a write, in order.
+async fn invocations<'h, R>(hooks: &'h [Hook<R>], attributes: &Attributes<'_>, object: Option<&Value>) -> Vec<Result<Invocation<'h, R>, Misconfigured<'h, R>>> {
+    let mut out = Vec::new();
+    for hook in hooks {
+        let policy = &*hook.policy;
+        let target = match policy.matcher.matches(attributes, object).await {
+            Ok(Some(target)) => target,
+            Ok(None) => continue,
+            Err(status) => {
+                let why = format!("failed to configure policy: {}", status.message);
+                out.push(Err(Misconfigured { policy, binding: None, why }));
                 continue;
             }
         };
-        for params in params {
-            let input = Input { attributes, object, target: &target, params: params.as_deref(), namespace: namespace.as_deref() };
-            let of = format!("ValidatingAdmissionPolicy '{name}' with binding '{binding_name}'");
-            for outcome in policy.evaluate(&input) {
-                match outcome {
-                    Outcome::Denied { message, reason } => {
-                        for action in texts(binding, "/spec/validationActions") {
-                            match action {
-                                "Deny" => denials.push(Denial { message: format!("{of} denied request: {message}"), reason: reason.clone() }),
-                                "Warn" => ctx.warn(format!("Validation failed for {of}: {message}")),
-                                // Nobody audits yet.
-                                _ => {}
-                            }
-                        }
-                    }
-                    // Whatever the binding wants done, an annotation that cannot be made refuses.
-                    Outcome::Annotation { message } => denials.push(Denial { message: format!("{of} denied request: {message}"), reason: String::new() }),
-                }
+        for binding in &hook.bindings {
+            let matched = match &binding.matcher {
+                Some(matcher) => matcher.matches(attributes, object).await.map(|target| target.is_some()),
+                None => Ok(true),
+            };
+            let params = match matched {
+                Ok(false) => continue,
+                Ok(true) => params::params(attributes.ctx, policy.param_kind.as_ref(), binding.object.pointer("/spec/paramRef")),
+                Err(status) => Err(status.message),
+            };
+            match params {
+                Ok(params) => out.extend(params.into_iter().map(|params| Ok(Invocation { policy, binding, target, params }))),
+                Err(why) => out.push(Err(Misconfigured { policy, binding: Some(binding), why: format!("failed to configure binding: {why}") })),
             }
         }
     }
-    Ok(())
+    out
 }
 
+/// The namespace that expressions see; what is in none, and namespaces themselves, have none.
+async fn namespace_object(ctx: &Ctx) -> Result<Option<Arc<Value>>, Status> {
+    if ctx.namespace.is_empty() || is_namespace(ctx) {
+        return Ok(None);
+    }
+    request::namespace(ctx, &ctx.namespace).await.map(Some)
+}
 
 #[cfg(test)]
 mod tests;

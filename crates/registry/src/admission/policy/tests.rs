@@ -6,8 +6,8 @@ use serde_json::json;
 
 use super::*;
 use crate::testing::{Objects, block_on};
-use crate::util::{CONFIG_MAPS, NAMESPACES};
-use apiserver::{Ctx, UserInfo};
+use crate::util::{ADMISSION_POLICIES, ADMISSION_POLICY_BINDINGS, CONFIG_MAPS, NAMESPACES};
+use apiserver::{Admission, Operation, UserInfo};
 
 /// A cluster with one policy and one binding.
 struct Scene {
