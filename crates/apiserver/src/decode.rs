@@ -68,7 +68,7 @@ pub fn object(headers: &HeaderMap, body: &Bytes, expect: &Expect, validation: Fi
         // Upstream's decoder meets both on its one way through the document.
         (api::codec::in_order_of(body, duplicates.into_iter().chain(unknown).collect()), Vec::new())
     };
-    report(expect, validation, duplicates, unknown, ctx)?;
+    report(expect, validation, format, duplicates, unknown, ctx)?;
     object::meta_mut(&mut value);
     model::default_settled(ctx, expect, &mut value);
     Ok(value)
@@ -156,7 +156,7 @@ fn settle_type(value: &mut Value, expect: &Expect, lenient: bool) -> Result<(), 
     Ok(())
 }
 
-fn report(expect: &Expect, validation: FieldValidation, duplicates: Vec<String>, unknown: Vec<String>, ctx: &Ctx) -> Result<(), Status> {
+fn report(expect: &Expect, validation: FieldValidation, format: Format, duplicates: Vec<String>, unknown: Vec<String>, ctx: &Ctx) -> Result<(), Status> {
     match validation {
         FieldValidation::Ignore => Ok(()),
         FieldValidation::Warn => {
@@ -164,8 +164,32 @@ fn report(expect: &Expect, validation: FieldValidation, duplicates: Vec<String>,
             Ok(())
         }
         FieldValidation::Strict if duplicates.is_empty() && unknown.is_empty() => Ok(()),
+        FieldValidation::Strict if format == Format::Yaml && !duplicates.is_empty() => {
+            Err(cannot_be_handled(expect, &strict_error(vec![yaml_error(&duplicates)], unknown)))
+        }
         FieldValidation::Strict => Err(cannot_be_handled(expect, &strict_error(duplicates, unknown))),
     }
+}
+
+/// What is said of the repeated keys in a configuration to apply.
+pub fn applied(validation: FieldValidation, duplicates: &[String], ctx: &Ctx) -> Result<(), Status> {
+    match validation {
+        _ if duplicates.is_empty() => Ok(()),
+        FieldValidation::Ignore => Ok(()),
+        FieldValidation::Warn => {
+            warn(duplicates.to_vec(), Vec::new(), ctx);
+            Ok(())
+        }
+        FieldValidation::Strict => {
+            let why = yaml_error(duplicates);
+            Err(api::status::bad_request(format!("error strict decoding YAML: error converting YAML to JSON: {why}")))
+        }
+    }
+}
+
+/// Upstream's reader of YAML tells of all repeated keys at once.
+fn yaml_error(duplicates: &[String]) -> String {
+    format!("yaml: unmarshal errors:\n  {}", duplicates.join("\n  "))
 }
 
 fn warn(first: Vec<String>, unknown: Vec<String>, ctx: &Ctx) {

@@ -117,6 +117,34 @@ async fn field_validation() {
 }
 
 #[tokio::test]
+async fn repeated_keys_in_yaml_are_told_by_line() {
+    let c = cluster().await;
+    let text = |name: &str| format!("apiVersion: v1\nkind: ConfigMap\nmetadata:\n  name: {name}\n  name: {name}\nx: 1\ndata:\n  a: b\n  a: c\n").into_bytes();
+    let yaml = [("content-type", "application/yaml")];
+    let refused = c.send(Method::POST, &format!("{MAPS}?fieldValidation=Strict"), &yaml, text("a")).await.fails(400);
+    let lines = ["line 5: key \"name\" already set in map", "line 9: key \"a\" already set in map"];
+    let strict = format!("yaml: unmarshal errors:\n  {}\n  {}", lines[0], lines[1]);
+    assert_eq!(refused, format!("ConfigMap in version \"v1\" cannot be handled as a ConfigMap: strict decoding error: {strict}, unknown field \"x\""));
+    let warnings = |headers: &http::HeaderMap| headers.get_all("warning").iter().map(|w| w.to_str().unwrap().to_owned()).collect::<Vec<_>>();
+    let warned = c.send(Method::POST, MAPS, &yaml, text("a")).await;
+    let told = lines.iter().map(|l| format!("299 - \"{}\"", l.replace('"', "\\\""))).collect::<Vec<_>>();
+    assert_eq!((warned.code, warnings(&warned.headers)[..2].to_vec()), (201, told.clone()));
+    assert_eq!(warned.json()["data"]["a"], "c");
+
+    let text = |name: &str| format!("apiVersion: v1\nkind: ConfigMap\nmetadata:\n  name: {name}\n  name: {name}\ndata:\n  x: z\n  a: b\n  a: c\n").into_bytes();
+    let apply = [("content-type", "application/apply-patch+yaml")];
+    for name in ["a", "new"] {
+        let uri = format!("{MAPS}/{name}?fieldManager=m&force=true");
+        let refused = c.send(Method::PATCH, &format!("{uri}&fieldValidation=Strict"), &apply, text(name)).await.fails(400);
+        assert_eq!(refused, format!("error strict decoding YAML: error converting YAML to JSON: {strict}"));
+        let warned = c.send(Method::PATCH, &uri, &apply, text(name)).await;
+        assert_eq!(warnings(&warned.headers), told, "{}", warned.text());
+        let silent = c.send(Method::PATCH, &format!("{uri}&fieldValidation=Ignore"), &apply, text(name)).await;
+        assert_eq!((silent.code, warnings(&silent.headers).len()), (200, 0));
+    }
+}
+
+#[tokio::test]
 async fn the_patch_types() {
     let c = cluster().await;
     c.post(DEPLOYMENTS, deployment("d")).await.ok();

@@ -58,6 +58,28 @@ fn names(list: &Value) -> Vec<&str> {
 }
 
 #[tokio::test]
+async fn repeated_keys_are_found_where_unknown_fields_are_kept() {
+    let cluster = Cluster::start().await;
+    let mut definition = crontabs();
+    for version in definition["spec"]["versions"].as_array_mut().unwrap() {
+        version["schema"]["openAPIV3Schema"]["properties"]["spec"]["x-kubernetes-preserve-unknown-fields"] = json!(true);
+    }
+    definition["spec"]["scope"] = json!("Cluster");
+    cluster.post(&admin(), CRDS, &definition).await;
+    wait(&cluster, "crontabs.example.com", "Established", "True").await;
+    let body = "\napiVersion: example.com/v1\nkind: CronTab\nmetadata:\n  name: t\nspec:\n  unknown: uk1\n  foo: foo1\n  foo: foo2\n  cron: x";
+    let apply = async |validation: &str| {
+        let path = format!("/apis/example.com/v1/crontabs/t?fieldManager=m&fieldValidation={validation}");
+        cluster.patch_text(&admin(), "application/apply-patch+yaml", &path, body.to_owned()).await
+    };
+    let (code, refused) = apply("Strict").await;
+    let expect = "error strict decoding YAML: error converting YAML to JSON: yaml: unmarshal errors:\n  line 9: key \"foo\" already set in map";
+    assert_eq!((code, refused["message"].as_str().unwrap()), (400, expect));
+    let (code, made) = apply("Warn").await;
+    assert_eq!((code, &made["spec"]["foo"], &made["spec"]["unknown"]), (201, &json!("foo2"), &json!("uk1")), "{made}");
+}
+
+#[tokio::test]
 async fn from_definition_to_objects_and_back() {
     let cluster = with_crontabs().await;
     let (code, made) = cluster.post(&admin(), TABS, &tab("t", json!({"cron": "* * * * *", "unknown": 1}))).await;

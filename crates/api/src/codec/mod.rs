@@ -7,10 +7,12 @@
 mod json;
 mod protobuf;
 pub(crate) mod wire;
+mod yaml;
 
 use serde_json::Value;
 
 pub use json::{in_order_of, parse as parse_json};
+pub use yaml::parse as yaml;
 pub use protobuf::{
     decode_envelope, decode_message, encode_message, encode_object as encode_protobuf, encode_watch_event_protobuf,
     frame, watch_event_protobuf, Envelope, MAGIC,
@@ -54,7 +56,8 @@ impl Gvk {
 #[derive(Clone, Debug, PartialEq)]
 pub struct Decoded {
     pub value: Value,
-    /// One message for each repeated key, as strict validation words it: `duplicate field "spec.replicas"`.
+    /// One message for each repeated key, as strict validation words it: `duplicate field "spec.replicas"` in JSON,
+    /// `line 9: key "replicas" already set in map` in YAML.
     pub duplicates: Vec<String>,
 }
 
@@ -84,7 +87,7 @@ pub enum EncodeError {
 pub fn decode(bytes: &[u8], content_type: ContentType, expect: Option<&Gvk>) -> Result<Decoded, DecodeError> {
     let mut decoded = match content_type {
         ContentType::Json => json::parse(bytes)?,
-        ContentType::Yaml => yaml(bytes)?,
+        ContentType::Yaml => yaml::parse(bytes)?,
         ContentType::Protobuf => return protobuf::decode_object(bytes, expect),
     };
     if let (Some(expect), Value::Object(object)) = (expect, &mut decoded.value) {
@@ -102,19 +105,6 @@ pub fn decode(bytes: &[u8], content_type: ContentType, expect: Option<&Gvk>) -> 
 /// The JSON bytes of an object, without a final newline.
 pub fn to_json(value: &Value) -> Vec<u8> {
     serde_json::to_vec(value).unwrap_or_default()
-}
-
-/// One YAML document as a value; the last of repeated keys wins and is reported.
-pub fn yaml(bytes: &[u8]) -> Result<Decoded, DecodeError> {
-    use serde_saphyr::{DuplicateKeyPolicy, from_slice_with_options};
-    let options = |duplicate_keys| serde_saphyr::options! { duplicate_keys: duplicate_keys, with_snippet: false };
-    match from_slice_with_options::<Value>(bytes, options(DuplicateKeyPolicy::Error)) {
-        Ok(value) => Ok(Decoded { value, duplicates: Vec::new() }),
-        Err(strict) => match from_slice_with_options::<Value>(bytes, options(DuplicateKeyPolicy::LastWins)) {
-            Ok(value) => Ok(Decoded { value, duplicates: vec![strict.to_string()] }),
-            Err(error) => Err(DecodeError::Yaml(error.to_string())),
-        },
-    }
 }
 
 #[cfg(test)]

@@ -154,6 +154,7 @@ impl Op {
             let now = self.ctx.now_string();
             let force = options.force.unwrap_or(false);
             let mut new = model::apply(&self.ctx, Some(&old.object), &config, &manager, force, &now)?;
+            decode::applied(options.field_validation, &patch.strict, &self.ctx)?;
             self.finish_apply(&mut new, &config, expect)?;
             if same(&new, &old.object) {
                 return Ok(Attempt::Done(Updated { stored: old.clone(), created: false }));
@@ -255,6 +256,7 @@ impl Op {
         let now = self.ctx.now_string();
         let manager = self.manager(&options.field_manager);
         let mut new = model::apply(&self.ctx, None, &config, &manager, options.force.unwrap_or(false), &now)?;
+        decode::applied(options.field_validation, &patch.strict, &self.ctx)?;
         let name = self.ctx.name.clone();
         object::set_meta(&mut new, "name", &name);
         self.settle_namespace(&mut new)?;

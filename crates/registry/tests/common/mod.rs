@@ -114,7 +114,12 @@ impl Cluster {
 
     /// A PATCH of the given kind.
     pub async fn patch(&self, user: &UserInfo, kind: &str, path: &str, patch: &Value) -> (u16, Value) {
-        let mut request = Self::request("PATCH", path).body(Full::from(patch.to_string())).unwrap();
+        self.patch_text(user, kind, path, patch.to_string()).await
+    }
+
+    /// A PATCH whose body is this text.
+    pub async fn patch_text(&self, user: &UserInfo, kind: &str, path: &str, patch: String) -> (u16, Value) {
+        let mut request = Self::request("PATCH", path).body(Full::from(patch)).unwrap();
         request.headers_mut().insert("content-type", kind.parse().unwrap());
         self.send(request, Some(user)).await
     }
