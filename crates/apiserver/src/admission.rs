@@ -19,7 +19,7 @@ pub struct Attributes<'a> {
     pub operation: Operation,
     /// The stored object, for updates and (where it is one object) deletes.
     pub old: Option<&'a Value>,
-    /// CreateOptions, UpdateOptions, PatchOptions or DeleteOptions as given (Null when none were).
+    /// CreateOptions, UpdateOptions or DeleteOptions as given (Null when none were). A patch has those of what it comes to.
     pub options: &'a Value,
 }
 

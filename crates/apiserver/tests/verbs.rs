@@ -1,6 +1,8 @@
 //! The verbs through the whole filter chain.
 mod common;
 
+use apiserver::types::Status;
+use apiserver::{Admission, Attributes, Operation};
 use common::cluster;
 use http::Method;
 use serde_json::{Value, json};
@@ -218,6 +220,71 @@ async fn status_and_scale() {
     let patched = c.patch(&format!("{uri}/scale"), "merge-patch+json", json!({"spec": {"replicas": 0}})).await.ok();
     assert!(patched["spec"].get("replicas").is_none());
     assert_eq!(c.patch(&format!("{uri}/scale"), "merge-patch+json", json!({"spec": {"replicas": -1}})).await.code, 422);
+}
+
+/// Notes what it sees, makes four replicas of three, and refuses nine.
+#[derive(Default)]
+struct Looker(std::sync::Mutex<Vec<String>>);
+
+impl Looker {
+    fn note(&self, phase: &str, attributes: &Attributes<'_>, object: Option<&Value>) {
+        let of = |o: Option<&Value>| o.map_or("none".to_string(), |o| format!("{} {} of {}", o["kind"].as_str().unwrap(), o["spec"]["replicas"], o["apiVersion"].as_str().unwrap()));
+        let options = attributes.options["kind"].as_str().unwrap_or_default();
+        let line = format!("{phase} {}/{} {}, was {}, {options}", attributes.ctx.resource.plural, attributes.ctx.subresource, of(object), of(attributes.old));
+        self.0.lock().unwrap().push(line);
+    }
+}
+
+#[async_trait::async_trait]
+impl Admission for Looker {
+    fn name(&self) -> &'static str {
+        "Looker"
+    }
+
+    fn handles(&self, operation: Operation) -> bool {
+        operation == Operation::Update
+    }
+
+    async fn admit(&self, attributes: &Attributes<'_>, object: &mut Value) -> Result<(), Status> {
+        self.note("admit", attributes, Some(object));
+        if object["spec"]["replicas"] == 3 {
+            object["spec"]["replicas"] = 4.into();
+        }
+        Ok(())
+    }
+
+    async fn validate(&self, attributes: &Attributes<'_>, object: Option<&Value>) -> Result<(), Status> {
+        self.note("validate", attributes, object);
+        if object.is_some_and(|o| o["spec"]["replicas"] == 9) { Err(api::status::bad_request("too many")) } else { Ok(()) }
+    }
+}
+
+#[tokio::test]
+async fn admission_sees_the_scale() {
+    let looker = std::sync::Arc::new(Looker::default());
+    let plugin = looker.clone();
+    let c = common::cluster_with(move |builder| {
+        builder.parts.admission(plugin);
+    })
+    .await;
+    c.post(DEPLOYMENTS, deployment("d")).await.ok();
+    let uri = format!("{DEPLOYMENTS}/d/scale");
+    let mut scale = c.get(&uri).await.ok();
+    scale["spec"]["replicas"] = 3.into();
+    assert_eq!(c.put(&uri, scale).await.ok()["spec"]["replicas"], 4);
+    assert_eq!(
+        std::mem::take(&mut *looker.0.lock().unwrap()),
+        [
+            "admit deployments/scale Scale 3 of autoscaling/v1, was Scale 1 of autoscaling/v1, UpdateOptions",
+            "validate deployments/scale Scale 4 of autoscaling/v1, was Scale 1 of autoscaling/v1, UpdateOptions",
+        ]
+    );
+    assert_eq!(c.patch(&uri, "merge-patch+json", json!({"spec": {"replicas": 9}})).await.fails(400), "too many");
+    assert_eq!(c.get(&format!("{DEPLOYMENTS}/d")).await.ok()["spec"]["replicas"], 4);
+    looker.0.lock().unwrap().clear();
+    c.patch(&format!("{DEPLOYMENTS}/d"), "merge-patch+json", json!({"spec": {"replicas": 5}})).await.ok();
+    let seen = looker.0.lock().unwrap().remove(0);
+    assert_eq!(seen, "admit deployments/ Deployment 5 of apps/v1, was Deployment 4 of apps/v1, UpdateOptions", "a patch is an update");
 }
 
 #[tokio::test]

@@ -147,7 +147,7 @@ impl Op {
     }
 
     async fn patch_once(&mut self, patch: &Patch, expect: &Expect, options: &WriteOptions, old: &Stored) -> Result<Attempt, Status> {
-        let wire = options_value("PatchOptions", options);
+        let wire = as_write("UpdateOptions", options);
         let manager = self.manager(&options.field_manager);
         if patch.kind == PatchType::Apply {
             let config = self.apply_config(patch, expect, options)?;
@@ -262,11 +262,16 @@ impl Op {
         self.settle_namespace(&mut new)?;
         model::default_settled(&self.ctx, expect, &mut new);
         self.fill_system_fields(&mut new);
-        let wire = options_value("PatchOptions", options);
+        let wire = as_write("CreateOptions", options);
         self.admit(Operation::Create, None, &wire, &mut new).await?;
         let stored = self.create_prepared(new, &wire, options.dry_run).await?;
         Ok(Updated { stored, created: true })
     }
+}
+
+/// A patch's options as admission sees them: those of what the patch comes to.
+fn as_write(kind: &str, options: &WriteOptions) -> Value {
+    options_value(kind, &WriteOptions { force: None, ..options.clone() })
 }
 
 /// The resourceVersion that the patch itself asks for, or "".

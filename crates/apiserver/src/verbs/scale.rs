@@ -1,8 +1,12 @@
 //! The `scale` subresource of whatever has `spec.replicas`, `status.replicas` and a selector.
+use std::sync::Arc;
+
+use async_trait::async_trait;
 use serde_json::{Value, json};
 
 use super::update::Attempt;
 use super::{Op, WriteOptions, options_value};
+use crate::admission::{Admission, Attributes, Operation};
 use crate::core::Stored;
 use crate::ctx::Ctx;
 use crate::custom::Scale;
@@ -114,7 +118,9 @@ impl Op {
         let mut current = self.core.fresh(r, &self.ctx.namespace, &self.ctx.name).await?;
         for _ in 0..32 {
             let Some(old) = current else { return Err(self.not_found()) };
-            let scale = change(&of(&self.ctx, &old.object))?;
+            let before = of(&self.ctx, &old.object);
+            let mut scale = change(&before)?;
+            self.admit(Operation::Update, Some(&before), &wire, &mut scale).await?;
             let replicas = match scale.get("spec").and_then(|s| s.get("replicas")) {
                 None | Some(Value::Null) => 0,
                 Some(v) => v.as_i64().unwrap_or(-1),
@@ -147,16 +153,48 @@ impl Op {
         Err(self.conflict(api::status::OPTIMISTIC_LOCK))
     }
 
-    /// As an update of the resource itself, except that fields are booked with the subresource.
+    /// As an update of the resource itself, except that fields are booked with the subresource, and that admission, which
+    /// has changed the Scale already, sees one.
     async fn replace_scaled(&mut self, old: &Stored, mut new: Value, manager: &str, wire: &Value, dry_run: bool) -> Result<Attempt, Status> {
         let now = self.ctx.now_string();
         model::track_update(&self.ctx, Some(&old.object), &mut new, manager, &now);
+        let seen = Arc::new(AsScale { ctx: self.ctx.clone(), plugins: self.admission.clone() });
+        let admission = std::mem::replace(&mut self.admission, Arc::new(vec![seen as Arc<dyn Admission>]));
         let subresource = std::mem::take(&mut self.ctx.subresource);
         let strategy = std::mem::replace(&mut self.strategy, self.core.strategy_of(&self.ctx, ""));
         let result = self.replace(old, new, None, wire, dry_run).await;
         self.ctx.subresource = subresource;
         self.strategy = strategy;
+        self.admission = admission;
         result
+    }
+}
+
+/// Shows plug-ins an update of the scaled object as one of its Scale.
+struct AsScale {
+    /// With the subresource.
+    ctx: Ctx,
+    plugins: Arc<Vec<Arc<dyn Admission>>>,
+}
+
+#[async_trait]
+impl Admission for AsScale {
+    fn name(&self) -> &'static str {
+        "Scale"
+    }
+
+    fn handles(&self, _: Operation) -> bool {
+        true
+    }
+
+    async fn validate(&self, attributes: &Attributes<'_>, object: Option<&Value>) -> Result<(), Status> {
+        let old = attributes.old.map(|o| of(&self.ctx, o));
+        let scale = object.map(|o| of(&self.ctx, o));
+        let attributes = Attributes { ctx: &self.ctx, operation: attributes.operation, old: old.as_ref(), options: attributes.options };
+        for plugin in self.plugins.iter().filter(|p| p.handles(attributes.operation)) {
+            plugin.validate(&attributes, scale.as_ref()).await?;
+        }
+        Ok(())
     }
 }
 
