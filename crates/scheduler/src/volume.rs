@@ -1,5 +1,6 @@
 //! What the scheduler keeps of a pod's volumes: those that bear on where it can go.
 
+use rules::migration::{self, AWS_EBS, AZURE_DISK, CINDER, GCE_PD, PORTWORX};
 use serde::Deserialize;
 
 /// A volume of a pod.
@@ -16,6 +17,8 @@ pub struct PodVolume {
     pub rbd: Option<Rbd>,
     pub iscsi: Option<Iscsi>,
     pub azure_disk: Option<AzureDisk>,
+    pub cinder: Option<VolumeId>,
+    pub portworx_volume: Option<VolumeId>,
     image: Option<ImageSource>,
 }
 
@@ -59,8 +62,17 @@ pub struct AwsDisk {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Hash, Deserialize)]
 #[serde(default)]
 pub struct AzureDisk {
-    #[serde(rename = "diskName")]
-    pub disk_name: Box<str>,
+    #[serde(rename = "diskURI")]
+    pub uri: Box<str>,
+    pub kind: Option<Box<str>>,
+}
+
+/// A volume that is known by its id alone: one of OpenStack's or Portworx's.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash, Deserialize)]
+#[serde(default)]
+pub struct VolumeId {
+    #[serde(rename = "volumeID")]
+    pub volume_id: Box<str>,
 }
 
 /// A block device of Ceph's.
@@ -90,6 +102,24 @@ impl PodVolume {
         self.image.as_ref().map(|i| i.reference.as_ref())
     }
 
+    /// The CSI driver that it is handed to and what that calls it, or why it cannot be. Of shares of Azure
+    /// and disks of vSphere upstream's scheduler knows nothing.
+    pub fn handed_over(&self) -> Option<(&'static str, Result<String, migration::Error>)> {
+        Some(if let Some(disk) = &self.aws_elastic_block_store {
+            (AWS_EBS.driver, migration::aws_handle(&disk.volume_id))
+        } else if let Some(disk) = &self.gce_persistent_disk {
+            (GCE_PD.driver, Ok(migration::gce_handle(&disk.pd_name)))
+        } else if let Some(disk) = &self.azure_disk {
+            (AZURE_DISK.driver, migration::azure_disk_kind(disk.kind.as_deref()).map(|()| disk.uri.to_string()))
+        } else if let Some(disk) = &self.cinder {
+            (CINDER.driver, Ok(disk.volume_id.to_string()))
+        } else if let Some(volume) = &self.portworx_volume {
+            (PORTWORX.driver, Ok(volume.volume_id.to_string()))
+        } else {
+            return None;
+        })
+    }
+
     /// Whether a node could be wrong for it.
     pub(crate) fn matters(&self) -> bool {
         self.persistent_volume_claim.is_some()
@@ -97,6 +127,8 @@ impl PodVolume {
             || self.gce_persistent_disk.is_some()
             || self.aws_elastic_block_store.is_some()
             || self.azure_disk.is_some()
+            || self.cinder.is_some()
+            || self.portworx_volume.is_some()
             || self.rbd.is_some()
             || self.iscsi.is_some()
     }

@@ -2,8 +2,11 @@
 //! node when somebody needs them.
 
 use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
 
 use crate::world::{CLAIMS, NODES, PODS, VOLUMES, World, converges};
+
+const ATTACHMENTS: &str = "/apis/storage.k8s.io/v1/volumeattachments";
 
 fn volume(name: &str, size: &str, policy: &str) -> Value {
     json!({"apiVersion": "v1", "kind": "PersistentVolume", "metadata": {"name": name}, "spec": {"storageClassName": "manual",
@@ -138,6 +141,94 @@ async fn local_volumes_are_made_where_they_are_wanted_and_removed() {
         world.patch(&format!("{NODES}/n1"), json!({"metadata": {"annotations": {&key: "removed"}}})).await;
         world.until_gone(&format!("{VOLUMES}/{volume}")).await;
         world.until("nothing is left to ask for", async || asked().await.is_null()).await;
+    })
+    .await;
+}
+
+fn attachment_name(driver: &str, handle: &str, node: &str) -> String {
+    let digest = Sha256::digest(format!("{handle}{driver}{node}"));
+    format!("csi-{}", digest.iter().map(|byte| format!("{byte:02x}")).collect::<String>())
+}
+
+/// Plays a driver's attacher.
+async fn attach(world: &World, name: &str) {
+    let path = format!("{ATTACHMENTS}/{name}");
+    world.until(&format!("{name} is asked for"), async || world.get(&path).await.is_some()).await;
+    world.patch(&format!("{path}/status"), json!({"status": {"attached": true}})).await;
+}
+
+async fn annotation(world: &World, path: &str, key: &str) -> String {
+    world.get(path).await.unwrap_or_default()["metadata"]["annotations"][key].as_str().unwrap_or_default().to_string()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn volumes_of_clouds_are_their_drivers() {
+    converges(async |world| {
+        world.until("there is an account", async || world.get("/api/v1/namespaces/test/serviceaccounts/default").await.is_some()).await;
+        let node = format!("{NODES}/n0");
+        world.patch(&node, json!({"metadata": {"annotations": {"volumes.kubernetes.io/controller-managed-attach-detach": "true"}}})).await;
+        let class = json!({"apiVersion": "storage.k8s.io/v1", "kind": "StorageClass", "metadata": {"name": "disks"},
+            "provisioner": "kubernetes.io/gce-pd", "volumeBindingMode": "Immediate", "allowVolumeExpansion": true});
+        world.create("/apis/storage.k8s.io/v1/storageclasses", class).await;
+
+        // The driver is asked by its own name, and what was made in the old way is its to look after.
+        world.create(CLAIMS, claim("data", "disks", "1Gi")).await;
+        let of_claim_named = format!("{CLAIMS}/data");
+        let provisioner = "volume.kubernetes.io/storage-provisioner";
+        world.until("the driver is asked", async || annotation(&world, &of_claim_named, provisioner).await == "pd.csi.storage.gke.io").await;
+        let mut disk = volume("disk", "1Gi", "Delete");
+        disk["metadata"] = json!({"name": "disk", "finalizers": ["kubernetes.io/pv-controller", "external-provisioner.volume.kubernetes.io/finalizer"],
+            "annotations": {"pv.kubernetes.io/provisioned-by": "kubernetes.io/gce-pd"}, "labels": {"topology.kubernetes.io/zone": "eu-w1-b"}});
+        disk["spec"]["hostPath"] = Value::Null;
+        disk["spec"]["gcePersistentDisk"] = json!({"pdName": "d"});
+        disk["spec"]["storageClassName"] = json!("disks");
+        disk["spec"]["claimRef"] = json!({"namespace": "test", "name": "data"});
+        world.create(VOLUMES, disk).await;
+        becomes(&world, CLAIMS, "data", "Bound").await;
+        let of_volume = format!("{VOLUMES}/disk");
+        world.until("the driver is noted", async || annotation(&world, &of_volume, "pv.kubernetes.io/migrated-to").await == "pd.csi.storage.gke.io").await;
+        world.until("only the driver holds the volume", async || {
+            let volume = world.get(&of_volume).await.unwrap_or_default();
+            let finalizers = volume["metadata"]["finalizers"].as_array().cloned().unwrap_or_default();
+            !finalizers.contains(&json!("kubernetes.io/pv-controller")) && finalizers.contains(&json!("external-provisioner.volume.kubernetes.io/finalizer"))
+        })
+        .await;
+
+        // It is attached by the driver, as is one that a pod describes itself.
+        world.create(PODS, pod("user", of_claim("data"))).await;
+        world.create(PODS, pod("own", json!({"name": "v", "awsElasticBlockStore": {"volumeID": "aws://z/vol-7", "fsType": "xfs"}}))).await;
+        let by_claim = attachment_name("pd.csi.storage.gke.io", "projects/UNSPECIFIED/zones/eu-w1-b/disks/d", "n0");
+        let by_pod = attachment_name("ebs.csi.aws.com", "vol-7", "n0");
+        attach(&world, &by_claim).await;
+        attach(&world, &by_pod).await;
+        let source = async |name: &str| world.get(&format!("{ATTACHMENTS}/{name}")).await.expect("it is there")["spec"]["source"].clone();
+        assert_eq!(source(&by_claim).await, json!({"persistentVolumeName": "disk"}));
+        let csi = json!({"driver": "ebs.csi.aws.com", "volumeHandle": "vol-7", "fsType": "xfs", "volumeAttributes": {"partition": "0"}});
+        let spec = json!({"accessModes": ["ReadWriteOnce"], "volumeMode": "Filesystem", "csi": csi});
+        assert_eq!(source(&by_pod).await, json!({"inlineVolumeSpec": spec}));
+        let attached = async || {
+            let node = world.get(&node).await.unwrap_or_default();
+            let mut names: Vec<String> = node["status"]["volumesAttached"].as_array().into_iter().flatten().map(|v| v["name"].as_str().unwrap_or_default().into()).collect();
+            names.sort();
+            names
+        };
+        let wanted = ["kubernetes.io/csi/ebs.csi.aws.com^vol-7", "kubernetes.io/csi/pd.csi.storage.gke.io^projects/UNSPECIFIED/zones/eu-w1-b/disks/d"];
+        world.until("the node knows of both", async || attached().await == wanted).await;
+
+        // Who wants more waits for the driver's resizer.
+        world.patch(&of_claim_named, json!({"spec": {"resources": {"requests": {"storage": "2Gi"}}}})).await;
+        let resizer = "volume.kubernetes.io/storage-resizer";
+        world.until("the resizer is named", async || annotation(&world, &of_claim_named, resizer).await == "pd.csi.storage.gke.io").await;
+
+        // What nobody uses any more is detached, and left to the driver.
+        for name in ["user", "own"] {
+            world.delete(&format!("{PODS}/{name}"), "Background").await;
+        }
+        world.until_gone(&format!("{ATTACHMENTS}/{by_claim}")).await;
+        world.until_gone(&format!("{ATTACHMENTS}/{by_pod}")).await;
+        world.until("the node knows of none", async || attached().await.is_empty()).await;
+        world.delete(&of_claim_named, "Background").await;
+        becomes(&world, VOLUMES, "disk", "Released").await;
     })
     .await;
 }

@@ -2,6 +2,7 @@
 //! node. Pure.
 
 use std::collections::{HashMap, HashSet};
+use std::fmt;
 use std::sync::Arc;
 
 use api::quantity::Quantity;
@@ -112,14 +113,32 @@ impl Question {
     }
 }
 
-/// Decides for one node. The errors are upstream's reasons.
-pub(crate) fn on_node(known: &dyn Lookup, question: &Question, node: &str, labels: &Labels) -> Result<Plan, Vec<&'static str>> {
+/// Why a pod's claims keep it from a node.
+#[derive(Debug)]
+pub(crate) enum Unfit {
+    /// Upstream's reasons.
+    Reasons(Vec<&'static str>),
+    /// A volume of theirs cannot be handed to its CSI driver: there is something to mend before any node will do.
+    Broken(String),
+}
+
+impl fmt::Display for Unfit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Unfit::Reasons(reasons) => f.write_str(&reasons.join(", ")),
+            Unfit::Broken(why) => f.write_str(why),
+        }
+    }
+}
+
+/// Decides for one node.
+pub(crate) fn on_node(known: &dyn Lookup, question: &Question, node: &str, labels: &Labels) -> Result<Plan, Unfit> {
     let mut reasons = Vec::new();
     for volume in &question.bound {
         match volume {
             None => reasons.push(NO_VOLUME),
-            Some(volume) if !question.reach.is_near(volume, node, labels) => reasons.push(NODE_CONFLICT),
-            Some(_) => {}
+            Some(volume) if question.reach.serves(known, volume, node, labels).map_err(Unfit::Broken)? => {}
+            Some(_) => reasons.push(NODE_CONFLICT),
         }
     }
     let mut plan = Plan::default();
@@ -128,7 +147,7 @@ pub(crate) fn on_node(known: &dyn Lookup, question: &Question, node: &str, label
     }
     reasons.sort_by_key(|r| [NODE_CONFLICT, BIND_CONFLICT, NO_SPACE, NO_VOLUME].iter().position(|k| k == r));
     reasons.dedup();
-    if reasons.is_empty() { Ok(plan) } else { Err(reasons) }
+    if reasons.is_empty() { Ok(plan) } else { Err(Unfit::Reasons(reasons)) }
 }
 
 fn for_waiting(known: &dyn Lookup, question: &Question, node: &str, labels: &Labels, plan: &mut Plan) -> Result<(), &'static str> {
@@ -211,7 +230,7 @@ pub(crate) fn progress(known: &dyn Lookup, plan: &Plan, node: &str, labels: &Lab
         let found = known.claim(&claim.namespace().unwrap_or_default(), &claim.name_any()).filter(|c| c.metadata.uid == claim.metadata.uid);
         found.ok_or_else(|| format!("persistentvolumeclaim \"{}\" not found", claim.name_any()))
     };
-    let near = |volume: &PersistentVolume| match Reach::default().is_near(volume, node, labels) {
+    let near = |volume: &PersistentVolume| match Reach::default().serves(known, volume, node, labels)? {
         true => Ok(()),
         false => Err(format!("pv \"{}\" node affinity doesn't match node \"{node}\": no matching NodeSelectorTerms", volume.name_any())),
     };

@@ -3,8 +3,9 @@
 
 use std::collections::{BTreeSet, HashMap};
 
+use k8s_openapi::api::core::v1::PersistentVolume;
 use kube::ResourceExt;
-use rules::storage;
+use rules::{migration, storage};
 
 use super::Lookup;
 use super::binding::claim_names;
@@ -95,24 +96,46 @@ pub(crate) fn in_zone(zones: &[(&'static str, &'static str, BTreeSet<String>)], 
     zones.iter().all(|(key, newer, values)| labels.get(key).or_else(|| labels.get(newer)).is_some_and(|v| values.contains(v)))
 }
 
-/// The volumes of CSI drivers that a pod uses: a name that tells them apart, and the driver.
-pub(crate) fn driver_volumes(known: &dyn Lookup, pod: &PodInfo) -> HashMap<String, String> {
-    let mut all = HashMap::new();
+/// Adds the volumes of CSI drivers that a pod uses, also those that are handed to one: a name that tells them
+/// apart, and the driver. An error is that a volume which the pod describes itself cannot be handed over; the
+/// others are added all the same.
+pub(crate) fn add_driver_volumes(known: &dyn Lookup, pod: &PodInfo, all: &mut HashMap<String, String>) -> Result<(), String> {
     for (name, _) in claim_names(pod) {
         let Some(claim) = known.claim(pod.namespace(), &name) else { continue };
-        let volume = known.volume(storage::volume_name(&claim));
-        match volume.as_ref().map(|v| v.spec.as_ref().and_then(|s| s.csi.as_ref())) {
-            Some(Some(csi)) => drop(all.insert(format!("{}/{}", csi.driver, csi.volume_handle), csi.driver.clone())),
-            Some(None) => {}
+        let found = match known.volume(storage::volume_name(&claim)) {
+            Some(volume) => of_driver(&volume),
             // It will be of its class's driver.
-            None => {
-                if let Some(class) = known.class(storage::claim_class(&claim)) {
-                    all.insert(format!("{}/{}/{name}", class.provisioner, pod.namespace()), class.provisioner.clone());
-                }
-            }
+            None => known.class(storage::claim_class(&claim)).and_then(|class| {
+                let driver = match migration::by_name(&class.provisioner) {
+                    Some(plugin) => plugin.scheduled.then(|| plugin.driver.to_string())?,
+                    None => class.provisioner.clone(),
+                };
+                Some((driver, format!("{}/{name}", pod.namespace())))
+            }),
+        };
+        if let Some((driver, handle)) = found {
+            all.insert(format!("{driver}/{handle}"), driver);
         }
     }
-    all
+    let mut outcome = Ok(());
+    for volume in &pod.shape.volumes {
+        match volume.handed_over() {
+            Some((driver, Ok(handle))) => drop(all.insert(format!("{driver}/{handle}"), driver.into())),
+            Some((_, Err(why))) => outcome = outcome.and(Err(format!("converting volume({}) from inline to csi: {why}", volume.name))),
+            None => {}
+        }
+    }
+    outcome
+}
+
+/// The driver of a volume, and what that calls it.
+fn of_driver(volume: &PersistentVolume) -> Option<(String, String)> {
+    if let Some(csi) = volume.spec.as_ref().and_then(|s| s.csi.as_ref()) {
+        return Some((csi.driver.clone(), csi.volume_handle.clone()));
+    }
+    migration::of_volume(volume).filter(|p| p.scheduled)?;
+    let csi = migration::source(volume)?.ok()?;
+    Some((csi.driver, csi.volume_handle))
 }
 
 /// Whether a node has room for more volumes of each driver. Drivers that set no limit have none.
@@ -126,7 +149,10 @@ pub(crate) fn has_room<'a>(known: &dyn Lookup, wanted: &HashMap<String, String>,
         return true;
     }
     let mut attached: HashMap<String, String> = HashMap::new();
-    pods.for_each(|pod| attached.extend(driver_volumes(known, pod)));
+    for pod in pods {
+        // What cannot be handed over is not attached there either.
+        let _ = add_driver_volumes(known, pod, &mut attached);
+    }
     let mut sums: HashMap<&str, usize> = HashMap::new();
     attached.values().for_each(|d| *sums.entry(d).or_default() += 1);
     let mut new: HashMap<&str, usize> = HashMap::new();

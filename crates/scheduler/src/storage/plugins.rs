@@ -16,7 +16,7 @@ use reconcile::{Informer, Informers, Tasks};
 use rules::storage;
 use tokio::sync::Notify;
 
-use super::binding::{self, Plan, Promised, Question};
+use super::binding::{self, Plan, Promised, Question, Unfit};
 use super::{Lookup, limits};
 use crate::cluster::NodeInfo;
 use crate::config::Profile;
@@ -79,7 +79,7 @@ impl Live {
                 h.wake(plugin, |pod| pod.namespace() == namespace && binding::claim_names(pod).any(|(n, _)| n == name));
             }
         });
-        let any = |h: &Handle, plugins: &[&str]| plugins.iter().for_each(|p| h.wake(p, |pod| binding::claim_names(pod).next().is_some()));
+        let any = |h: &Handle, plugins: &[&str]| plugins.iter().for_each(|p| h.wake(p, |pod| concerns(p, pod)));
         let h = handle.clone();
         self.volumes.on_change(move |_| any(&h, &everyone));
         let h = handle.clone();
@@ -135,9 +135,14 @@ impl Lookup for Live {
     }
 }
 
-/// Says of a pod with claims that it has to wait until volumes are known at all.
+/// Whether a plug-in has to know the cluster's volumes before it can say anything of a pod.
+fn concerns(plugin: &str, pod: &PodInfo) -> bool {
+    binding::claim_names(pod).next().is_some() || (plugin == LIMITS && pod.shape.volumes.iter().any(|v| v.handed_over().is_some()))
+}
+
+/// Says of a pod with volumes that it has to wait until they are known at all.
 fn too_early(plugin: &'static str, known: &dyn Lookup, pod: &PodInfo) -> Option<Prepared<'static>> {
-    let early = !known.ready() && binding::claim_names(pod).next().is_some();
+    let early = !known.ready() && concerns(plugin, pod);
     early.then(|| Prepared::Reject(Rejection::final_(plugin, "the volumes of the cluster are not known yet")))
 }
 
@@ -256,7 +261,7 @@ struct BindingCheck<'a> {
 }
 
 impl BindingCheck<'_> {
-    fn plan(&self, node: &NodeInfo) -> Result<Plan, Vec<&'static str>> {
+    fn plan(&self, node: &NodeInfo) -> Result<Plan, Unfit> {
         binding::on_node(self.known, &self.question, node.name(), &node.view.labels)
     }
 }
@@ -265,7 +270,8 @@ impl Check for BindingCheck<'_> {
     fn filter(&self, site: Site<'_>) -> Result<(), Rejection> {
         match self.plan(site.node) {
             Ok(_) => Ok(()),
-            Err(reasons) => match reasons.as_slice() {
+            Err(Unfit::Broken(why)) => Err(Rejection::broken(BINDING, why)),
+            Err(Unfit::Reasons(reasons)) => match reasons.as_slice() {
                 [one] => Err(Rejection::final_(BINDING, one)),
                 many => Err(Rejection::said(BINDING, false, many.iter().map(|r| r.to_string()).collect())),
             },
@@ -307,7 +313,7 @@ impl Plugin for VolumeBinding {
         }
         let labels = (self.labels)(node).ok_or_else(|| format!("node \"{node}\" not found"))?;
         let question = Question::new(&*self.known, claims, self.promised());
-        let plan = binding::on_node(&*self.known, &question, node, &labels).map_err(|r| r.join(", "))?;
+        let plan = binding::on_node(&*self.known, &question, node, &labels).map_err(|unfit| unfit.to_string())?;
         self.reserved.lock().insert(pod.uid().into(), Reserved { plan, node: node.into() });
         Ok(())
     }
@@ -470,13 +476,19 @@ pub(crate) struct NodeVolumeLimits(pub Arc<dyn Lookup>);
 
 struct LimitsCheck<'a> {
     known: &'a dyn Lookup,
-    wanted: HashMap<String, String>,
+    wanted: Result<HashMap<String, String>, String>,
 }
 
 impl Check for LimitsCheck<'_> {
     fn filter(&self, site: Site<'_>) -> Result<(), Rejection> {
+        let wanted = match &self.wanted {
+            Ok(wanted) => wanted,
+            // Without a CSINode nothing is handed over, and nothing limited.
+            Err(why) if self.known.csi_node(site.node.name()).is_some() => return Err(Rejection::broken(LIMITS, why.as_str())),
+            Err(_) => return Ok(()),
+        };
         let pods = site.pods().map(|p| p.as_ref());
-        if limits::has_room(self.known, &self.wanted, site.node.name(), pods) { Ok(()) } else { Err(Rejection::resolvable(LIMITS, limits::TOO_MANY)) }
+        if limits::has_room(self.known, wanted, site.node.name(), pods) { Ok(()) } else { Err(Rejection::resolvable(LIMITS, limits::TOO_MANY)) }
     }
 }
 
@@ -486,8 +498,12 @@ impl Plugin for NodeVolumeLimits {
     }
 
     fn prepare<'a>(&'a self, pod: &'a PodInfo, _: &'a Profile) -> Prepared<'a> {
-        let wanted = limits::driver_volumes(&*self.0, pod);
-        if wanted.is_empty() {
+        if let Some(early) = too_early(LIMITS, &*self.0, pod) {
+            return early;
+        }
+        let mut wanted = HashMap::new();
+        let wanted = limits::add_driver_volumes(&*self.0, pod, &mut wanted).map(|()| wanted);
+        if wanted.as_ref().is_ok_and(HashMap::is_empty) {
             return Prepared::Skip;
         }
         Prepared::Check(Box::new(LimitsCheck { known: &*self.0, wanted }))

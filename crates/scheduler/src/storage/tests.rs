@@ -7,11 +7,12 @@ use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim};
 use k8s_openapi::api::storage::v1::{CSIDriver, CSINode, CSIStorageCapacity, StorageClass};
 use kube::ResourceExt;
 use parking_lot::Mutex;
+use rules::migration::MIGRATED_PLUGINS;
 use rules::storage;
 use serde_json::{Value, json};
 
 use super::binding::{self, Claims, Promised, Question};
-use super::plugins::{VolumeBinding, VolumeRestrictions};
+use super::plugins::{NodeVolumeLimits, VolumeBinding, VolumeRestrictions};
 use super::{Lookup, limits};
 use crate::cluster::{Cluster, NodeInfo};
 use crate::config::Profile;
@@ -131,7 +132,7 @@ fn ask(known: &Known, claims: &[&str], host: &str) -> String {
 
 fn on(known: &Known, claims: Claims, promised: Promised, host: &str) -> String {
     match binding::on_node(known, &Question::new(known, claims, promised), host, &labels(host)) {
-        Err(reasons) => reasons.join(", "),
+        Err(unfit) => unfit.to_string(),
         Ok(plan) => {
             let bind = plan.bind.iter().map(|(v, c)| format!("{}={}", c.name_any(), v.name_any()));
             bind.chain(plan.provision.iter().map(|c| format!("{}=new", c.name_any()))).collect::<Vec<_>>().join(" ")
@@ -323,6 +324,12 @@ fn zones_of_volumes_and_nodes() {
     assert_eq!(limits::zones(&known, &using("p", &["d"])).unwrap_err(), "PersistentVolume had no name");
 }
 
+/// The volumes of CSI drivers that a pod uses.
+fn of_drivers(known: &Known, pod: &PodInfo) -> Result<HashMap<String, String>, String> {
+    let mut all = HashMap::new();
+    limits::add_driver_volumes(known, pod, &mut all).map(|()| all)
+}
+
 #[test]
 fn drivers_limit_volumes() {
     let mut known = Known::new();
@@ -334,9 +341,150 @@ fn drivers_limit_volumes() {
     }
     let room = |here: &[&str], wanted: &[&str], host: &str| {
         let there = using("q", here);
-        limits::has_room(&known, &limits::driver_volumes(&known, &using("p", wanted)), host, [&there].into_iter())
+        limits::has_room(&known, &of_drivers(&known, &using("p", wanted)).expect("there is a driver for each"), host, [&there].into_iter())
     };
     assert!(room(&[], &["c"], "a") && room(&["c"], &["c"], "a"), "the same volume counts once");
     assert!(!room(&["c"], &["d"], "a") && !room(&[], &["c", "d"], "a"));
     assert!(room(&["c"], &["d"], "b"), "it says no limit");
+}
+
+const ZONE: &str = "topology.kubernetes.io/zone";
+const DRIVERS_ZONE: &str = "topology.ebs.csi.aws.com/zone";
+
+/// A node `m` whose kubelet hands volumes of these kinds over, and how many of each driver it takes.
+fn csi_node(kinds: &str, limits: Value) -> Arc<CSINode> {
+    let object = json!({"metadata": {"name": "m", "annotations": {MIGRATED_PLUGINS: kinds}}, "spec": {"drivers": limits}});
+    Arc::new(serde_json::from_value(object).expect("a CSINode"))
+}
+
+fn disk(id: &str, zone: &str) -> Value {
+    let required = json!({"nodeSelectorTerms": [{"matchExpressions": [{"key": ZONE, "operator": "In", "values": [zone]}]}]});
+    json!({"spec": {"local": null, "awsElasticBlockStore": {"volumeID": id}, "nodeAffinity": {"required": required}}})
+}
+
+#[test]
+fn volumes_of_clouds_are_where_their_drivers_nodes_are() {
+    let mut known = Known::new();
+    known.claim("c", "now", bound("v"));
+    known.volume("v", "now", "a", disk("vol-1", "east"));
+    let by = |known: &Known, labels: &[(&str, &str)], node: &str| {
+        let labels: Labels = labels.iter().copied().collect();
+        let question = Question::new(known, binding::claims(known, &using("p", &["c"])).expect("it is bound"), Promised::default());
+        binding::on_node(known, &question, node, &labels).map_or_else(|unfit| unfit.to_string(), |_| "fits".into())
+    };
+    let (far, plain, drivers) = ("node(s) didn't match PersistentVolume's node affinity", [(ZONE, "east")], [(DRIVERS_ZONE, "east")]);
+    // Nothing is handed over without a CSINode that says so.
+    assert_eq!((by(&known, &plain, "m").as_str(), by(&known, &drivers, "m").as_str()), ("fits", far));
+    known.csi_nodes.push(csi_node("kubernetes.io/gce-pd", json!([])));
+    assert_eq!((by(&known, &plain, "m").as_str(), by(&known, &drivers, "m").as_str()), ("fits", far));
+    known.csi_nodes = vec![csi_node("kubernetes.io/gce-pd,kubernetes.io/aws-ebs", json!([]))];
+    assert_eq!((by(&known, &plain, "m").as_str(), by(&known, &drivers, "m").as_str()), (far, "fits"));
+    assert_eq!((by(&known, &plain, "other").as_str(), by(&known, &[(DRIVERS_ZONE, "west")], "m").as_str()), ("fits", far));
+    known.volume("v", "now", "a", disk("aws://east/x", "east"));
+    let why = "could not translate pv: failed to translate Kubernetes ID to EBS Volume ID Invalid format for AWS volume (aws://east/x)";
+    assert_eq!((by(&known, &drivers, "m").as_str(), by(&known, &plain, "other").as_str()), (why, "fits"));
+    // A volume that nobody has yet is found by its own words, which is upstream's way.
+    known.claim("c", "hand", json!({}));
+    known.volume("v", "hand", "a", disk("vol-1", "east"));
+    assert_eq!((by(&known, &plain, "m").as_str(), by(&known, &drivers, "m").as_str()), ("fits", "node(s) didn't find available persistent volumes to bind"));
+}
+
+#[test]
+fn the_scheduler_knows_nothing_of_shares_of_azure() {
+    let mut known = Known::new();
+    known.csi_nodes.push(csi_node("kubernetes.io/azure-file,kubernetes.io/vsphere-volume", json!([])));
+    known.claim("c", "now", bound("v"));
+    known.volume("v", "now", "a", merged(disk("", "east"), json!({"spec": {"awsElasticBlockStore": null, "vsphereVolume": {"volumePath": "v"}}})));
+    let question = Question::new(&known, binding::claims(&known, &using("p", &["c"])).expect("it is bound"), Promised::default());
+    assert!(binding::on_node(&known, &question, "m", &[(ZONE, "east")].into_iter().collect()).is_ok());
+    let share = json!({"name": "s", "azureFile": {"secretName": "s", "shareName": "f"}});
+    let both = pod("p", json!([share, {"name": "c", "persistentVolumeClaim": {"claimName": "c"}}]));
+    assert_eq!(of_drivers(&known, &both), Ok(HashMap::new()));
+}
+
+#[test]
+fn binding_ends_where_the_driver_can_reach_the_volume() {
+    let mut known = Known::new();
+    known.csi_nodes.push(csi_node("kubernetes.io/aws-ebs", json!([])));
+    known.claim("c", "late", json!({"metadata": {"annotations": {storage::SELECTED_NODE: "m"}}}));
+    let claims = binding::claims(&known, &using("p", &["c"])).expect("waits");
+    let plan = binding::on_node(&known, &Question::new(&known, claims, Promised::default()), "m", &Labels::default()).expect("a plan");
+    known.claim("c", "late", merged(bound("v"), json!({"metadata": {"annotations": {storage::SELECTED_NODE: "m"}}})));
+    known.volume("v", "late", "a", disk("vol-1", "east"));
+    let progress = |key: &str| binding::progress(&known, &plan, "m", &[(key, "east")].into_iter().collect());
+    assert_eq!(progress(DRIVERS_ZONE), Ok(true));
+    assert_eq!(progress(ZONE).unwrap_err(), "pv \"v\" node affinity doesn't match node \"m\": no matching NodeSelectorTerms");
+    known.volume("v", "late", "a", disk("aws://east/x", "east"));
+    assert!(progress(DRIVERS_ZONE).unwrap_err().starts_with("could not translate pv: "));
+}
+
+#[test]
+fn volumes_of_clouds_count_under_their_drivers() {
+    let mut known = Known::new();
+    let class = |name: &str, provisioner: &str| Arc::new(serde_json::from_value(json!({"metadata": {"name": name}, "provisioner": provisioner})).expect("a class"));
+    known.classes.insert("ebs".into(), class("ebs", "kubernetes.io/aws-ebs"));
+    known.classes.insert("file".into(), class("file", "kubernetes.io/azure-file"));
+    known.claim("c", "now", bound("v"));
+    known.volume("v", "now", "a", disk("aws://east/vol-1", "east"));
+    known.claim("new", "ebs", json!({}));
+    known.claim("share", "file", json!({}));
+    let own = |source: Value| {
+        let mut volume = source;
+        volume["name"] = json!("x");
+        pod("p", json!([volume]))
+    };
+    let names = |pod: &PodInfo| {
+        let mut all: Vec<_> = of_drivers(&known, pod).expect("there is a driver for each").into_iter().collect();
+        all.sort();
+        all.into_iter().map(|(name, driver)| format!("{driver}: {name}")).collect::<Vec<_>>()
+    };
+    assert_eq!(names(&using("p", &["c"])), ["ebs.csi.aws.com: ebs.csi.aws.com/vol-1"]);
+    assert_eq!(names(&using("p", &["new", "share"])), ["ebs.csi.aws.com: ebs.csi.aws.com/n/new"]);
+    for (source, name) in [
+        (json!({"awsElasticBlockStore": {"volumeID": "vol-1"}}), "ebs.csi.aws.com: ebs.csi.aws.com/vol-1"),
+        (json!({"gcePersistentDisk": {"pdName": "d"}}), "pd.csi.storage.gke.io: pd.csi.storage.gke.io/projects/UNSPECIFIED/zones/UNSPECIFIED/disks/d"),
+        (json!({"azureDisk": {"diskName": "d", "diskURI": "/u", "kind": "Managed"}}), "disk.csi.azure.com: disk.csi.azure.com//u"),
+        (json!({"cinder": {"volumeID": "o"}}), "cinder.csi.openstack.org: cinder.csi.openstack.org/o"),
+        (json!({"portworxVolume": {"volumeID": "p"}}), "pxd.portworx.com: pxd.portworx.com/p"),
+    ] {
+        assert_eq!(names(&own(source)), [name]);
+    }
+    for source in [json!({"emptyDir": {}}), json!({"vsphereVolume": {"volumePath": "v"}}), json!({"nfs": {"server": "s", "path": "/"}})] {
+        assert!(names(&own(source)).is_empty());
+    }
+    let mixed = pod("p", json!([{"name": "bad", "azureDisk": {"diskURI": "/u", "kind": "Dedicated"}}, {"name": "c", "persistentVolumeClaim": {"claimName": "c"}}]));
+    let why = "converting volume(bad) from inline to csi: kind(Dedicated) is not supported in csi migration";
+    assert_eq!(of_drivers(&known, &mixed).unwrap_err(), why);
+    let mut all = HashMap::new();
+    let _ = limits::add_driver_volumes(&known, &mixed, &mut all);
+    assert_eq!(all.into_keys().collect::<Vec<_>>(), ["ebs.csi.aws.com/vol-1"], "the others count all the same");
+}
+
+#[test]
+fn drivers_limit_what_pods_describe_themselves() {
+    let own = |uid: &str, id: &str| pod(uid, json!([{"name": "x", "cinder": {"volumeID": id}}]));
+    let limited = |name: &str| csi_node("kubernetes.io/cinder", json!([{"name": name, "nodeID": "m", "allocatable": {"count": 1}}]));
+    let ask = |csi: Option<Arc<CSINode>>, there: &str, wanted: &PodInfo| {
+        let known = Known { csi_nodes: csi.into_iter().collect(), ..Known::new() };
+        let view: NodeView = serde_json::from_value(json!({"metadata": {"name": "m"}})).expect("a node");
+        let mut beside = own("q", there);
+        beside.node = Some("m".into());
+        let node = Cluster::new([Arc::new(view)], [Arc::new(beside)]).node("m").expect("it is there").clone();
+        let plugin = NodeVolumeLimits(Arc::new(known));
+        match plugin.prepare(wanted, &Profile::default()) {
+            Prepared::Check(check) => check.filter(Site::plain(&node)).map_or_else(|r| r.reasons(wanted).join(", "), |()| "fits".into()),
+            Prepared::Skip => "skipped".into(),
+            Prepared::Reject(why) => panic!("{why:?}"),
+        }
+    };
+    let wanted = own("p", "b");
+    assert_eq!(ask(Some(limited("cinder.csi.openstack.org")), "a", &wanted), limits::TOO_MANY);
+    assert_eq!(ask(Some(limited("cinder.csi.openstack.org")), "b", &wanted), "fits", "it is the same volume");
+    assert_eq!(ask(Some(limited("another")), "a", &wanted), "fits");
+    assert_eq!(ask(None, "a", &wanted), "fits");
+    assert_eq!(ask(Some(limited("cinder.csi.openstack.org")), "a", &pod("p", json!([{"name": "x", "emptyDir": {}}]))), "skipped");
+    let broken = pod("p", json!([{"name": "x", "azureDisk": {"diskURI": "/u", "kind": "Shared"}}]));
+    assert_eq!(ask(None, "a", &broken), "fits");
+    let why = "converting volume(x) from inline to csi: kind(Shared) is not supported in csi migration";
+    assert_eq!(ask(Some(limited("another")), "a", &broken), why);
 }

@@ -50,7 +50,7 @@ pub(super) fn on_node(pod: &PodInfo, reason: &str, plugin: &str, node: &NodeInfo
     let names = |list: &mut dyn Iterator<Item = Option<String>>| list.flatten().collect::<Vec<_>>().join(", ");
     match (plugin, reason) {
         ("VolumeBinding", binding::NODE_CONFLICT) => {
-            let far = names(&mut volumes().filter(|v| !Reach::default().is_near(v, node.name(), &node.view.labels)).map(|v| v.metadata.name.clone()));
+            let far = names(&mut volumes().filter(|v| Reach::default().serves(known, v, node.name(), &node.view.labels) != Ok(true)).map(|v| v.metadata.name.clone()));
             (format!("the volume {far} cannot be reached from there"), "the pod must go where its volume is; mend what keeps it from those nodes".into())
         }
         ("VolumeBinding", binding::BIND_CONFLICT) => {
