@@ -90,6 +90,8 @@ pub struct Config {
     pub autoscaling: podautoscaler::Settings,
     /// How nodes are given up.
     pub node_lifecycle: node_lifecycle::Settings,
+    /// Which pods are collected.
+    pub pod_gc: pod_gc::Settings,
     /// What is kept, and how much goes into one object.
     pub limits: Limits,
     /// Workers by name of the controller, where they differ from its own number.
@@ -99,8 +101,6 @@ pub struct Config {
 /// What is kept, and how much goes into one object.
 #[derive(Clone, Debug)]
 pub struct Limits {
-    /// Terminated pods that stay; without, all do.
-    pub terminated_pods: Option<usize>,
     /// How long a token in a Secret may be unused.
     pub unused_tokens: jiff::SignedDuration,
     /// Endpoints in one slice.
@@ -112,7 +112,6 @@ pub struct Limits {
 impl Default for Limits {
     fn default() -> Limits {
         Limits {
-            terminated_pods: Some(12500),
             unused_tokens: jiff::SignedDuration::from_hours(24 * 365),
             endpoints_per_slice: 100,
             mirrored_per_subset: 1000,

@@ -15,10 +15,23 @@ use serde_json::json;
 use crate::pod::Pod;
 use crate::{Context, pods};
 
-/// How often it looks.
-const PERIOD: Duration = Duration::from_secs(20);
-/// How long a node must have been missing: its object may just be late.
-const QUARANTINE: SignedDuration = SignedDuration::from_secs(40);
+/// How many pods are kept, and when it looks.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Terminated pods that stay; without, all do.
+    pub terminated: Option<usize>,
+    /// How often it looks.
+    pub period: Duration,
+    /// How long a node must have been missing: its object may just be late.
+    pub quarantine: SignedDuration,
+}
+
+impl Default for Settings {
+    fn default() -> Settings {
+        Settings { terminated: Some(12500), period: Duration::from_secs(20), quarantine: SignedDuration::from_secs(40) }
+    }
+}
+
 /// Pods removed at once.
 const PARALLEL: usize = 32;
 
@@ -62,7 +75,7 @@ fn is_out_of_service(node: &Node) -> bool {
 }
 
 /// Starts the controller.
-pub fn start(context: &Context, kept: Option<usize>) {
+pub fn start(context: &Context, settings: Settings) {
     let pods = context.informers.of::<Pod>();
     let nodes = context.informers.of::<Node>();
     let client = context.client.clone();
@@ -71,11 +84,11 @@ pub fn start(context: &Context, kept: Option<usize>) {
         nodes.synced().await;
         let mut missed = HashMap::new();
         loop {
-            tokio::time::sleep(PERIOD).await;
+            tokio::time::sleep(settings.period).await;
             let (all, known, now) = (pods.list(), nodes.list(), Timestamp::now());
             missed = missing(&all, &known, &missed, now);
             let mut gone = HashSet::new();
-            for (name, _) in missed.iter().filter(|(_, since)| now.duration_since(**since) >= QUARANTINE) {
+            for (name, _) in missed.iter().filter(|(_, since)| now.duration_since(**since) >= settings.quarantine) {
                 // The informer may be behind.
                 match Api::<Node>::all(client.clone()).get_metadata_opt(name).await {
                     Ok(None) => drop(gone.insert(name.clone())),
@@ -84,7 +97,7 @@ pub fn start(context: &Context, kept: Option<usize>) {
                 }
             }
             let out_of_service = known.iter().filter(|n| is_out_of_service(n)).map(|n| n.name_any()).collect();
-            let removals = plan(&all, &gone, &out_of_service, kept).into_iter().map(|(pod, orphan)| {
+            let removals = plan(&all, &gone, &out_of_service, settings.terminated).into_iter().map(|(pod, orphan)| {
                 let client = client.clone();
                 async move {
                     if let Err(error) = remove(&client, &pod, orphan).await {

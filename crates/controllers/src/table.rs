@@ -56,7 +56,7 @@ pub const CONTROLLERS: &[Controller] = &[
 
     on("replicationcontroller-controller", "replicationcontroller", "replication-controller", Some(|c, _| replicaset::start_replication_controllers(c))),
 
-    on("pod-garbage-collector-controller", "podgc", "pod-garbage-collector", Some(|c, config| pod_gc::start(c, config.limits.terminated_pods))),
+    on("pod-garbage-collector-controller", "podgc", "pod-garbage-collector", Some(|c, config| pod_gc::start(c, config.pod_gc.clone()))),
 
     on("resourcequota-controller", "resourcequota", "resourcequota-controller", Some(|c, _| resource_quota::start(c))),
 

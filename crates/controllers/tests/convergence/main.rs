@@ -4,6 +4,7 @@
 
 mod claims;
 mod cluster;
+mod ends;
 mod faults;
 mod kubelet;
 mod limits;

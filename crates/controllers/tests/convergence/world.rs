@@ -48,6 +48,8 @@ const LOOKED_AT: [&str; 22] = [
     SLICES, QUOTAS, BUDGETS, AUTOSCALERS, DEVICE_CLAIMS, ACCOUNTS, SECRETS, REQUESTS, SERVICE_RANGES,
 ];
 
+/// Terminated pods that stay.
+pub const KEPT: usize = 20;
 /// How long anything may take: seconds on a machine of its own, far more on one that is busy.
 const PATIENCE: Duration = Duration::from_secs(120);
 /// What takes longer is told of.
@@ -159,6 +161,11 @@ impl World {
                 cpu_initialization_period: SignedDuration::ZERO,
                 initial_readiness_delay: SignedDuration::ZERO,
                 ..Default::default()
+            },
+            pod_gc: controllers::pod_gc::Settings {
+                terminated: Some(KEPT),
+                period: Duration::from_millis(200),
+                quarantine: SignedDuration::from_millis(300),
             },
             ..controllers::Config::default()
         };

@@ -76,6 +76,11 @@ impl Setup {
             node_ranges: ranges(values)?,
             autoscaling: autoscaling(values)?,
             node_lifecycle: node_lifecycle(values)?,
+            // Zero and less turn it off.
+            pod_gc: controllers::pod_gc::Settings {
+                terminated: usize::try_from(values.int("terminated-pod-gc-threshold")).ok().filter(|n| *n > 0),
+                ..Default::default()
+            },
             limits: limits(values)?,
             workers,
         };
@@ -156,8 +161,6 @@ fn limits(values: &Values) -> Result<Limits> {
         Ok(number as usize)
     };
     Ok(Limits {
-        // Zero and less turn it off.
-        terminated_pods: usize::try_from(values.int("terminated-pod-gc-threshold")).ok().filter(|n| *n > 0),
         unused_tokens: signed(values, "legacy-service-account-token-clean-up-period")?,
         endpoints_per_slice: bounded("max-endpoints-per-slice")?,
         mirrored_per_subset: bounded("mirroring-max-endpoints-per-subset")?,
@@ -342,11 +345,11 @@ mod tests {
     #[test]
     fn limits_and_the_patience_with_nodes_are_the_users() {
         let config = Setup::new(&values(&[])).expect("settings").config;
-        assert_eq!(config.limits.terminated_pods, Some(12500));
+        assert_eq!(config.pod_gc.terminated, Some(12500));
         assert_eq!((config.node_lifecycle.grace, config.node_lifecycle.eviction_rate), (SignedDuration::from_secs(50), 0.1));
         let args = ["--terminated-pod-gc-threshold=0", "--node-monitor-grace-period=16s", "--node-eviction-rate=1.5", "--max-endpoints-per-slice=7"];
         let config = Setup::new(&values(&args)).expect("settings").config;
-        assert_eq!((config.limits.terminated_pods, config.limits.endpoints_per_slice), (None, 7));
+        assert_eq!((config.pod_gc.terminated, config.limits.endpoints_per_slice), (None, 7));
         assert_eq!((config.node_lifecycle.grace, config.node_lifecycle.eviction_rate), (SignedDuration::from_secs(16), 1.5));
         assert_eq!(refusal(&["--max-endpoints-per-slice=0"]), "max-endpoints-per-slice must not be less than 1, but got 0");
         assert_eq!(refusal(&["--mirroring-max-endpoints-per-subset=1001"]), "mirroring-max-endpoints-per-subset must not be more than 1000, but got 1001");
