@@ -286,6 +286,18 @@ impl Reader for Core {
         }
     }
 
+    fn merge(&self, resource: &'static Resource, live: &Value, config: &Value) -> Result<Value, String> {
+        // a scale has a built-in kind
+        let of_kind = live.get("kind").and_then(Value::as_str) == Some(resource.kind);
+        match self.custom(resource).filter(|_| of_kind) {
+            Some(custom) => {
+                let node = custom.version.source().map_or(api::topology::Node::Deduced, api::topology::Node::CustomResource);
+                api::apply::merge(node, live, config)
+            }
+            None => model::merge(live, config),
+        }
+    }
+
     fn version(&self, resource: &Resource) -> u64 {
         self.cache.resource(resource.storage_prefix).map_or(0, |c| c.version())
     }

@@ -1,5 +1,5 @@
 //! What a strategy, admission plug-in or creater knows about the request it serves.
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use parking_lot::Mutex;
@@ -44,22 +44,26 @@ pub struct Backend {
     pub authenticator: Arc<dyn Authenticator>,
 }
 
-/// What mutating webhooks did: a change makes all plug-ins look at the object once more.
+/// How far mutating admission has got: a change by webhooks or policies makes all plug-ins look at the object once more.
+#[derive(Debug, Default)]
+struct Rounds {
+    second: bool,
+    required: bool,
+    plugins: BTreeMap<&'static str, Round>,
+}
+
+/// What the webhooks or policies of one plug-in have done so far.
 #[derive(Debug, Clone, Default)]
-pub struct Rounds {
-    /// This is the second round: only hooks that are required are asked.
-    pub again: bool,
-    /// A hook changed the object.
-    pub changed: bool,
-    /// Hooks that were asked and want to know of changes after them.
-    pub earlier: std::collections::BTreeSet<String>,
-    /// Hooks to ask again.
-    pub required: std::collections::BTreeSet<String>,
-    /// The object as the hooks left it.
+pub struct Round {
+    /// Those that were asked and want to know of changes after them.
+    pub earlier: BTreeSet<String>,
+    /// Those to ask again in the second round, where nobody else is asked.
+    pub required: BTreeSet<String>,
+    /// The object as they left it.
     pub output: Option<serde_json::Value>,
 }
 
-impl Rounds {
+impl Round {
     /// The object changed: whoever wants to know of it is asked again.
     pub fn require_earlier(&mut self) {
         self.required.append(&mut self.earlier);
@@ -113,18 +117,41 @@ impl Ctx {
         }
     }
 
-    /// What mutating webhooks have done so far in the admission of this write.
-    pub fn rounds(&self) -> Rounds {
-        self.rounds.lock().clone()
+    /// What a plug-in's webhooks or policies have done so far in the admission of this write.
+    pub fn round(&self, plugin: &'static str) -> Round {
+        self.rounds.lock().plugins.get(plugin).cloned().unwrap_or_default()
     }
 
-    /// Keeps what [`Ctx::rounds`] answers.
-    pub fn keep_rounds(&self, rounds: Rounds) {
-        *self.rounds.lock() = rounds;
+    /// Keeps what [`Ctx::round`] answers.
+    pub fn keep_round(&self, plugin: &'static str, round: Round) {
+        self.rounds.lock().plugins.insert(plugin, round);
     }
 
-    /// Brings an object that admission changed into the shape that a decoded one has, defaults included.
-    pub fn settle(&self, object: &mut serde_json::Value) -> Result<(), String> {
+    /// Whether plug-ins look at the object once more.
+    pub fn is_second_round(&self) -> bool {
+        self.rounds.lock().second
+    }
+
+    /// Somebody else than the server changed the object: all plug-ins are to look at it once more.
+    pub fn require_second_round(&self) {
+        self.rounds.lock().required = true;
+    }
+
+    /// Begins the second round, if one is required.
+    pub(crate) fn begin_second_round(&self) -> bool {
+        let mut rounds = self.rounds.lock();
+        rounds.second = rounds.required;
+        rounds.second
+    }
+
+    /// Forgets the rounds: what comes next is another write.
+    pub(crate) fn end_rounds(&self) {
+        *self.rounds.lock() = Rounds::default();
+    }
+
+    /// Brings an object that admission changed into the shape that a decoded one has, defaults included. Answers what is
+    /// to be said of the unknown fields that were dropped.
+    pub fn settle(&self, object: &mut serde_json::Value) -> Result<Vec<String>, String> {
         crate::model::settle_changed(self, object)
     }
 

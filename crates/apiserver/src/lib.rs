@@ -52,7 +52,7 @@ pub use authz::{Authorizer, AuthzAttributes, Decision, Rules};
 pub use body::{Body, BodyError};
 pub use builder::{BuildError, Builder, Config, InProcess, Parts};
 pub use convert::convert;
-pub use ctx::{Backend, Ctx, Rounds, UserInfo};
+pub use ctx::{Backend, Ctx, Round, UserInfo};
 pub use encrypt::{EncryptionConfig, EncryptionKey};
 pub use listen::{ServingTls, TlsError};
 pub use location::{ConnectRequest, Location, Locator, Tls};

@@ -175,6 +175,14 @@ pub fn apply(ctx: &Ctx, live: Option<&Value>, config: &Value, manager: &str, for
         .unwrap_or_else(|| Err(api::status::bad_request("this kind cannot be applied")))
 }
 
+/// What a configuration makes of an object of a built-in kind.
+pub fn merge(live: &Value, config: &Value) -> Result<Value, String> {
+    let text = |key: &str| live.get(key).and_then(Value::as_str).unwrap_or_default();
+    let (group, version) = api::resources::split_api_version(text("apiVersion"));
+    let node = api::resources::type_name(group, version, text("kind")).map_or(api::topology::Node::Deduced, api::topology::builtin);
+    api::apply::merge(node, live, config)
+}
+
 fn node_of(t: &'static api::facts::Type) -> api::topology::Node<'static> {
     api::topology::Node::Type(t)
 }
@@ -222,14 +230,14 @@ pub fn default_settled(ctx: &Ctx, expect: &Expect, object: &mut Value) {
 }
 
 /// An object that admission changed: types, unknown fields, defaults.
-pub fn settle_changed(ctx: &Ctx, object: &mut Value) -> Result<(), String> {
+pub fn settle_changed(ctx: &Ctx, object: &mut Value) -> Result<Vec<String>, String> {
     let text = |key: &str| object.get(key).and_then(Value::as_str).unwrap_or_default().to_string();
     let (api_version, kind) = (text("apiVersion"), text("kind"));
     let (group, version) = api::resources::split_api_version(&api_version);
     let expect = Expect::new(group, version, &kind);
-    settle(ctx, &expect, object)?;
+    let unknown = settle(ctx, &expect, object)?;
     default_settled(ctx, &expect, object);
-    Ok(())
+    Ok(unknown)
 }
 
 /// Whether the kind is checked later, with everything else.

@@ -18,6 +18,11 @@ pub trait Reader: Send + Sync {
         let same = |r: &&'static Resource| !r.storage_prefix.is_empty() && r.storage_prefix == resource.storage_prefix;
         crate::model::all().iter().filter(same).collect()
     }
+    /// What a configuration makes of an object of this resource, or of one of its subresources, when it is laid over it as
+    /// an apply does, without anybody coming to own its fields.
+    fn merge(&self, _resource: &'static Resource, live: &Value, config: &Value) -> Result<Value, String> {
+        crate::model::merge(live, config)
+    }
     /// Changes whenever an object of this resource changed: what was compiled from them can be kept while it stays.
     fn version(&self, resource: &Resource) -> u64;
 }

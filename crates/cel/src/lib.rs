@@ -36,7 +36,8 @@
 //!
 //! - [`Env::compile`] gives a [`Program`] or [`Issues`], whose `Display` is upstream's error text with the quoted line.
 //!   Functions and libraries are those of upstream's base environment for 1.36; [`Env::with_bind`] adds `cel.bind` (device
-//!   selectors have it), [`Env::with_mutation`] `Object{}`, `JSONPatch{}` and `jsonpatch.escapeKey`.
+//!   selectors have it), [`Env::with_mutation`] `Object{}`, `JSONPatch{}` and `jsonpatch.escapeKey`, which
+//!   [`Value::to_configuration`] and [`Value::to_json_patch`] read.
 //! - [`DeclType::from_openapi`] reads a structural schema; [`DeclType::value`] makes a lazy [`Value`] of JSON under it (list
 //!   types, int-or-string, formats, nullable); [`Env::declare_schema`] declares a variable of it. An optional `oldSelf` is
 //!   `Type::optional(env.register(name, &schema))` with the value `Value::optional(..)`.
@@ -60,6 +61,7 @@ mod escape;
 mod eval;
 mod functions;
 mod issues;
+mod mutation;
 mod program;
 mod runtime_cost;
 mod schema;

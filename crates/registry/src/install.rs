@@ -174,8 +174,13 @@ fn install_strategies(parts: &mut Parts, allocator: Arc<Allocator>, rbac: Arc<Rb
     parts.strategy("resource.k8s.io", "resourceclaims", "status", Arc::new(ClaimStatus));
     parts.strategy("resource.k8s.io", "deviceclasses", "", Arc::new(Classes));
     parts.strategy("resource.k8s.io", "resourceclaimtemplates", "", Arc::new(Templates));
-    parts.strategy("admissionregistration.k8s.io", "validatingadmissionpolicies", "", Arc::new(Policies));
-    parts.strategy("admissionregistration.k8s.io", "validatingadmissionpolicybindings", "", Arc::new(Bindings));
+    for (kind, mutating) in [("mutating", true), ("validating", false)] {
+        let mut install = |what: &str, strategy: Arc<dyn apiserver::Strategy>| {
+            parts.strategy("admissionregistration.k8s.io", &format!("{kind}admission{what}"), "", strategy);
+        };
+        install("policies", Arc::new(Policies { mutating }));
+        install("policybindings", Arc::new(Bindings { mutating }));
+    }
     for (group, plural, create_on_update, unconditional_update) in SWITCHES {
         let plain = Plain { create_on_update: *create_on_update, unconditional_update: *unconditional_update, ..Plain::DEFAULT };
         parts.strategy(group, plural, "", Arc::new(plain));

@@ -115,6 +115,8 @@ resources! {
     RUNTIME_CLASSES = "node.k8s.io" "v1" "runtimeclasses";
     ADMISSION_POLICIES = "admissionregistration.k8s.io" "v1" "validatingadmissionpolicies";
     ADMISSION_POLICY_BINDINGS = "admissionregistration.k8s.io" "v1" "validatingadmissionpolicybindings";
+    MUTATING_POLICIES = "admissionregistration.k8s.io" "v1" "mutatingadmissionpolicies";
+    MUTATING_POLICY_BINDINGS = "admissionregistration.k8s.io" "v1" "mutatingadmissionpolicybindings";
     CUSTOM_RESOURCE_DEFINITIONS = "apiextensions.k8s.io" "v1" "customresourcedefinitions";
     MUTATING_HOOKS = "admissionregistration.k8s.io" "v1" "mutatingwebhookconfigurations";
     VALIDATING_HOOKS = "admissionregistration.k8s.io" "v1" "validatingwebhookconfigurations";

@@ -72,6 +72,31 @@ impl<'a> Target<'a> {
     }
 }
 
+/// Several errors as one.
+fn joined(errors: &[String]) -> Option<String> {
+    match errors {
+        [] => None,
+        [one] => Some(one.clone()),
+        many => Some(format!("errors:\n  {}", many.join("\n  "))),
+    }
+}
+
+/// Lays `config` over `live` as an apply does, with nobody owning anything. Maps and lists that are owned as a whole
+/// are refused: who means to add to one would replace it.
+pub fn merge(node: Node<'_>, live: &Value, config: &Value) -> Result<Value, String> {
+    if let Some(wrong) = joined(&typed::check(node, config, false)) {
+        return Err(format!("failed to convert patch object to typed object: {wrong}"));
+    }
+    let atomics = typed::atomics(node, config);
+    if !atomics.is_empty() {
+        return Err(format!("invalid ApplyConfiguration: may not mutate atomic arrays, maps or structs: {}", atomics.join(", ")));
+    }
+    if let Some(wrong) = joined(&typed::check(node, live, true)) {
+        return Err(format!("failed to convert original object to typed object: {wrong}"));
+    }
+    Ok(typed::merge(node, live, config))
+}
+
 /// The manager's name of a request that names none: the part of the user agent before the first slash.
 pub fn manager_of_user_agent(user_agent: &str) -> String {
     user_agent.split('/').next().unwrap_or_default().chars().take(128).collect()
@@ -150,8 +175,7 @@ pub fn apply(
     }
     let failed = |message: String| Status { code: 500, reason: String::new(), message, details: None };
     let wrong = typed::check(target.node, config, false);
-    if !wrong.is_empty() {
-        let errors = if let [one] = wrong.as_slice() { one.clone() } else { format!("errors:\n  {}", wrong.join("\n  ")) };
+    if let Some(errors) = joined(&wrong) {
         let name = |k| meta(k).and_then(Value::as_str).unwrap_or_default();
         return Err(failed(format!(
             "failed to create typed patch object ({}/{}; {}, Kind={}): {errors}",

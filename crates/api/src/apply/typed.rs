@@ -265,6 +265,43 @@ fn merge_at(node: Node<'_>, live: Option<&Value>, config: Option<&Value>) -> Opt
     }
 }
 
+/// The paths of all maps and lists in a value that are owned as a whole.
+pub fn atomics(node: Node<'_>, value: &Value) -> Vec<String> {
+    fn walk(node: Node<'_>, value: &Value, path: &mut String, out: &mut Vec<String>) {
+        let len = path.len();
+        match (node.resolve(Some(value)), value) {
+            (Atom::List(l), Value::Array(items)) => {
+                if l.relation == Relation::Atomic {
+                    out.push(path.clone());
+                }
+                for (i, item) in items.iter().enumerate() {
+                    path.push_str(&format!("[{i}]"));
+                    walk(l.element, item, path, out);
+                    path.truncate(len);
+                }
+            }
+            (Atom::Map(m), Value::Object(fields)) => {
+                if m.atomic {
+                    out.push(path.clone());
+                }
+                for (key, value) in fields {
+                    // values of maps without declared fields are not looked into
+                    if let Some(node) = m.field(key) {
+                        path.push('.');
+                        path.push_str(key);
+                        walk(node, value, path, out);
+                        path.truncate(len);
+                    }
+                }
+            }
+            _ => {}
+        }
+    }
+    let mut out = Vec::new();
+    walk(node, value, &mut String::new(), &mut out);
+    out
+}
+
 /// Items of both lists; those of `config` keep their order, the others stay near their neighbours.
 fn merge_lists(l: &List<'_>, live: Option<&Vec<Value>>, config: Option<&Vec<Value>>) -> Vec<Value> {
     let index = |list: Option<&Vec<Value>>| -> Vec<(Element, Value)> {

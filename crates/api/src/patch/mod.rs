@@ -32,10 +32,44 @@ pub fn json_patch(current: &Value, patch: &Value) -> Result<Value, Status> {
             "error decoding patch: json: cannot unmarshal {got} into Go value of type []handlers.jsonPatchOp"
         )));
     }
-    let operations: json_patch::Patch = serde_json::from_value(patch.clone()).map_err(|_| rejected())?;
+    try_json_patch(current, patch).map_err(|_| rejected())
+}
+
+/// Why a JSON patch could not be applied.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum PatchError {
+    /// One of its tests failed.
+    #[error("a test of the patch failed")]
+    Test,
+    /// An operation does not apply, or is none.
+    #[error("{0}")]
+    Other(String),
+}
+
+/// Applies a JSON patch, and says what is wrong with one that does not apply.
+pub fn try_json_patch(current: &Value, patch: &Value) -> Result<Value, PatchError> {
+    const KINDS: [&str; 6] = ["add", "remove", "replace", "move", "copy", "test"];
+    let text = |operation: &Value, key: &str| operation.get(key).and_then(Value::as_str).unwrap_or_default().to_owned();
+    let all = patch.as_array().map(Vec::as_slice).unwrap_or_default();
+    if let Some(unknown) = all.iter().map(|o| text(o, "op")).find(|o| !KINDS.contains(&o.as_str())) {
+        return Err(PatchError::Other(format!("Unexpected kind: {unknown}")));
+    }
+    let operations: json_patch::Patch = serde_json::from_value(patch.clone()).map_err(|e| PatchError::Other(e.to_string()))?;
     let mut out = current.clone();
-    json_patch::patch(&mut out, &operations).map_err(|_| rejected())?;
-    Ok(out)
+    let failed = match json_patch::patch(&mut out, &operations) {
+        Ok(()) => return Ok(out),
+        Err(failed) => failed,
+    };
+    let operation = &all[failed.operation];
+    let (kind, path, from) = (text(operation, "op"), text(operation, "path"), text(operation, "from"));
+    let missing = |what: String| Err(PatchError::Other(format!("{kind} operation does not apply: doc is missing {what}: missing value")));
+    match (failed.kind, kind.as_str()) {
+        (json_patch::PatchErrorKind::TestFailed, _) | (_, "test") => Err(PatchError::Test),
+        (json_patch::PatchErrorKind::InvalidFromPointer, _) => missing(format!("from path: {from}")),
+        (json_patch::PatchErrorKind::InvalidPointer, "replace") => missing(format!("key: {path}")),
+        (json_patch::PatchErrorKind::InvalidPointer, _) => missing(format!("path: {}", crate::field::go_quote(&path))),
+        (other, _) => Err(PatchError::Other(format!("error in {kind} for path: '{path}': {other}"))),
+    }
 }
 
 /// 422: an operation of a JSON patch does not apply.

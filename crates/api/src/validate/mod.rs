@@ -195,6 +195,13 @@ pub fn metadata_update(new: &Value, old: &Value) -> Vec<FieldError> {
     errs.into_inner()
 }
 
+/// What is wrong with a `metav1.LabelSelector`.
+pub fn label_selector(selector: &Value, path: &Path) -> Vec<FieldError> {
+    let errs = Errors::default();
+    meta::label_selector(&At::root(selector, &errs).named(path.clone()));
+    errs.into_inner()
+}
+
 /// What is wrong with the finalizers of a namespace's spec, after a write to its `finalize` subresource.
 pub fn namespace_finalize(new: &Value, old: &Value) -> Vec<FieldError> {
     let mut out = metadata_update(new, old);

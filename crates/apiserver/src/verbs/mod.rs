@@ -55,17 +55,13 @@ impl Op {
         for plugin in self.admission.iter().filter(|p| p.handles(operation)) {
             plugin.admit(&attributes, object).await?;
         }
-        let mut rounds = self.ctx.rounds();
-        if !rounds.changed {
-            return Ok(());
+        // what a webhook or policy brought in is looked at by all, once more
+        if self.ctx.begin_second_round() {
+            for plugin in self.admission.iter().filter(|p| p.handles(operation)) {
+                plugin.admit(&attributes, object).await?;
+            }
         }
-        // what a webhook brought in is looked at by all, once more
-        rounds.again = true;
-        self.ctx.keep_rounds(rounds);
-        for plugin in self.admission.iter().filter(|p| p.handles(operation)) {
-            plugin.admit(&attributes, object).await?;
-        }
-        self.ctx.keep_rounds(crate::ctx::Rounds::default());
+        self.ctx.end_rounds();
         Ok(())
     }
 

@@ -32,6 +32,11 @@ impl Expression {
         Self { text: text.to_owned(), program: compile(env, text, types) }
     }
 
+    /// Why it did not compile.
+    pub fn mistake(&self) -> Option<&str> {
+        self.program.as_ref().err().map(String::as_str)
+    }
+
     /// Evaluates the expression and takes its cost, with that of the variables that it needed, off the budget.
     pub fn evaluate<'a>(&'a self, activation: &Activation<'a>, budget: &mut u64) -> Result<Result<Cel<'a>, String>, Spent> {
         let program = match &self.program {

@@ -13,6 +13,7 @@ pub(crate) mod policy;
 mod priority;
 mod request;
 mod resource_quota;
+mod rules;
 mod service_account;
 mod storage;
 pub(crate) mod webhooks;
@@ -45,6 +46,7 @@ pub(crate) fn plugins() -> Vec<Arc<dyn Admission>> {
         Arc::new(certificates::CertificateApproval),
         Arc::new(certificates::CertificateSubjectRestriction),
         Arc::new(defaults::DefaultIngressClass),
+        Arc::new(policy::MutatingAdmissionPolicy::default()),
         Arc::new(webhooks::Mutating::new()),
         Arc::new(policy::ValidatingAdmissionPolicy::default()),
         Arc::new(webhooks::Validating::new()),

@@ -21,6 +21,7 @@ use super::conditions::{self, Data, Expression};
 use super::configured::Configured;
 use super::matching::Matcher;
 use super::request::{View, is_configuration};
+use super::rules;
 use crate::locate::ServiceProxy;
 use crate::util::{MUTATING_HOOKS, Res, VALIDATING_HOOKS, items, map, number, quote, text, texts, uuid};
 
@@ -225,14 +226,14 @@ impl Admission for Mutating {
         if hooks.is_empty() || is_configuration(ctx) {
             return Ok(());
         }
-        let mut rounds = ctx.rounds();
-        if rounds.again && rounds.output.as_ref() != Some(object) {
-            rounds.require_earlier();
+        let mut round = ctx.round(self.name());
+        if ctx.is_second_round() && round.output.as_ref() != Some(object) {
+            round.require_earlier();
         }
         for hook in hooks.iter() {
             let given = (!object.is_null()).then_some(&*object);
             let Some(view) = hook.view(attributes, given).await? else { continue };
-            if rounds.again && !rounds.required.contains(&hook.id) {
+            if ctx.is_second_round() && !round.required.contains(&hook.id) {
                 continue;
             }
             let answer = hook.ask(&view, true).await;
@@ -242,20 +243,21 @@ impl Admission for Mutating {
                 Ok(Err(refused)) => return Err(refused),
                 Ok(Ok(None)) => {}
                 Ok(Ok(Some(mut patched))) => {
-                    ctx.settle(&mut patched).map_err(status::internal)?;
+                    // unlike policies' patches, those of webhooks may bring in unknown fields, which are dropped
+                    let _unknown = ctx.settle(&mut patched).map_err(status::internal)?;
                     if patched != *object {
                         *object = patched;
-                        rounds.require_earlier();
-                        rounds.changed = true;
+                        round.require_earlier();
+                        ctx.require_second_round();
                     }
                 }
             }
             if hook.again {
-                rounds.earlier.insert(hook.id.clone());
+                round.earlier.insert(hook.id.clone());
             }
         }
-        rounds.output = Some(object.clone());
-        ctx.keep_rounds(rounds);
+        round.output = Some(object.clone());
+        ctx.keep_round(self.name(), round);
         Ok(())
     }
 }
@@ -310,16 +312,10 @@ pub(crate) fn validate(configuration: &Value, mutating: bool) -> Vec<api::field:
         } else if !seen.insert(name) {
             errors.push(FieldError::duplicate(&at.child("name"), name));
         }
-        let mut one_of = |key: &str, known: &[&str]| {
-            let given = text(hook, &format!("/{key}"));
-            if !given.is_empty() && !known.contains(&given) {
-                errors.push(FieldError::not_supported(&at.child(key), given, known));
-            }
-        };
-        one_of("failurePolicy", &["Fail", "Ignore"]);
-        one_of("matchPolicy", &["Equivalent", "Exact"]);
+        rules::one_of(hook, "failurePolicy", &["Fail", "Ignore"], &at, &mut errors);
+        rules::one_of(hook, "matchPolicy", &["Equivalent", "Exact"], &at, &mut errors);
         if mutating {
-            one_of("reinvocationPolicy", &["IfNeeded", "Never"]);
+            rules::one_of(hook, "reinvocationPolicy", &["IfNeeded", "Never"], &at, &mut errors);
         }
         let side_effects = text(hook, "/sideEffects");
         if side_effects.is_empty() {
@@ -339,12 +335,7 @@ pub(crate) fn validate(configuration: &Value, mutating: bool) -> Vec<api::field:
             errors.push(FieldError::invalid(&versions_at, json!(versions), "must include at least one of v1, v1beta1"));
         }
         for (j, rule) in items(hook, "/rules").enumerate() {
-            let at = at.child("rules").index(j);
-            for key in ["operations", "apiGroups", "apiVersions", "resources"] {
-                if texts(rule, &format!("/{key}")).next().is_none() {
-                    errors.push(FieldError::required(&at.child(key), ""));
-                }
-            }
+            rules::validate(rule, &at.child("rules").index(j), &mut errors);
         }
         match map(hook, "/clientConfig") {
             Some(_) => api::crd::definition::client_config(&hook["clientConfig"], &at.child("clientConfig"), false, &mut errors),

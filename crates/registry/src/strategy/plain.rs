@@ -61,6 +61,4 @@ pub(crate) const SWITCHES: &[(&str, &str, bool, bool)] = &[
     ("storage.k8s.io", "csistoragecapacities", false, false),
     ("storage.k8s.io", "volumeattachments", false, false),
     ("storage.k8s.io", "csinodes", false, false),
-    ("admissionregistration.k8s.io", "mutatingadmissionpolicies", false, false),
-    ("admissionregistration.k8s.io", "mutatingadmissionpolicybindings", false, false),
 ];

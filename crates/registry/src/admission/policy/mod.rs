@@ -1,9 +1,10 @@
-//! Admission policies: expressions that the cluster's owners wrote as objects judge writes.
+//! Admission policies: expressions that the cluster's owners wrote as objects judge and change writes.
 //!
 //! Policies are compiled when they change, not when they are asked. Here is what is the same for all of them: which
 //! writes a policy and its bindings are for, with which parameters, and what stands in the way of asking it.
 
 mod mistakes;
+mod mutating;
 mod params;
 mod validating;
 
@@ -22,7 +23,9 @@ use super::matching::Matcher;
 use super::request::{self, is_configuration, is_namespace};
 use crate::util::{items, text};
 
-pub(crate) use mistakes::mistakes;
+pub(crate) use mistakes::{of_binding, of_mutating, of_validating};
+pub(super) use mutating::MutatingAdmissionPolicy;
+pub(crate) use params::resource_of;
 pub(super) use validating::ValidatingAdmissionPolicy;
 
 /// A policy, compiled. What it does is in `rules`.
@@ -181,5 +184,7 @@ async fn namespace_object(ctx: &Ctx) -> Result<Option<Arc<Value>>, Status> {
     request::namespace(ctx, &ctx.namespace).await.map(Some)
 }
 
+#[cfg(test)]
+mod mutating_tests;
 #[cfg(test)]
 mod tests;

@@ -14,9 +14,7 @@ use crate::util::{CUSTOM_RESOURCE_DEFINITIONS, items, text, texts};
 pub(super) fn params(ctx: &Ctx, kind: Option<&Value>, reference: Option<&Value>) -> Result<Vec<Option<Arc<Value>>>, String> {
     let (Some(kind), Some(reference)) = (kind, reference) else { return Ok(vec![None]) };
     let api_version = text(kind, "/apiVersion");
-    let (group, version) = split_api_version(api_version);
-    let resource = api::resources::find_kind(group, version, text(kind, "/kind")).or_else(|| custom(ctx, group, version, text(kind, "/kind")));
-    let Some(resource) = resource else {
+    let Some(resource) = resource_of(ctx, kind) else {
         return Err(format!("paramKind kind `&ParamKind{{APIVersion:{api_version},Kind:{},}}` not known", text(kind, "/kind")));
     };
     let namespace = match (resource.namespaced, text(reference, "/namespace")) {
@@ -43,6 +41,13 @@ pub(super) fn params(ctx: &Ctx, kind: Option<&Value>, reference: Option<&Value>)
         return Err("no params found for policy binding with `Deny` parameterNotFoundAction".into());
     }
     Ok(found)
+}
+
+/// The resource of a `paramKind`.
+pub(crate) fn resource_of(ctx: &Ctx, kind: &Value) -> Option<&'static Resource> {
+    let (group, version) = split_api_version(text(kind, "/apiVersion"));
+    let kind = text(kind, "/kind");
+    api::resources::find_kind(group, version, kind).or_else(|| custom(ctx, group, version, kind))
 }
 
 /// The row of a custom kind, from its definition.

@@ -223,35 +223,3 @@ fn a_changed_policy_counts_at_once_and_policies_are_not_judged() {
     let ctx = scene.objects.ctx(&NAMESPACES, "", "default", UserInfo::new("ann", &[]));
     assert!(scene.judge(&ctx, Operation::Delete, None, Some(&json!({"metadata": {"name": "default"}}))).is_err());
 }
-
-#[test]
-fn mistakes_are_found_when_a_policy_is_written() {
-    let spec = |extra: Value| {
-        let mut spec = json!({"matchConstraints": {"resourceRules": [{}]}});
-        for (key, value) in extra.as_object().into_iter().flatten() {
-            spec[key] = value.clone();
-        }
-        json!({"spec": spec})
-    };
-    let told = |extra: Value, before: Option<&Value>| mistakes(&spec(extra), before).iter().map(ToString::to_string).collect::<Vec<_>>();
-    assert_eq!(told(json!({"validations": [{"expression": "object.foo.bar == 1"}], "variables": [{"name": "a", "expression": "1"}]}), None), [""; 0]);
-    assert_eq!(
-        told(json!({"validations": [{"expression": "1"}, {"expression": ""}, {"expression": "params.a"}]}), None),
-        [
-            "spec.validations[0].expression: Invalid value: \"1\": must evaluate to bool but got int",
-            "spec.validations[1].expression: Required value: expression is not specified",
-            "spec.validations[2].expression: Invalid value: \"params.a\": compilation failed: ERROR: <input>:1:1: undeclared reference to 'params' (in container '')\n | params.a\n | ^",
-        ]
-    );
-    assert_eq!(told(json!({"paramKind": {"kind": "ConfigMap"}, "validations": [{"expression": "params.a == 1"}]}), None), [""; 0]);
-    assert_eq!(
-        told(json!({"validations": [{"expression": "true", "messageExpression": "authorizer.path('/').check('get').reason()"}]}), None).len(),
-        1,
-        "messages know no authorizer"
-    );
-    assert_eq!(told(json!({"auditAnnotations": [{"key": "a", "valueExpression": "1"}]}), None), ["spec.auditAnnotations[0].valueExpression: Invalid value: \"1\": must evaluate to one of [string null_type] but got int"]);
-    let old = spec(json!({"validations": [{"expression": "1"}]}));
-    assert_eq!(told(json!({"validations": [{"expression": "1"}], "failurePolicy": "Ignore"}), Some(&old)), [""; 0], "what was let in stays");
-    assert_eq!(told(json!({}), None).len(), 2);
-    assert_eq!(mistakes(&json!({"spec": {"validations": [{"expression": "true"}]}}), None).len(), 1);
-}
