@@ -34,7 +34,7 @@ pub struct PodSpec {
     pub hostname: Option<String>,
     /// The node that its affinity names (`metadata.name In [node]`), as daemon pods do.
     pub pinned: Option<String>,
-    /// Those of claims, named or made for the pod, and those of clouds, which are handed to CSI drivers.
+    /// Those of claims, named or made for the pod, and others that have to be attached: of clouds, FC and iSCSI.
     pub volumes: Option<Vec<Volume>>,
     template: Arc<Template>,
 }
@@ -266,7 +266,8 @@ impl<'de> Deserialize<'de> for PodSpec {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<PodSpec, D::Error> {
         let raw = RawSpec::deserialize(deserializer)?;
         let mut volumes = raw.volumes.unwrap_or_default();
-        volumes.retain(|v| v.persistent_volume_claim.is_some() || v.ephemeral.is_some() || rules::migration::of_inline(v).is_some());
+        let attached = |v: &Volume| rules::migration::of_inline(v).is_some() || v.fc.is_some() || v.iscsi.is_some();
+        volumes.retain(|v| v.persistent_volume_claim.is_some() || v.ephemeral.is_some() || attached(v));
         volumes.shrink_to_fit();
         let pinned = raw.affinity.as_ref().and_then(pinned);
         let between = raw.affinity.filter(|a| a.pod_affinity.is_some() || a.pod_anti_affinity.is_some());
@@ -365,10 +366,11 @@ mod tests {
     #[test]
     fn volumes_that_controllers_read_are_kept() {
         let volumes = json!([{"name": "a", "persistentVolumeClaim": {"claimName": "c"}}, {"name": "b", "ephemeral": {}}, {"name": "c", "emptyDir": {}},
-            {"name": "d", "cinder": {"volumeID": "v"}}, {"name": "e", "secret": {"secretName": "s"}}, {"name": "f", "nfs": {"server": "s", "path": "/"}}]);
+            {"name": "d", "cinder": {"volumeID": "v"}}, {"name": "e", "secret": {"secretName": "s"}}, {"name": "f", "nfs": {"server": "s", "path": "/"}},
+            {"name": "g", "fc": {"wwids": ["w"]}}, {"name": "h", "iscsi": {"targetPortal": "p", "iqn": "i", "lun": 0}}]);
         let pod: Pod = serde_json::from_value(json!({"spec": {"volumes": volumes}})).expect("a pod");
         let kept: Vec<String> = pod.spec.expect("a spec").volumes.into_iter().flatten().map(|v| v.name).collect();
-        assert_eq!(kept, ["a", "b", "d"]);
+        assert_eq!(kept, ["a", "b", "d", "g", "h"]);
     }
 
     #[test]

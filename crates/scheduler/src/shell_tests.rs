@@ -356,3 +356,24 @@ async fn the_more_important_displaces() {
     assert!(marked, "the victim was marked before it went");
     tasks.shutdown(Duration::from_secs(5)).await;
 }
+
+#[tokio::test]
+async fn a_driver_with_no_room_has_some_when_a_volume_is_detached() {
+    let fake = Fake::new();
+    fake.put("nodes", node("a"));
+    let limit = json!([{"name": "cinder.csi.openstack.org", "nodeID": "a", "allocatable": {"count": 1}}]);
+    fake.put("csinodes", json!({"apiVersion": "storage.k8s.io/v1", "kind": "CSINode", "metadata": {"name": "a"}, "spec": {"drivers": limit}}));
+    let csi = json!({"driver": "cinder.csi.openstack.org", "volumeHandle": "old"});
+    fake.put("persistentvolumes", json!({"apiVersion": "v1", "kind": "PersistentVolume", "metadata": {"name": "old"}, "spec": {"csi": csi}}));
+    let spec = json!({"attacher": "cinder.csi.openstack.org", "nodeName": "a", "source": {"persistentVolumeName": "old"}});
+    fake.put("volumeattachments", json!({"apiVersion": "storage.k8s.io/v1", "kind": "VolumeAttachment", "metadata": {"name": "x"}, "spec": spec}));
+    let mut own = pod("own", 0, "1");
+    own["spec"]["volumes"] = json!([{"name": "v", "cinder": {"volumeID": "new"}}]);
+    fake.put("pods", own);
+    let tasks = start(&fake);
+    let message = |f: &Fake| f.pod("own")["status"]["conditions"][0]["message"].as_str().unwrap_or_default().to_string();
+    fake.until("refused", |f| message(f).starts_with("0/1 nodes are available: 1 node(s) exceed max volume count. ")).await;
+    fake.remove_from("volumeattachments", "volumeattachments//x");
+    fake.until("bound", |f| f.is_on("own", "a")).await;
+    tasks.shutdown(Duration::from_secs(5)).await;
+}

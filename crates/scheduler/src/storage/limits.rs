@@ -155,6 +155,18 @@ pub(crate) fn has_room<'a>(known: &dyn Lookup, wanted: &HashMap<String, String>,
     }
     let mut sums: HashMap<&str, usize> = HashMap::new();
     attached.values().for_each(|d| *sums.entry(d).or_default() += 1);
+    // What no pod here uses, or uses yet, takes its place all the same. A wanted volume that is still attached
+    // counts twice, as it does upstream.
+    let lingering: HashMap<String, String> = known
+        .attached(node)
+        .into_iter()
+        .filter_map(|(driver, volume)| {
+            let csi = known.volume(&volume)?.spec.as_ref()?.csi.clone()?;
+            Some((format!("{driver}/{}", csi.volume_handle), driver))
+        })
+        .filter(|(name, _)| !attached.contains_key(name))
+        .collect();
+    lingering.values().for_each(|d| *sums.entry(d).or_default() += 1);
     let mut new: HashMap<&str, usize> = HashMap::new();
     wanted.iter().filter(|(v, _)| !attached.contains_key(*v)).for_each(|(_, d)| *new.entry(d).or_default() += 1);
     new.iter().all(|(driver, more)| limit(driver).is_none_or(|most| sums.get(driver).copied().unwrap_or(0) + more <= most))

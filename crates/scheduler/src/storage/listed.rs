@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim};
-use k8s_openapi::api::storage::v1::{CSIDriver, CSINode, CSIStorageCapacity, StorageClass};
+use k8s_openapi::api::storage::v1::{CSIDriver, CSINode, CSIStorageCapacity, StorageClass, VolumeAttachment};
 use kube::api::{Api, ListParams};
 use kube::{Client, Resource, ResourceExt};
 
@@ -18,6 +18,7 @@ pub struct Listed {
     pub drivers: Vec<Arc<CSIDriver>>,
     pub csi_nodes: Vec<Arc<CSINode>>,
     pub capacities: Vec<Arc<CSIStorageCapacity>>,
+    pub attachments: Vec<Arc<VolumeAttachment>>,
 }
 
 async fn list<K: Resource<DynamicType = ()> + Clone + std::fmt::Debug + serde::de::DeserializeOwned>(client: &Client) -> kube::Result<Vec<Arc<K>>> {
@@ -34,6 +35,7 @@ impl Listed {
             drivers: list(client).await?,
             csi_nodes: list(client).await?,
             capacities: list(client).await?,
+            attachments: list(client).await?,
         })
     }
 }
@@ -63,6 +65,10 @@ impl Lookup for Listed {
     }
     fn capacities(&self) -> Vec<Arc<CSIStorageCapacity>> {
         self.capacities.clone()
+    }
+    fn attached(&self, node: &str) -> Vec<(String, String)> {
+        let here = self.attachments.iter().filter(|a| a.spec.node_name == node);
+        here.filter_map(|a| Some((a.spec.attacher.clone(), a.spec.source.persistent_volume_name.clone()?))).collect()
     }
     fn ready(&self) -> bool {
         true

@@ -29,6 +29,8 @@ pub(crate) trait Lookup: Send + Sync {
     fn driver(&self, name: &str) -> Option<Arc<CSIDriver>>;
     fn csi_node(&self, name: &str) -> Option<Arc<CSINode>>;
     fn capacities(&self) -> Vec<Arc<CSIStorageCapacity>>;
+    /// What is attached to a node: the driver and the name of the volume.
+    fn attached(&self, node: &str) -> Vec<(String, String)>;
     /// Whether all this is known: before, nothing must be decided on it.
     fn ready(&self) -> bool;
 }

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1::{ObjectReference, PersistentVolume, PersistentVolumeClaim};
-use k8s_openapi::api::storage::v1::{CSIDriver, CSINode, CSIStorageCapacity, StorageClass};
+use k8s_openapi::api::storage::v1::{CSIDriver, CSINode, CSIStorageCapacity, StorageClass, VolumeAttachment};
 use kube::api::{Api, PostParams};
 use kube::{Client, ResourceExt};
 use parking_lot::Mutex;
@@ -54,11 +54,45 @@ pub(crate) struct Live {
     drivers: Informer<CSIDriver>,
     csi_nodes: Informer<CSINode>,
     capacities: Informer<CSIStorageCapacity>,
+    attachments: Informer<VolumeAttachment>,
+    /// What is attached, by node and attachment: the driver and the name of the volume.
+    attached: Attached,
+}
+
+type Attached = Arc<Mutex<HashMap<String, HashMap<String, (String, String)>>>>;
+
+/// Keeps attachments by node.
+fn follow_attachments(attachments: &Informer<VolumeAttachment>) -> Attached {
+    let attached = Attached::default();
+    let known = attached.clone();
+    attachments.on_change(move |change| {
+        let attachment = change.latest();
+        let (node, name) = (&attachment.spec.node_name, attachment.name_any());
+        let mut known = known.lock();
+        match (&change.new, &attachment.spec.source.persistent_volume_name) {
+            (Some(_), Some(volume)) => {
+                known.entry(node.clone()).or_default().insert(name, (attachment.spec.attacher.clone(), volume.clone()));
+            }
+            (Some(_), None) => {}
+            (None, _) => {
+                if let Some(here) = known.get_mut(node) {
+                    here.remove(&name);
+                    if here.is_empty() {
+                        known.remove(node);
+                    }
+                }
+            }
+        }
+    });
+    attached
 }
 
 impl Live {
     pub fn new(informers: &Informers) -> Live {
+        let attachments = informers.of();
         Live {
+            attached: follow_attachments(&attachments),
+            attachments,
             claims: informers.of(),
             volumes: informers.of(),
             classes: informers.of(),
@@ -90,6 +124,12 @@ impl Live {
         self.capacities.on_change(move |_| any(&h, &[BINDING]));
         let h = handle.clone();
         self.drivers.on_change(move |_| any(&h, &[BINDING]));
+        let h = handle.clone();
+        self.attachments.on_change(move |change| {
+            if change.new.is_none() {
+                any(&h, &[LIMITS]);
+            }
+        });
         let (live, h) = (self.clone(), handle.clone());
         tasks.spawn("volumes of the scheduler", async move {
             live.claims.synced().await;
@@ -98,6 +138,7 @@ impl Live {
             live.drivers.synced().await;
             live.csi_nodes.synced().await;
             live.capacities.synced().await;
+            live.attachments.synced().await;
             any(&h, &everyone);
         });
     }
@@ -125,6 +166,9 @@ impl Lookup for Live {
     fn capacities(&self) -> Vec<Arc<CSIStorageCapacity>> {
         self.capacities.list()
     }
+    fn attached(&self, node: &str) -> Vec<(String, String)> {
+        self.attached.lock().get(node).into_iter().flat_map(HashMap::values).cloned().collect()
+    }
     fn ready(&self) -> bool {
         self.claims.has_synced()
             && self.volumes.has_synced()
@@ -132,6 +176,7 @@ impl Lookup for Live {
             && self.drivers.has_synced()
             && self.csi_nodes.has_synced()
             && self.capacities.has_synced()
+            && self.attachments.has_synced()
     }
 }
 

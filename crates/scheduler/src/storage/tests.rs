@@ -30,6 +30,8 @@ struct Known {
     drivers: Vec<Arc<CSIDriver>>,
     csi_nodes: Vec<Arc<CSINode>>,
     capacities: Vec<Arc<CSIStorageCapacity>>,
+    /// Of the node `a`.
+    attached: Vec<(String, String)>,
 }
 
 impl Lookup for Known {
@@ -53,6 +55,9 @@ impl Lookup for Known {
     }
     fn capacities(&self) -> Vec<Arc<CSIStorageCapacity>> {
         self.capacities.clone()
+    }
+    fn attached(&self, node: &str) -> Vec<(String, String)> {
+        if node == "a" { self.attached.clone() } else { Vec::new() }
     }
     fn ready(&self) -> bool {
         true
@@ -346,6 +351,29 @@ fn drivers_limit_volumes() {
     assert!(room(&[], &["c"], "a") && room(&["c"], &["c"], "a"), "the same volume counts once");
     assert!(!room(&["c"], &["d"], "a") && !room(&[], &["c", "d"], "a"));
     assert!(room(&["c"], &["d"], "b"), "it says no limit");
+}
+
+#[test]
+fn what_is_attached_takes_its_place_without_pods() {
+    let limit = |most: i32, attached: &[(&str, &str)], here: &[&str], wanted: &[&str]| {
+        let node = json!({"metadata": {"name": "a"}, "spec": {"drivers": [{"name": "csi.io", "nodeID": "a", "allocatable": {"count": most}}]}});
+        let csi_nodes = vec![Arc::new(serde_json::from_value(node).expect("a CSINode"))];
+        let attached = attached.iter().map(|(driver, volume)| (driver.to_string(), volume.to_string())).collect();
+        let known = Known { csi_nodes, attached, ..Known::new() };
+        for name in ["c", "d"] {
+            known.claim(name, "now", bound(name));
+            known.volume(name, "now", "a", json!({"spec": {"local": null, "csi": {"driver": "csi.io", "volumeHandle": name}}}));
+        }
+        known.volume("plain", "now", "a", json!({}));
+        let there = using("q", here);
+        limits::has_room(&known, &of_drivers(&known, &using("p", wanted)).expect("there is a driver for each"), "a", [&there].into_iter())
+    };
+    assert!(!limit(1, &[("csi.io", "d")], &[], &["c"]) && limit(2, &[("csi.io", "d")], &[], &["c"]));
+    assert!(limit(2, &[("csi.io", "d")], &["d"], &["c"]), "it counts once");
+    for other in [("another.io", "d"), ("csi.io", "plain"), ("csi.io", "gone")] {
+        assert!(limit(1, &[other], &[], &["c"]), "{other:?}");
+    }
+    assert!(!limit(1, &[("csi.io", "c")], &[], &["c"]), "upstream counts it twice");
 }
 
 const ZONE: &str = "topology.kubernetes.io/zone";

@@ -41,7 +41,7 @@ struct Controller {
 /// What is not in the API.
 #[derive(Default)]
 struct Memory {
-    /// By node, the pods that use claims or volumes of clouds.
+    /// By node, the pods that use claims, or volumes that have to be attached.
     users: HashMap<String, HashSet<PodName>>,
     /// By node and volume, since when nobody wants it there.
     leaving: HashMap<(String, String), Instant>,

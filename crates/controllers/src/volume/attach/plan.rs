@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::{AttachedVolume, Node, PersistentVolume, PersistentVolumeSpec, Volume};
+use k8s_openapi::api::core::v1::{AttachedVolume, FCVolumeSource, Node, PersistentVolume, PersistentVolumeSpec, Volume};
 use k8s_openapi::api::storage::v1::VolumeAttachment;
 use kube::ResourceExt;
 use reconcile::EventType;
@@ -56,9 +56,31 @@ pub fn attachable(volume: &PersistentVolume, attaches: impl Fn(&str) -> bool) ->
 
 /// What a volume needs that a pod of this namespace describes itself.
 pub fn inline_attachable(volume: &Volume, namespace: &str, attaches: impl Fn(&str) -> bool) -> Option<Attachable> {
-    let volume = migration::inline(volume, namespace)?.ok()?;
+    let Some(as_driver_sees_it) = migration::inline(volume, namespace) else {
+        let unique = match (&volume.fc, &volume.iscsi) {
+            (Some(fc), _) => fc_name(fc)?,
+            (None, Some(iscsi)) => iscsi_name(&iscsi.target_portal, &iscsi.iqn, iscsi.lun),
+            (None, None) => return None,
+        };
+        return Some(Attachable { unique, volume: volume.name.clone(), csi: None, exclusive: false, inline: None });
+    };
+    let volume = as_driver_sees_it.ok()?;
     let needed = needs(&volume, attaches)?;
     Some(Attachable { inline: volume.spec.map(Box::new), ..needed })
+}
+
+fn fc_name(fc: &FCVolumeSource) -> Option<String> {
+    let list = |names: &[String]| format!("[{}]", names.join(" "));
+    let name = match (fc.target_wwns.as_deref(), fc.lun, fc.wwids.as_deref()) {
+        (Some(names @ [_, ..]), Some(lun), _) => format!("{}:{lun}", list(names)),
+        (_, _, Some(names @ [_, ..])) => list(names),
+        _ => return None,
+    };
+    Some(format!("{FC}{name}"))
+}
+
+fn iscsi_name(portal: &str, iqn: &str, lun: i32) -> String {
+    format!("{ISCSI}{portal}:{iqn}:{lun}")
 }
 
 /// Whether this is what its driver calls a volume.
@@ -74,15 +96,9 @@ fn needs(volume: &PersistentVolume, attaches: impl Fn(&str) -> bool) -> Option<A
     let (unique, csi) = if let Some(csi) = spec.csi.as_ref().filter(|csi| attaches(&csi.driver)) {
         (unique_name(&csi.driver, &csi.volume_handle), Some((csi.driver.clone(), csi.volume_handle.clone())))
     } else if let Some(fc) = &spec.fc {
-        let list = |names: &[String]| format!("[{}]", names.join(" "));
-        let name = match (fc.target_wwns.as_deref(), fc.lun, fc.wwids.as_deref()) {
-            (Some(names @ [_, ..]), Some(lun), _) => format!("{}:{lun}", list(names)),
-            (_, _, Some(names @ [_, ..])) => list(names),
-            _ => return None,
-        };
-        (format!("{FC}{name}"), None)
+        (fc_name(fc)?, None)
     } else if let Some(iscsi) = &spec.iscsi {
-        (format!("{ISCSI}{}:{}:{}", iscsi.target_portal, iscsi.iqn, iscsi.lun), None)
+        (iscsi_name(&iscsi.target_portal, &iscsi.iqn, iscsi.lun), None)
     } else {
         return None;
     };
@@ -405,6 +421,10 @@ mod tests {
         let csi = json!({"driver": "ebs.csi.aws.com", "volumeHandle": "vol-1", "fsType": "xfs", "volumeAttributes": {"partition": "0"}});
         assert_eq!(json!(disk.inline), json!({"accessModes": ["ReadWriteOnce"], "volumeMode": "Filesystem", "csi": csi}));
         assert_eq!(own(json!({"name": "x", "emptyDir": {}})), None);
+        let told = |source: Value| own(source).map(|a| (a.unique, a.volume, a.csi, a.exclusive));
+        let plain = |unique: &str| Some((unique.to_string(), "x".to_string(), None, false));
+        assert_eq!(told(json!({"name": "x", "fc": {"targetWWNs": ["a"], "lun": 1}})), plain("kubernetes.io/fc/[a]:1"));
+        assert_eq!(told(json!({"name": "x", "iscsi": {"targetPortal": "p:1", "iqn": "i", "lun": 2}})), plain("kubernetes.io/iscsi/p:1:i:2"));
         assert_eq!(own(json!({"name": "x", "nfs": {"server": "s", "path": "/"}})), None);
     }
 
