@@ -167,18 +167,8 @@ impl Builder {
             crate::model::all().iter().filter(|r| crate::model::is_stored(r)).map(|r| r.storage_prefix.to_string()).collect();
         prefixes.sort();
         prefixes.dedup();
-        let transformer = Transformer::new(&config.encryption.keys)?;
-        let of_custom = |name: &String| {
-            let (plural, group) = name.split_once('.')?;
-            Some(format!("/registry/{group}/{plural}/"))
-        };
-        let sealed = crate::model::all()
-            .iter()
-            .filter(|r| config.encryption.resources.iter().any(|wanted| *wanted == r.group_resource()))
-            .map(|r| r.storage_prefix.to_string())
-            .chain(config.encryption.resources.iter().filter_map(of_custom))
-            .collect();
-        let core = Core::new(store, Cache::new(prefixes), transformer, sealed, config.event_ttl);
+        let transformer = Transformer::new(&config.encryption)?;
+        let core = Core::new(store, Cache::new(prefixes), transformer, config.event_ttl);
         Ok(Builder { parts: Parts::default(), config, core })
     }
 

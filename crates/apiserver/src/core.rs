@@ -31,8 +31,6 @@ pub struct Core {
     pub store: Arc<dyn Store>,
     pub cache: Arc<Cache>,
     pub(crate) transformer: Transformer,
-    /// Storage prefixes whose values are encrypted.
-    pub(crate) sealed: Vec<String>,
     /// Ends all watches when the server stops.
     pub(crate) closing: CancellationToken,
     /// Seconds that events live.
@@ -87,13 +85,12 @@ pub enum Written {
 }
 
 impl Core {
-    pub(crate) fn new(store: Arc<dyn Store>, cache: Arc<Cache>, transformer: Transformer, sealed: Vec<String>, event_ttl: u64) -> Arc<Core> {
+    pub(crate) fn new(store: Arc<dyn Store>, cache: Arc<Cache>, transformer: Transformer, event_ttl: u64) -> Arc<Core> {
         Arc::new_cyclic(|this| Core {
             this: this.clone(),
             store,
             cache,
             transformer,
-            sealed,
             closing: CancellationToken::new(),
             event_ttl,
             parts: OnceLock::new(),
@@ -173,6 +170,17 @@ impl Core {
         self.stored(resource, found.kvs.into_iter().next()).await
     }
 
+    /// Whether the present state is stored by a key that writes no more.
+    pub async fn is_stale(&self, resource: &'static Resource, namespace: &str, name: &str) -> Result<bool, Status> {
+        if !self.transformer.is_on() {
+            return Ok(false);
+        }
+        let key = storage_key(resource, namespace, name);
+        let found = self.store.range(RangeRequest::key(key)).await.map_err(store_error)?;
+        let stale = |kv: &store::KeyValue| self.transformer.is_stale(&kv.key, &kv.value);
+        found.kvs.first().map_or(Ok(false), stale).map_err(api::status::internal)
+    }
+
     async fn stored(&self, resource: &'static Resource, kv: Option<store::KeyValue>) -> Result<Option<Stored>, Status> {
         let Some(kv) = kv else { return Ok(None) };
         let plain = self.transformer.open(&kv.key, &kv.value).map_err(api::status::internal)?;
@@ -201,11 +209,7 @@ impl Core {
         } else {
             object::encode_stored(&model::convert(resource, model::storage_resource(resource), object.clone()))
         };
-        let value = if self.sealed.iter().any(|p| p == resource.storage_prefix) {
-            self.transformer.seal(key.as_bytes(), &bytes).map_err(api::status::internal)?
-        } else {
-            bytes
-        };
+        let value = self.transformer.seal(key.as_bytes(), bytes).map_err(api::status::internal)?;
         let ttl_seconds = model::is_event(resource).then_some(self.event_ttl);
         let op = Op::Put { key: key.clone().into_bytes(), value: Bytes::from(value), ttl_seconds };
         self.commit(resource, object, key, expect, op).await

@@ -53,7 +53,7 @@ pub use body::{Body, BodyError};
 pub use builder::{BuildError, Builder, Config, InProcess, Parts};
 pub use convert::convert;
 pub use ctx::{Backend, Ctx, Round, UserInfo};
-pub use encrypt::{EncryptionConfig, EncryptionKey};
+pub use encrypt::{Encrypted, EncryptionConfig, EncryptionKey, Provider};
 pub use listen::{ServingTls, TlsError};
 pub use location::{ConnectRequest, Location, Locator, Tls};
 pub use server::Server;

@@ -23,6 +23,7 @@ use crate::builder::Config;
 use crate::cache::Feed;
 use crate::core::Core;
 use crate::ctx::{Backend, UserInfo};
+use crate::encrypt::EncryptionConfig;
 use crate::filters;
 use crate::metrics::Metrics;
 use crate::negotiate;
@@ -230,6 +231,11 @@ impl Server {
             _ => serve.await,
         };
         result.unwrap_or_else(|status| negotiate::respond_status(&headers, &status))
+    }
+
+    /// Encrypts by another configuration from now on. What is stored stays as it is until it is written again.
+    pub fn reload_encryption(&self, config: &EncryptionConfig) -> Result<(), crate::encrypt::Error> {
+        self.core.transformer.reload(config)
     }
 
     /// Fills the cache and keeps it current until cancelled; runs the post-start hooks once there is something to read.

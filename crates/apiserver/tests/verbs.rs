@@ -341,6 +341,30 @@ async fn secrets_are_sealed_in_the_store() {
 }
 
 #[tokio::test]
+async fn an_unchanged_object_is_written_anew_when_its_key_writes_no_more() {
+    use apiserver::{EncryptionConfig, EncryptionKey, Provider};
+    let c = cluster().await;
+    let secret = json!({"metadata": {"name": "s"}, "data": {"q": "aHVudGVyMw=="}});
+    c.post("/api/v1/namespaces/default/secrets", secret).await.ok();
+    let uri = "/api/v1/namespaces/default/secrets/s";
+    let stored = async || c.store.range(store::RangeRequest::key("/registry/secrets/default/s")).await.unwrap().kvs.remove(0).value;
+    let again = c.get(uri).await.ok();
+    let same = c.put(uri, again.clone()).await.ok();
+    assert_eq!(same["metadata"]["resourceVersion"], again["metadata"]["resourceVersion"], "nothing changed, nothing is written");
+    let key = |name: &str, byte| EncryptionKey { name: name.into(), secret: vec![byte; 32] };
+    let rotated = Provider::AesCbc(vec![key("key2", 8)]);
+    let config = EncryptionConfig::of(&["secrets"], vec![rotated.clone(), Provider::AesGcm(vec![key("key1", 7)])]);
+    c.server.reload_encryption(&config).unwrap();
+    assert!(stored().await.starts_with(b"k8s:enc:aesgcm:v1:key1:"));
+    let written = c.put(uri, again.clone()).await.ok();
+    assert_ne!(written["metadata"]["resourceVersion"], again["metadata"]["resourceVersion"]);
+    assert!(stored().await.starts_with(b"k8s:enc:aescbc:v1:key2:"));
+    // The old key may go.
+    c.server.reload_encryption(&EncryptionConfig::of(&["secrets"], vec![rotated])).unwrap();
+    assert_eq!(c.get(uri).await.ok()["data"]["q"], "aHVudGVyMw==");
+}
+
+#[tokio::test]
 async fn concurrent_patches_all_count() {
     let c = cluster().await;
     c.post(MAPS, map("a", json!({}))).await.ok();

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use apiserver::{Builder, InProcess, Server, UserInfo};
+use apiserver::{Builder, EncryptionConfig, EncryptionKey, InProcess, Provider, Server, UserInfo};
 use controllers::csr::{Authority, Signing};
 use k8s_openapi::api::core::v1::{Node, ServiceAccount};
 use kube::Client;
@@ -188,11 +188,9 @@ async fn start(config: &Config, layout: &Layout, progress: &Progress, core: &Tas
 async fn api_server(config: &Config, layout: &Layout, material: &Material, node_ip: Ipv4Addr, core: &Tasks) -> Result<(Arc<Server>, ::metrics::Service)> {
     let store = store::embedded::open(layout.store(), store::embedded::Options::default())
         .with_context(|| format!("the store in {} cannot be opened", layout.store().display()))?;
+    let key = EncryptionKey { name: "key1".into(), secret: material.encryption_key.to_vec() };
     let settings = apiserver::Config {
-        encryption: apiserver::EncryptionConfig {
-            keys: vec![apiserver::EncryptionKey { name: "key1".into(), secret: material.encryption_key }],
-            resources: vec!["secrets".into()],
-        },
+        encryption: EncryptionConfig::of(&["secrets"], vec![Provider::AesGcm(vec![key]), Provider::Identity]),
         kubelet_ca: Some(material.ca.cert_pem().into()),
         kubelet_client: Some((material.kubelet_client.cert_pem.clone(), material.kubelet_client.key_pem.clone())),
         proxy_client: Some((material.front_proxy.cert_pem.clone(), material.front_proxy.key_pem.clone())),

@@ -141,7 +141,7 @@ impl Op {
         if dry_run {
             return Ok(Attempt::Done(Updated { stored: Stored { object: new, revision: old.revision }, created: false }));
         }
-        if same(&new, &old.object) {
+        if same(&new, &old.object) && !self.core.is_stale(r, &self.ctx.namespace, &self.ctx.name).await? {
             // an unchanged object is not written, but it must still be the present one
             let now = self.core.current(r, &self.ctx.namespace, &self.ctx.name).await?;
             if now.as_ref().is_some_and(|n| n.revision == old.revision) {

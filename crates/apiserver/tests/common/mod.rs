@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use apiserver::authz::AlwaysAllow;
-use apiserver::{Body, Builder, Config, EncryptionConfig, EncryptionKey, InProcess, Server, UserInfo, body};
+use apiserver::{Body, Builder, Config, EncryptionConfig, EncryptionKey, InProcess, Provider, Server, UserInfo, body};
 use futures::StreamExt;
 use http::{HeaderMap, Method, Request, Response};
 use http_body_util::{BodyExt, BodyStream};
@@ -32,10 +32,8 @@ pub async fn cluster_with(install: impl FnOnce(&mut Builder)) -> Cluster {
 }
 
 pub async fn cluster_on(store: Arc<dyn Store>, install: impl FnOnce(&mut Builder)) -> Cluster {
-    let encryption = EncryptionConfig {
-        keys: vec![EncryptionKey { name: "key1".into(), secret: [7; 32] }],
-        resources: vec!["secrets".into()],
-    };
+    let key = EncryptionKey { name: "key1".into(), secret: vec![7; 32] };
+    let encryption = EncryptionConfig::of(&["secrets"], vec![Provider::AesGcm(vec![key]), Provider::Identity]);
     let config = Config { encryption, ..Config::default() };
     let mut builder = Builder::new(config, store.clone()).unwrap();
     builder.parts.authorizer(Arc::new(AlwaysAllow));
