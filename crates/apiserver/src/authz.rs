@@ -101,6 +101,19 @@ impl Authorizer for AlwaysAllow {
     }
 }
 
+/// Allows nothing: upstream's `AlwaysDeny`.
+pub struct AlwaysDeny;
+
+impl Authorizer for AlwaysDeny {
+    fn authorize(&self, _: &AuthzAttributes) -> (Decision, String) {
+        (Decision::NoOpinion, "Everything is forbidden.".into())
+    }
+
+    fn rules_for(&self, _: &UserInfo, _: &str) -> Rules {
+        Rules::default()
+    }
+}
+
 /// Always allows members of `system:masters`.
 pub struct Masters;
 

@@ -122,6 +122,8 @@ pub struct Config {
     pub proxy_client: Option<(String, String)>,
     /// How long events live, in seconds.
     pub event_ttl: u64,
+    /// Whether requests without credentials are those of `system:anonymous`; refused otherwise.
+    pub anonymous: bool,
     /// Longest time a request may take that is no watch or stream.
     pub request_timeout: Duration,
     /// `v1.36.0`.
@@ -138,6 +140,7 @@ impl Default for Config {
             kubelet_client: None,
             proxy_client: None,
             event_ttl: 3600,
+            anonymous: true,
             request_timeout: Duration::from_secs(60),
             git_version: api::VERSION.into(),
             advertise_address: None,

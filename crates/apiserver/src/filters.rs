@@ -36,25 +36,25 @@ pub fn bearer(headers: &HeaderMap) -> Option<String> {
         .find_map(|t| String::from_utf8(URL_SAFE_NO_PAD.decode(t).ok()?).ok())
 }
 
-/// Finds out who makes the request. `Err` is a 401.
+/// Finds out who makes the request; nothing, when it has no credentials. `Err` is a 401.
 pub async fn authenticate(
     authenticator: &dyn Authenticator,
     extensions: &http::Extensions,
     headers: &HeaderMap,
     path: &str,
     now: jiff::Timestamp,
-) -> Result<UserInfo, Status> {
+) -> Result<Option<UserInfo>, Status> {
     if let Some(InProcess(user)) = extensions.get::<InProcess>() {
-        return Ok(authenticated(user.clone()));
+        return Ok(Some(authenticated(user.clone())));
     }
     let bearer = bearer(headers);
     let peer = extensions.get::<Peer>();
     let request = AuthnRequest { headers, path, peer, bearer: bearer.as_deref(), audiences: &[], now };
     match authenticator.authenticate(&request).await {
-        Ok(Some(user)) => Ok(authenticated(user)),
+        Ok(Some(user)) => Ok(Some(authenticated(user))),
         // a token that nobody knows is no anonymous request
         Ok(None) if bearer.is_some() => Err(api::status::unauthorized()),
-        Ok(None) => Ok(anonymous()),
+        Ok(None) => Ok(None),
         Err(why) => {
             tracing::warn!(path, why, "unable to authenticate the request");
             Err(api::status::unauthorized())

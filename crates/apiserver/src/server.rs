@@ -182,6 +182,7 @@ impl Server {
         let extensions = request.extensions().clone();
         let user = async {
             let user = filters::authenticate(&*backend.authenticator, &extensions, &headers, &info.path, now).await?;
+            let user = user.or_else(|| self.config.anonymous.then(filters::anonymous)).ok_or_else(api::status::unauthorized)?;
             let user = filters::impersonate(&*backend.authorizer, &headers, user)?;
             filters::authorize(&*backend.authorizer, &info, &user)?;
             Ok::<UserInfo, Status>(user)

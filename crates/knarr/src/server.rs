@@ -16,6 +16,7 @@ use controllers::csr::{Authority, Signing};
 use k8s_openapi::api::core::v1::{Node, ServiceAccount};
 use kube::Client;
 use reconcile::{Informers, Tasks};
+use registry::{Access, FrontProxy};
 
 use crate::config::{Config, Flags, Part};
 use crate::files::{self, State};
@@ -206,7 +207,6 @@ async fn api_server(config: &Config, layout: &Layout, material: &Material, node_
         &mut builder,
         registry::Config {
             client_ca_pem: material.ca.cert_pem().into(),
-            front_proxy_ca_pem: Some(material.front_proxy_ca.clone()),
             old_keys: signer.verifier().clone(),
             signer,
             issuer: format!("https://kubernetes.default.svc.{}", config.cluster_domain),
@@ -218,6 +218,7 @@ async fn api_server(config: &Config, layout: &Layout, material: &Material, node_
             cluster_ca_pem: material.ca.cert_pem().into(),
             join_token: Some(material.join_token.clone()),
             components: ["controller-manager", "scheduler", "etcd-0"].map(|name| (name.to_string(), healthy.clone())).to_vec(),
+            access: Access { front_proxy: Some(FrontProxy::of_cluster(material.front_proxy_ca.clone())), ..Access::default() },
         },
     )?;
     let usage = crate::metrics::install(&mut builder);

@@ -205,6 +205,14 @@ impl Verifier {
         }
     }
 
+    /// How the keys sign: `ES256`.
+    pub fn algorithms(&self) -> Vec<&'static str> {
+        let mut all: Vec<&'static str> = self.keys.iter().map(|key| key.algorithm().0).collect();
+        all.sort();
+        all.dedup();
+        all
+    }
+
     /// The JSON web key set, as served at `/openid/v1/jwks`.
     pub fn jwks(&self) -> Value {
         let keys: Vec<Value> = self.keys.iter().map(Key::jwk).collect();

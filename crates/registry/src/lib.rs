@@ -19,4 +19,6 @@ mod strategy;
 mod testing;
 mod util;
 
-pub use install::{Config, Error, install, install_parts};
+pub use admission::{PluginError, Plugins};
+pub use authn::{FrontProxy, StaticTokens, TokenFileError};
+pub use install::{Access, AuthorizationMode, Config, Error, install, install_parts};

@@ -115,7 +115,6 @@ impl World {
         let mut builder = apiserver::Builder::new(apiserver::Config::default(), store::memory::new()).expect("a builder");
         let config = registry::Config {
             client_ca_pem: ca.cert_pem().into(),
-            front_proxy_ca_pem: None,
             cluster_ca_pem: ca.cert_pem().into(),
             signer: signer.clone(),
             old_keys: Default::default(),
@@ -127,6 +126,7 @@ impl World {
             secure_port: 6443,
             join_token: None,
             components: Vec::new(),
+            access: Default::default(),
         };
         registry::install(&mut builder, config).expect("the registry");
         let server = builder.build().expect("a server");

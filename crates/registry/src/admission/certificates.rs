@@ -32,7 +32,7 @@ fn may(attributes: &Attributes<'_>, verb: &str, signer: &str) -> bool {
     asks(signer.to_owned()) || asks(format!("{domain}/*"))
 }
 
-/// Approving and signing need their own permission for the signer.
+/// Approving needs its own permission for the signer.
 pub(super) struct CertificateApproval;
 
 #[async_trait]
@@ -45,13 +45,33 @@ impl Admission for CertificateApproval {
         operation == Operation::Update
     }
 
-    async fn validate(&self, attributes: &Attributes<'_>, new: Option<&Value>) -> Result<(), Status> {
+    async fn validate(&self, attributes: &Attributes<'_>, _: Option<&Value>) -> Result<(), Status> {
         let Some(old) = attributes.old else { return Ok(()) };
         let signer = text(old, "/spec/signerName");
         if is_sub(attributes, GROUP, REQUESTS, "approval") && !may(attributes, "approve", signer) {
             let why = format!("user not permitted to approve requests with signerName {}", quote(signer));
             return Err(forbidden(attributes, Some(old), why));
         }
+        Ok(())
+    }
+}
+
+/// Signing needs its own permission for the signer.
+pub(super) struct CertificateSigning;
+
+#[async_trait]
+impl Admission for CertificateSigning {
+    fn name(&self) -> &'static str {
+        "CertificateSigning"
+    }
+
+    fn handles(&self, operation: Operation) -> bool {
+        operation == Operation::Update
+    }
+
+    async fn validate(&self, attributes: &Attributes<'_>, new: Option<&Value>) -> Result<(), Status> {
+        let Some(old) = attributes.old else { return Ok(()) };
+        let signer = text(old, "/spec/signerName");
         let signs = is_sub(attributes, GROUP, REQUESTS, "status")
             && new.is_some_and(|n| n.pointer("/status/certificate") != old.pointer("/status/certificate"));
         if signs && !may(attributes, "sign", signer) {

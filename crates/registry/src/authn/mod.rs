@@ -1,12 +1,17 @@
-//! The authenticators: client certificates, service account tokens, bootstrap tokens.
+//! The authenticators: the front proxy, client certificates, tokens of a file, of service accounts and for bootstrapping.
 
 mod bootstrap_token;
 mod cert;
+mod front_proxy;
 pub(crate) mod service_account;
+mod static_tokens;
 
 pub(crate) use bootstrap_token::BootstrapTokens;
 pub(crate) use cert::ClientCertificates;
+pub(crate) use front_proxy::FrontProxies;
+pub use front_proxy::FrontProxy;
 pub(crate) use service_account::ServiceAccountTokens;
+pub use static_tokens::{StaticTokens, TokenFileError};
 
 use apiserver::UserInfo;
 

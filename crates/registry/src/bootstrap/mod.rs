@@ -13,6 +13,7 @@ use apiserver::types::{Resource, Status};
 use futures::future::join_all;
 use serde_json::{Value, json};
 
+use crate::authn::FrontProxy;
 use crate::util::{
     CLUSTER_ROLE_BINDINGS, CLUSTER_ROLES, CONFIG_MAPS, ENDPOINT_SLICES, ENDPOINTS, NAMESPACES, PRIORITY_CLASSES, ROLE_BINDINGS, ROLES,
     SERVICE_CIDRS, SERVICES, items, text,
@@ -28,7 +29,7 @@ pub(crate) struct Facts {
     pub advertise_address: IpAddr,
     pub secure_port: u16,
     pub client_ca_pem: String,
-    pub front_proxy_ca_pem: Option<String>,
+    pub front_proxy: Option<FrontProxy>,
     pub cluster_ca_pem: String,
     pub join_token: Option<String>,
 }
@@ -261,13 +262,14 @@ fn endpoint_slice(facts: &Facts) -> Value {
 /// How extension API servers learn whose client certificates to trust.
 fn authentication(facts: &Facts) -> Value {
     let mut data = json!({"client-ca-file": facts.client_ca_pem});
-    if let Some(ca) = &facts.front_proxy_ca_pem {
-        data["requestheader-client-ca-file"] = ca.as_str().into();
-        data["requestheader-allowed-names"] = r#"["front-proxy-client"]"#.into();
-        data["requestheader-username-headers"] = r#"["X-Remote-User"]"#.into();
-        data["requestheader-uid-headers"] = r#"["X-Remote-Uid"]"#.into();
-        data["requestheader-group-headers"] = r#"["X-Remote-Group"]"#.into();
-        data["requestheader-extra-headers-prefix"] = r#"["X-Remote-Extra-"]"#.into();
+    if let Some(proxy) = &facts.front_proxy {
+        let list = |names: &[String]| json!(json!(names).to_string());
+        data["requestheader-client-ca-file"] = proxy.ca_pem.as_str().into();
+        data["requestheader-allowed-names"] = list(&proxy.allowed_names);
+        data["requestheader-username-headers"] = list(&proxy.username_headers);
+        data["requestheader-uid-headers"] = list(&proxy.uid_headers);
+        data["requestheader-group-headers"] = list(&proxy.group_headers);
+        data["requestheader-extra-headers-prefix"] = list(&proxy.extra_prefixes);
     }
     json!({
         "apiVersion": "v1", "kind": "ConfigMap",
@@ -291,7 +293,7 @@ mod tests {
             advertise_address: "192.0.2.1".parse().unwrap(),
             secure_port: 6443,
             client_ca_pem: "CA".into(),
-            front_proxy_ca_pem: Some("FRONT".into()),
+            front_proxy: Some(FrontProxy::of_cluster("FRONT".into())),
             cluster_ca_pem: "CA".into(),
             join_token: Some("abcdef.0123456789abcdef".into()),
         };

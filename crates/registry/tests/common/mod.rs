@@ -42,7 +42,6 @@ impl Cluster {
         let signer = Arc::new(pki::jwt::Signer::from_pem(&pki::jwt::new_key_pem().unwrap()).unwrap());
         let config = registry::Config {
             client_ca_pem: ca.cert_pem().into(),
-            front_proxy_ca_pem: None,
             cluster_ca_pem: ca.cert_pem().into(),
             signer: signer.clone(),
             old_keys: Default::default(),
@@ -54,6 +53,7 @@ impl Cluster {
             secure_port: 6443,
             join_token: Some("abcdef.0123456789abcdef".into()),
             components: Vec::new(),
+            access: Default::default(),
         };
         registry::install(&mut builder, config).unwrap();
         let server = builder.build().unwrap();

@@ -1,0 +1,169 @@
+//! Two plug-ins about pods: images that are pulled each time, and the place of its node that a pod learns of.
+
+use api::field::{FieldError, Path};
+use apiserver::types::Status;
+use apiserver::{Admission, Attributes, Operation};
+use async_trait::async_trait;
+use serde_json::{Value, json};
+
+use super::{forbidden, is, is_sub};
+use crate::util::{NODES, map, object, text};
+
+const CONTAINERS: [&str; 3] = ["initContainers", "containers", "ephemeralContainers"];
+
+/// Every image is pulled for every pod: who may not pull it may not use it either.
+pub(super) struct AlwaysPullImages;
+
+/// The pull policies of a pod's images, with where they are and which image is meant.
+fn policies(pod: &Value) -> Vec<(Path, String, String)> {
+    let spec = Path::new("spec");
+    let entries = |list: &str| pod["spec"][list].as_array().cloned().unwrap_or_default().into_iter().enumerate();
+    let of = |list: &'static str| {
+        let at = spec.child(list);
+        entries(list).map(move |(i, c)| (at.index(i).child("imagePullPolicy"), text(&c, "/imagePullPolicy").to_owned(), text(&c, "/image").to_owned()))
+    };
+    let volumes = entries("volumes").filter(|(_, v)| v["image"].is_object()).map(|(i, v)| {
+        let at = spec.child("volumes").index(i).child("image").child("pullPolicy");
+        (at, text(&v, "/image/pullPolicy").to_owned(), text(&v, "/image/reference").to_owned())
+    });
+    CONTAINERS.into_iter().flat_map(of).chain(volumes).collect()
+}
+
+/// Whether an update names an image that was not there before.
+fn is_about_images(attributes: &Attributes<'_>, pod: &Value) -> bool {
+    let of_pod = is(attributes, "", "pods") || is_sub(attributes, "", "pods", "ephemeralcontainers");
+    of_pod
+        && match attributes.old {
+            None => true,
+            Some(old) => {
+                let before = policies(old);
+                policies(pod).iter().any(|(_, _, image)| !before.iter().any(|(_, _, b)| b == image))
+            }
+        }
+}
+
+#[async_trait]
+impl Admission for AlwaysPullImages {
+    fn name(&self) -> &'static str {
+        "AlwaysPullImages"
+    }
+
+    fn handles(&self, operation: Operation) -> bool {
+        matches!(operation, Operation::Create | Operation::Update)
+    }
+
+    async fn admit(&self, attributes: &Attributes<'_>, pod: &mut Value) -> Result<(), Status> {
+        if !is_about_images(attributes, pod) {
+            return Ok(());
+        }
+        for list in CONTAINERS {
+            for container in pod["spec"].get_mut(list).and_then(Value::as_array_mut).into_iter().flatten() {
+                container["imagePullPolicy"] = json!("Always");
+            }
+        }
+        for volume in pod["spec"].get_mut("volumes").and_then(Value::as_array_mut).into_iter().flatten() {
+            if volume["image"].is_object() {
+                volume["image"]["pullPolicy"] = json!("Always");
+            }
+        }
+        Ok(())
+    }
+
+    async fn validate(&self, attributes: &Attributes<'_>, pod: Option<&Value>) -> Result<(), Status> {
+        let Some(pod) = pod.filter(|p| is_about_images(attributes, p)) else { return Ok(()) };
+        let wrong = policies(pod).into_iter().filter(|(_, policy, _)| policy != "Always");
+        let errors: Vec<String> = wrong.map(|(at, policy, _)| FieldError::not_supported(&at, policy, &["Always"]).to_string()).collect();
+        if errors.is_empty() { Ok(()) } else { Err(forbidden(attributes, Some(pod), api::field::aggregate(errors))) }
+    }
+}
+
+/// A pod gets the labels of its node that say in which zone and region it is: a binding carries them.
+pub(super) struct PodTopologyLabels;
+
+#[async_trait]
+impl Admission for PodTopologyLabels {
+    fn name(&self) -> &'static str {
+        "PodTopologyLabels"
+    }
+
+    fn handles(&self, operation: Operation) -> bool {
+        operation == Operation::Create
+    }
+
+    async fn admit(&self, attributes: &Attributes<'_>, given: &mut Value) -> Result<(), Status> {
+        let node = if is(attributes, "", "pods") {
+            text(given, "/spec/nodeName")
+        } else if is_sub(attributes, "", "pods", "binding") && text(given, "/target/kind") == "Node" {
+            text(given, "/target/name")
+        } else {
+            return Ok(());
+        };
+        if node.is_empty() {
+            return Ok(());
+        }
+        let Some(node) = attributes.ctx.backend.reader.get(&NODES, "", node) else { return Ok(()) };
+        for key in ["topology.kubernetes.io/zone", "topology.kubernetes.io/region"] {
+            if let Some(place) = map(&node, "/metadata/labels").and_then(|labels| labels.get(key)) {
+                object(&mut given["metadata"], "labels").insert(key.into(), place.clone());
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{Objects, block_on};
+    use crate::util::PODS;
+    use apiserver::{Reader, UserInfo};
+
+    #[test]
+    fn pods_learn_where_their_node_is() {
+        let objects = Objects::new();
+        let labels = json!({"topology.kubernetes.io/zone": "z", "topology.kubernetes.io/region": "r", "kubernetes.io/arch": "amd64"});
+        objects.put(&NODES, json!({"metadata": {"name": "n", "labels": labels}}));
+        let admitted = |subresource: &str, mut given: Value| {
+            let mut ctx = objects.ctx(&PODS, "a", "p", UserInfo::default());
+            ctx.subresource = subresource.into();
+            let attributes = Attributes { ctx: &ctx, operation: Operation::Create, old: None, options: &Value::Null };
+            block_on(PodTopologyLabels.admit(&attributes, &mut given)).unwrap();
+            given["metadata"]["labels"].clone()
+        };
+        let place = json!({"topology.kubernetes.io/zone": "z", "topology.kubernetes.io/region": "r"});
+        assert_eq!(admitted("binding", json!({"metadata": {"name": "p"}, "target": {"kind": "Node", "name": "n"}})), place);
+        assert_eq!(admitted("", json!({"metadata": {"name": "p"}, "spec": {"nodeName": "n"}})), place);
+        let own = json!({"metadata": {"labels": {"topology.kubernetes.io/zone": "mine", "a": "b"}}, "target": {"kind": "Node", "name": "n"}});
+        assert_eq!(admitted("binding", own), json!({"topology.kubernetes.io/zone": "z", "topology.kubernetes.io/region": "r", "a": "b"}));
+        assert!(admitted("", json!({"metadata": {"name": "p"}, "spec": {}})).is_null(), "it has no node yet");
+        assert!(admitted("binding", json!({"metadata": {}, "target": {"kind": "Node", "name": "unknown"}})).is_null());
+        assert!(admitted("status", json!({"metadata": {}, "spec": {"nodeName": "n"}})).is_null());
+        assert!(Reader::get(&*objects, &NODES, "", "n").is_some());
+    }
+
+    #[test]
+    fn images_are_always_pulled() {
+        let objects = Objects::new();
+        let ctx = objects.ctx(&PODS, "a", "p", UserInfo::default());
+        let pod = |policy: &str| {
+            json!({"spec": {"initContainers": [{"image": "i", "imagePullPolicy": policy}], "containers": [{"image": "a", "imagePullPolicy": policy}],
+                "volumes": [{"name": "v", "image": {"reference": "r", "pullPolicy": policy}}, {"name": "e", "emptyDir": {}}]}})
+        };
+        let old = pod("IfNotPresent");
+        let attributes = |old| Attributes { ctx: &ctx, operation: if old { Operation::Update } else { Operation::Create }, old: None, options: &Value::Null };
+        let mut new = pod("Never");
+        let why = block_on(AlwaysPullImages.validate(&attributes(false), Some(&new))).unwrap_err().message;
+        assert!(why.contains("spec.initContainers[0].imagePullPolicy: Unsupported value: \"Never\": supported values: \"Always\""), "{why}");
+        assert!(why.contains("spec.volumes[0].image.pullPolicy"), "{why}");
+        block_on(AlwaysPullImages.admit(&attributes(false), &mut new)).unwrap();
+        assert_eq!(new, pod("Always"));
+        assert!(block_on(AlwaysPullImages.validate(&attributes(false), Some(&new))).is_ok());
+        let unchanged = Attributes { old: Some(&old), ..attributes(true) };
+        let mut same = old.clone();
+        block_on(AlwaysPullImages.admit(&unchanged, &mut same)).unwrap();
+        assert_eq!(same, old, "what runs is left as it is");
+        assert!(block_on(AlwaysPullImages.validate(&unchanged, Some(&same))).is_ok());
+        same["spec"]["containers"][0]["image"] = json!("b");
+        assert!(block_on(AlwaysPullImages.validate(&unchanged, Some(&same))).is_err(), "another image");
+    }
+}
