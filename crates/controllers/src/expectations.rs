@@ -150,4 +150,48 @@ mod tests {
         assert!(expectations.fulfilled("o") && expectations.waiting("o").is_none());
         assert_eq!(expectations.0.lock().gone, ["b"], "its creation may be answered later than its end is seen");
     }
+
+    #[test]
+    fn a_deletion_that_failed_is_not_expected() {
+        let expectations = Expectations::default();
+        expectations.deleting("o", "a");
+        expectations.insert("o", |p| p.created.insert("b".into()));
+        expectations.not_deleted("o", "a");
+        assert!(!expectations.fulfilled("o"), "another one is still expected");
+        expectations.remove("o", |p| p.created.remove("b"));
+        assert!(expectations.fulfilled("o"));
+        for n in 0..=REMEMBERED {
+            expectations.observe(&Change { old: Some(pod(&n.to_string())), new: None });
+        }
+        let gone = &expectations.0.lock().gone;
+        assert_eq!((gone.len(), gone.front().map(String::as_str)), (REMEMBERED, Some("1")), "only the last are remembered");
+    }
+
+    #[test]
+    fn an_expectation_is_given_up_after_five_minutes() {
+        let expectations = Expectations::default();
+        let fulfilled_after = |time: Duration| {
+            expectations.deleting("o", "a");
+            expectations.0.lock().pending.get_mut("o").expect("it is expected").since = Instant::now().checked_sub(time);
+            expectations.fulfilled("o")
+        };
+        assert!(!fulfilled_after(TIMEOUT - Duration::from_secs(60)));
+        assert!(fulfilled_after(TIMEOUT + Duration::from_secs(1)));
+        assert!(expectations.0.lock().pending.is_empty());
+    }
+
+    #[tokio::test]
+    async fn a_creation_is_expected_unless_it_has_been_seen() {
+        let pods = crate::testing::informer::<Pod>(vec![json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "seen", "namespace": "n", "uid": "seen"}})]).await;
+        let expected = |name: &str, uid: &str| {
+            let expectations = Expectations::default();
+            expectations.observe(&Change { old: Some(pod("gone")), new: None });
+            expectations.created("o", &serde_json::from_value(json!({"metadata": {"name": name, "namespace": "n", "uid": uid}})).expect("a pod"), &pods);
+            !expectations.fulfilled("o")
+        };
+        assert!(expected("new", "new"));
+        assert!(!expected("seen", "seen"));
+        assert!(expected("seen", "later"), "what is seen is the one before");
+        assert!(!expected("gone", "gone"), "it came and went");
+    }
 }

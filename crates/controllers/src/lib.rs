@@ -42,6 +42,8 @@ pub mod statefulset;
 mod table;
 pub mod taint_eviction;
 pub mod template;
+#[cfg(test)]
+mod testing;
 pub mod ttl;
 pub mod ttl_after_finished;
 pub mod written;

@@ -150,6 +150,9 @@ pub fn owners_of<K: Object, O: Object>(change: &Change<O>, owners: &Informer<K>,
 #[cfg(test)]
 mod tests {
     use super::*;
+    use k8s_openapi::api::apps::v1::ReplicaSet;
+    use crate::pod::Pod;
+    use crate::testing;
 
     #[test]
     fn claims() {
@@ -164,5 +167,38 @@ mod tests {
         assert_eq!(claim("a", false, &owned("a"), true), Claim::Keep);
         assert_eq!(claim("a", false, &owned("a"), false), Claim::Release);
         assert_eq!(claim("a", false, &owned("b"), true), Claim::Ignore);
+    }
+
+    #[test]
+    fn who_is_deleted_lets_nothing_go() {
+        let owned = ObjectMeta { owner_references: Some(vec![OwnerReference { uid: "a".into(), controller: Some(true), ..Default::default() }]), ..ObjectMeta::default() };
+        assert_eq!(claim("a", true, &owned, false), Claim::Ignore);
+    }
+
+    #[test]
+    fn patches_are_of_that_very_object() {
+        let reference = OwnerReference { api_version: "v1".into(), kind: "K".into(), name: "o".into(), uid: "a".into(), controller: Some(true), block_owner_deletion: None };
+        let adopted = adopt_patch(&reference, "u");
+        assert_eq!((&adopted["metadata"]["uid"], &adopted["metadata"]["ownerReferences"][0]["name"]), (&json!("u"), &json!("o")));
+        assert_eq!(release_patch("a", "u"), json!({"metadata": {"uid": "u", "ownerReferences": [{"$patch": "delete", "uid": "a"}]}}));
+    }
+
+    #[tokio::test]
+    async fn a_pod_wakes_its_owner_and_a_free_one_those_that_would_take_it() {
+        let set = |name: &str| json!({"apiVersion": "apps/v1", "kind": "ReplicaSet", "metadata": {"name": name, "namespace": "n"}, "spec": {"selector": {}}});
+        let sets = testing::informer::<ReplicaSet>(vec![set("a"), set("b")]).await;
+        let pod = |namespace: &str, kind: Option<&str>| {
+            let owners: Vec<Value> = kind.iter().map(|k| json!({"apiVersion": "apps/v1", "kind": k, "name": "o", "uid": "o", "controller": true})).collect();
+            Arc::new(serde_json::from_value::<Pod>(json!({"metadata": {"name": "p", "namespace": namespace, "ownerReferences": owners}})).expect("a pod"))
+        };
+        let owners = |old: Option<Arc<Pod>>, new: Option<Arc<Pod>>| {
+            let keys = owners_of(&Change { old, new }, &sets, &|set: &ReplicaSet, _: &Pod| set.name_any() == "b");
+            keys.into_iter().map(|(namespace, name)| format!("{namespace}/{name}")).collect::<Vec<_>>()
+        };
+        assert_eq!(owners(None, Some(pod("n", Some("ReplicaSet")))), ["n/o"]);
+        assert_eq!(owners(None, Some(pod("n", Some("DaemonSet")))), [] as [&str; 0], "it is somebody else's");
+        assert_eq!(owners(None, Some(pod("n", None))), ["n/b"]);
+        assert_eq!(owners(None, Some(pod("m", None))), [] as [&str; 0], "in another namespace");
+        assert_eq!(owners(Some(pod("n", Some("ReplicaSet"))), Some(pod("n", None))), ["n/o", "n/b"], "who had it and who may have it");
     }
 }

@@ -299,24 +299,31 @@ fn pinned(affinity: &v1::Affinity) -> Option<String> {
 
 /// One template for all that are equal.
 fn shared(template: Template) -> Arc<Template> {
-    #[derive(Default)]
-    struct Known {
-        by_text: HashMap<Box<[u8]>, Arc<Template>>,
-        after_cleaning: usize,
-    }
-    static KNOWN: LazyLock<Mutex<Known>> = LazyLock::new(Mutex::default);
+    static KNOWN: LazyLock<Mutex<Templates>> = LazyLock::new(Mutex::default);
     let text = serde_json::to_vec(&template).expect("a template is always JSON");
-    let mut known = KNOWN.lock();
-    if let Some(same) = known.by_text.get(text.as_slice()) {
-        return same.clone();
+    KNOWN.lock().share(text, template)
+}
+
+/// Templates by what they say. Those that nobody has any more go when they have become many.
+#[derive(Default)]
+struct Templates {
+    by_text: HashMap<Box<[u8]>, Arc<Template>>,
+    after_cleaning: usize,
+}
+
+impl Templates {
+    fn share(&mut self, text: Vec<u8>, template: Template) -> Arc<Template> {
+        if let Some(same) = self.by_text.get(text.as_slice()) {
+            return same.clone();
+        }
+        if self.by_text.len() > 2 * self.after_cleaning + 1024 {
+            self.by_text.retain(|_, t| Arc::strong_count(t) > 1);
+            self.after_cleaning = self.by_text.len();
+        }
+        let template = Arc::new(template);
+        self.by_text.insert(text.into(), template.clone());
+        template
     }
-    if known.by_text.len() > 2 * known.after_cleaning + 1024 {
-        known.by_text.retain(|_, t| Arc::strong_count(t) > 1);
-        known.after_cleaning = known.by_text.len();
-    }
-    let template = Arc::new(template);
-    known.by_text.insert(text.into(), template.clone());
-    template
 }
 
 impl Resource for Pod {
@@ -375,13 +382,15 @@ mod tests {
 
     #[test]
     fn the_node_of_an_affinity() {
-        let of = |values: serde_json::Value| -> Option<String> {
-            let field = json!({"key": "metadata.name", "operator": "In", "values": values});
+        let by = |key: &str, operator: &str, values: serde_json::Value| -> Option<String> {
+            let field = json!({"key": key, "operator": operator, "values": values});
             let required = json!({"nodeSelectorTerms": [{"matchFields": [field]}]});
             let pod: Pod = serde_json::from_value(json!({"spec": {"affinity": {"nodeAffinity": {
                 "requiredDuringSchedulingIgnoredDuringExecution": required}}}})).expect("a pod");
             pod.spec.expect("a spec").pinned
         };
+        let of = |values: serde_json::Value| by("metadata.name", "In", values);
+        assert_eq!((by("metadata.name", "NotIn", json!(["n"])), by("metadata.namespace", "In", json!(["n"]))), (None, None));
         assert_eq!(of(json!(["n"])).as_deref(), Some("n"));
         assert_eq!(of(json!(["n", "m"])), None);
     }
@@ -396,5 +405,41 @@ mod tests {
         assert_eq!((status.phase.as_deref(), status.reason.as_deref()), (Some("Running"), Some("Evicted")));
         assert!(status.conditions.expect("one")[0].type_ == "Ready");
         assert!(matches!(Word::from("Ready").0, Cow::Borrowed(_)) && matches!(Word::from("Evicted").0, Cow::Owned(_)));
+    }
+
+    #[test]
+    fn templates_that_nobody_has_are_forgotten_in_time() {
+        let mut known = Templates::default();
+        let mut number = 0..;
+        let mut fresh = |known: &mut Templates| {
+            let text = number.next().map(|n: u32| n.to_be_bytes().to_vec()).expect("a number");
+            known.share(text, Template::default())
+        };
+        let held: Vec<_> = (0..10).map(|_| fresh(&mut known)).collect();
+        (0..1015).for_each(|_| drop(fresh(&mut known)));
+        assert_eq!(known.by_text.len(), 1025, "a thousand may lie about");
+        fresh(&mut known);
+        assert_eq!(known.by_text.len(), 11, "the next one makes room");
+        assert!(Arc::ptr_eq(&held[3], &known.share(3u32.to_be_bytes().to_vec(), Template::default())), "what somebody has is kept");
+        (0..1034).for_each(|_| drop(fresh(&mut known)));
+        assert_eq!(known.by_text.len(), 1045, "twice as many as are in use, and a thousand");
+        fresh(&mut known);
+        assert_eq!(known.by_text.len(), 11);
+    }
+
+    #[test]
+    fn pods_are_where_pods_are() {
+        assert_eq!(Pod::url_path(&(), Some("n")), "/api/v1/namespaces/n/pods");
+    }
+
+    #[test]
+    fn what_pods_want_of_pods_is_kept() {
+        let of = |affinity: serde_json::Value| -> PodSpec {
+            serde_json::from_value::<Pod>(json!({"spec": {"affinity": affinity}})).expect("a pod").spec.expect("a spec")
+        };
+        for kind in ["podAffinity", "podAntiAffinity"] {
+            assert!(of(json!({kind: {}})).affinity.is_some(), "{kind}");
+        }
+        assert!(of(json!({"nodeAffinity": {}})).affinity.is_none());
     }
 }

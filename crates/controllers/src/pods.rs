@@ -234,6 +234,13 @@ pub(crate) fn refused(code: u16, reason: &str) -> kube::Error {
     kube::Error::Api(serde_json::from_value(status).expect("a status"))
 }
 
+/// A refusal with this message.
+#[cfg(test)]
+pub(crate) fn saying(code: u16, message: &str) -> kube::Error {
+    let status = json!({"status": "Failure", "code": code, "reason": "", "message": message, "metadata": {}});
+    kube::Error::Api(serde_json::from_value(status).expect("a status"))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -263,5 +270,23 @@ mod tests {
         assert_eq!(again_on_conflict(Err(refused(409, "Conflict"))).ok(), again);
         assert_eq!(again_on_conflict(Err(refused(404, "NotFound"))).ok(), None);
         assert!(is_conflict(&refused(409, "Conflict")) && !is_conflict(&refused(409, "AlreadyExists")) && !is_conflict(&refused(400, "Conflict")));
+    }
+
+    #[test]
+    fn a_pod_of_a_template_is_its_owners() {
+        let template: PodTemplateSpec = serde_json::from_value(json!({"metadata": {"labels": {"a": "b"}, "annotations": {"c": "d"}, "finalizers": ["e.com/f"]},
+            "spec": {"containers": [{"name": "c"}]}})).expect("a template");
+        let owner = OwnerReference { kind: "Job".into(), name: "j".into(), ..OwnerReference::default() };
+        let pod = from_template("n", "j-".into(), &template, owner.clone());
+        let meta = json!({"generateName": "j-", "namespace": "n", "labels": {"a": "b"}, "annotations": {"c": "d"}, "finalizers": ["e.com/f"], "ownerReferences": [owner]});
+        assert_eq!(json!(pod.metadata), meta);
+    }
+
+    #[test]
+    fn an_error_says_what_the_api_server_said() {
+        let ending = saying(403, "pods \"p\" is forbidden: unable to create new content in namespace n because it is being terminated");
+        assert!(namespace_is_ending(&ending) && !namespace_is_ending(&refused(403, "Forbidden")));
+        assert_eq!(text(&refused(500, "InternalError")), "as the test wants");
+        assert_eq!(text(&kube::Error::LinesCodecMaxLineLengthExceeded), kube::Error::LinesCodecMaxLineLengthExceeded.to_string());
     }
 }

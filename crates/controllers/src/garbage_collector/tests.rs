@@ -117,8 +117,11 @@ fn a_dependent_that_stops_to_block_frees_its_owner() {
     b.owner_references[0].block_owner_deletion = Some(false);
     assert!(put(&mut graph, &b).contains(&"a".to_string()));
     assert_eq!(graph.state("a"), State::Unblocked);
+    assert_eq!(graph.dependents("a"), (true, false), "it is its dependent still");
     b.owner_references.clear();
     assert_eq!(put(&mut graph, &b), ["a"]);
+    assert_eq!(graph.dependents("a"), (false, false));
+    assert!(remove(&mut graph, "a").is_empty(), "nothing is left to follow it");
 }
 
 #[test]
@@ -160,6 +163,9 @@ fn orphans_lose_that_owner_alone() {
     let State::Orphaning(dependents) = graph.state("a") else { panic!("it is to be orphaned") };
     assert_eq!(dependents.iter().map(|(uid, _)| uid.as_ref()).collect::<Vec<_>>(), ["b"]);
     assert!(put(&mut graph, &deleting("a", &[], "orphan")).is_empty(), "once is enough");
+    let spared = Meta { finalizers: vec!["orphan".into()], ..meta("c", &[]) };
+    assert!(put(&mut graph, &spared).is_empty(), "it is not being deleted");
+    assert_eq!(put(&mut graph, &deleting("c", &[], "orphan")), ["c"]);
 }
 
 #[test]
@@ -208,4 +214,50 @@ fn what_owns_itself_does_not_hold_itself() {
     assert_eq!(graph.state("a"), State::Unblocked);
     put(&mut graph, &meta("b", &["a"]));
     assert_eq!(graph.state("a"), State::Blocked, "others do hold it");
+}
+
+#[test]
+fn what_a_list_does_not_show_is_gone() {
+    let mut graph = Graph::default();
+    assert!(graph.is_empty());
+    for uid in ["a", "b"] {
+        graph.put(&maps(), &meta(uid, &[]));
+    }
+    graph.put(&kind("Secret", true), &meta("s", &[]));
+    let apps = Arc::new(Kind { resource: ApiResource::from_gvk(&GroupVersionKind::gvk("apps", "v1", "ConfigMap")), namespaced: true });
+    graph.put(&apps, &meta("of another group", &[]));
+    assert_eq!((graph.len(), graph.is_empty()), (4, false));
+    let missing = graph.others(&maps(), &["a".to_string()].into());
+    assert_eq!(missing.iter().map(|u| u.to_string()).collect::<Vec<_>>(), ["b"]);
+    assert_eq!(graph.identity("b").map(|i| i.name.to_string()).as_deref(), Some("b"));
+    assert!(graph.identity("x").is_none());
+}
+
+#[test]
+fn an_owner_is_what_its_reference_says() {
+    let mut graph = Graph::default();
+    graph.put(&maps(), &meta("a", &[]));
+    let of = |change: fn(&mut k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference)| {
+        let mut reference = meta("c", &["a"]).owner_references.remove(0);
+        change(&mut reference);
+        graph.standing(&reference, "ns")
+    };
+    assert_eq!(of(|_| ()), Some(Standing::Solid));
+    assert_eq!(of(|r| r.kind = "Secret".into()), None);
+    assert_eq!(of(|r| r.api_version = "apps/v1".into()), None);
+    assert_eq!(of(|r| r.name = "b".into()), None);
+}
+
+#[test]
+fn the_last_five_hundred_absent_owners_are_remembered() {
+    let mut graph = Graph::default();
+    let reference = |n: usize| meta("c", &[&format!("o{n}")]).owner_references.remove(0);
+    let known = |graph: &Graph, n: usize| graph.standing(&reference(n), "ns").is_some();
+    for n in 0..500 {
+        graph.remember_absent(&format!("o{n}"), "ns", super::Coordinates::of(&reference(n)));
+    }
+    graph.remember_absent("o7", "ns", super::Coordinates::of(&reference(7)));
+    assert!(known(&graph, 0) && known(&graph, 499));
+    graph.remember_absent("o500", "ns", super::Coordinates::of(&reference(500)));
+    assert!(!known(&graph, 0) && known(&graph, 1) && known(&graph, 500));
 }
