@@ -105,6 +105,7 @@ mod tests {
         assert_eq!(first.after(&[], &[pod(9)], now).failures, 3);
         assert_eq!(first.after(&[pod(5)], &[], now), Record::default());
         assert_eq!(first.after(&[pod(5)], &[pod(4), pod(6), pod(8)], now), Record { failures: 2, last: Some(at(8)) });
+        assert_eq!(first.after(&[pod(5)], &[pod(5)], now), Record::default(), "a failure of that very second is not after it");
     }
 
     #[test]
@@ -121,5 +122,17 @@ mod tests {
         let told = json!({"metadata": {"deletionTimestamp": at(30).to_string(), "deletionGracePeriodSeconds": 20}});
         assert_eq!(ended(&pod(told)), Some(at(10)));
         assert_eq!(ended(&pod(json!({"metadata": {}}))), None);
+        let ready = |status: &str| json!([{"type": "Initialized", "status": "False", "lastTransitionTime": at(1).to_string()},
+            {"type": "Ready", "status": status, "lastTransitionTime": at(7).to_string()}]);
+        let of = |status: &str| ended(&pod(json!({"metadata": {"creationTimestamp": at(0).to_string()}, "status": {"conditions": ready(status), "containerStatuses": [{"name": "c",
+            "image": "i", "imageID": "", "ready": false, "restartCount": 0, "state": {"waiting": {}}}]}})));
+        assert_eq!((of("False"), of("True")), (Some(at(7)), Some(at(0))));
+        // Sidecars end last; other containers that initialise are over before any of the rest begins.
+        let state = |name: &str, second: i64| json!({"name": name, "image": "i", "imageID": "", "ready": false, "restartCount": 0,
+            "state": {"terminated": {"exitCode": 0, "finishedAt": at(second).to_string()}}});
+        let init = json!([{"name": "first"}, {"name": "beside", "restartPolicy": "Always"}]);
+        let whole = json!({"metadata": {}, "spec": {"containers": [], "initContainers": init},
+            "status": {"initContainerStatuses": [state("first", 99), state("beside", 30)], "containerStatuses": [state("c", 20)]}});
+        assert_eq!(ended(&pod(whole)), Some(at(30)));
     }
 }

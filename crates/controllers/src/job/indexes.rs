@@ -118,6 +118,7 @@ mod tests {
         }
         assert_eq!(Indexes::parse("0-5,x,9-3,7,12", 8).to_string(), "0-5,7");
         assert_eq!(Indexes::parse("0-2147483646", u32::MAX).len(), 2_147_483_647);
+        assert_eq!((Indexes::parse("3-9", 5).to_string().as_str(), Indexes::parse("5-9", 5).to_string().as_str()), ("3,4", ""));
     }
 
     #[test]

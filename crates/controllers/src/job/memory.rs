@@ -96,4 +96,19 @@ mod tests {
         memory.observe(&Change { old: None, new: Some(pod(&[])) });
         assert!(memory.untracked("j").is_empty());
     }
+
+    #[test]
+    fn a_job_is_remembered_until_it_is_forgotten() {
+        let memory = Memory::default();
+        memory.untracking("j", "p");
+        memory.not_untracked("j", "p");
+        assert!(memory.untracked("j").is_empty(), "its finalizer could not be removed");
+        let record = Record::default().after(&[], &[], jiff::Timestamp::UNIX_EPOCH);
+        let failed = json!({"metadata": {"uid": "f"}, "status": {"phase": "Failed"}});
+        let record = record.after(&[], &[Arc::new(serde_json::from_value(failed).expect("a pod"))], jiff::Timestamp::UNIX_EPOCH);
+        memory.count("j", record);
+        assert!(memory.backoff("j").left(jiff::Timestamp::UNIX_EPOCH).is_some() && memory.backoff("other").left(jiff::Timestamp::UNIX_EPOCH).is_none());
+        memory.forget("j");
+        assert!(memory.backoff("j").left(jiff::Timestamp::UNIX_EPOCH).is_none());
+    }
 }

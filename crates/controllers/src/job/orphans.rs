@@ -20,7 +20,9 @@ pub fn start(context: &Context, jobs: &Informer<Job>, pods: &Informer<Pod>) {
     let queue = Queue::<(String, String)>::new();
     let (q, known) = (queue.clone(), jobs.clone());
     pods.on_change(move |change| {
-        if let Some(pod) = change.new.as_ref().filter(|p| is_orphan(p, &known)) {
+        // Without the jobs nothing can be said: it is looked at again when they are known.
+        let find = |namespace: &str, name: &str| known.get(namespace, name);
+        if let Some(pod) = change.new.as_ref().filter(|p| tracked(p) && (!known.has_synced() || is_orphan(p, find))) {
             q.add((pod.namespace().unwrap_or_default(), pod.name_any()));
         }
     });
@@ -43,7 +45,7 @@ pub fn start(context: &Context, jobs: &Informer<Job>, pods: &Informer<Pod>) {
         async move {
             jobs.synced().await;
             pods.synced().await;
-            match pods.get(&key.0, &key.1).filter(|p| is_orphan(p, &jobs)) {
+            match pods.get(&key.0, &key.1).filter(|p| is_orphan(p, |namespace, name| jobs.get(namespace, name))) {
                 Some(pod) => untrack(&client, &pod).await.map(|()| Requeue::No),
                 None => Ok(Requeue::No),
             }
@@ -51,14 +53,13 @@ pub fn start(context: &Context, jobs: &Informer<Job>, pods: &Informer<Pod>) {
     });
 }
 
-fn is_orphan(pod: &Arc<Pod>, jobs: &Informer<Job>) -> bool {
+/// `find` finds a job by its namespace and name.
+fn is_orphan(pod: &Pod, find: impl Fn(&str, &str) -> Option<Arc<Job>>) -> bool {
     tracked(pod)
         && match ownership::controller_of(&pod.metadata) {
             None => true,
             Some(owner) if owner.kind != "Job" || owner.api_version != "batch/v1" => false,
-            // To be looked at again when the jobs are known.
-            Some(_) if !jobs.has_synced() => true,
-            Some(owner) => match jobs.get(&pod.namespace().unwrap_or_default(), &owner.name).filter(|j| j.uid().as_ref() == Some(&owner.uid)) {
+            Some(owner) => match find(&pod.namespace().unwrap_or_default(), &owner.name).filter(|j| j.uid().as_ref() == Some(&owner.uid)) {
                 None => true,
                 Some(job) => plan::finished(&job) && !managed_elsewhere(&job),
             },
@@ -78,5 +79,40 @@ pub async fn untrack(client: &Client, pod: &Pod) -> kube::Result<()> {
         Ok(_) => Ok(()),
         Err(kube::Error::Api(status)) if status.code == 404 => Ok(()),
         Err(error) => Err(error),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pods_that_no_job_will_count_are_freed() {
+        let job = |change: serde_json::Value| {
+            let mut job = json!({"metadata": {"name": "j", "uid": "j"}, "spec": {"template": {}}});
+            job.as_object_mut().expect("an object").extend(change.as_object().expect("an object").clone());
+            Some(Arc::new(serde_json::from_value::<Job>(job).expect("a job")))
+        };
+        let owned = |api_version: &str, kind: &str| json!([{"apiVersion": api_version, "kind": kind, "name": "j", "uid": "j", "controller": true}]);
+        let freed = |finalizers: &[&str], owners: serde_json::Value, job: Option<Arc<Job>>| {
+            let pod = json!({"metadata": {"name": "p", "namespace": "n", "finalizers": finalizers, "ownerReferences": owners}});
+            let find = |namespace: &str, name: &str| job.clone().filter(|_| (namespace, name) == ("n", "j"));
+            is_orphan(&serde_json::from_value(pod).expect("a pod"), find)
+        };
+        let ours = || owned("batch/v1", "Job");
+        let (running, ended) = (json!({}), json!({"status": {"conditions": [{"type": "Complete", "status": "True"}]}}));
+        assert!(freed(&[FINALIZER], json!([]), None), "nobody owns it");
+        assert!(freed(&[FINALIZER], ours(), None), "its job is gone");
+        assert!(freed(&[FINALIZER], ours(), job(ended.clone())));
+        assert!(freed(&[FINALIZER], ours(), job(json!({"metadata": {"name": "j", "uid": "another"}}))), "a later job of that name is not its own");
+        assert!(!freed(&[FINALIZER], ours(), job(running)));
+        assert!(!freed(&[], ours(), None), "it has no finalizer");
+        assert!(!freed(&[FINALIZER], owned("batch/v1", "CronJob"), None) && !freed(&[FINALIZER], owned("example.com/v1", "Job"), None));
+        let managed = |by: &str| {
+            let mut ended = ended.clone();
+            ended["spec"] = json!({"template": {}, "managedBy": by});
+            freed(&[FINALIZER], ours(), job(ended))
+        };
+        assert!(managed("kubernetes.io/job-controller") && !managed("example.com/controller"), "another controller counts its own");
     }
 }

@@ -86,6 +86,9 @@ mod tests {
         assert_eq!((pod.labels()[INDEX].as_str(), pod.labels()["x"].as_str()), ("12", "y"));
         let seen = Pod::unmade(pod.metadata.clone());
         assert_eq!((index(&seen), index_failures(&seen), tracked(&seen)), (Some(12), (1, 0), true));
+        assert!(!seen.annotations().contains_key(INDEX_IGNORED));
+        let ignored = new_pod(&job, &NewPod { index: Some(12), failures: 1, ignored: 2 });
+        assert_eq!(ignored.annotations()[INDEX_IGNORED], "2");
         let spec = pod.spec.expect("a spec");
         assert_eq!(spec.hostname, Some(format!("{name}-12")));
         assert_eq!(spec.containers[0].env.as_ref().expect("env").len(), 1, "the user's variable stays");

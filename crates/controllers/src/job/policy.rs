@@ -159,4 +159,17 @@ mod tests {
         assert_eq!(met(json!([{"succeededIndexes": "12"}]), "1"), None, "a rule of indexes that the job has not is never met");
         assert_eq!(success(None, 10, &Indexes::parse("0-9", 10)), None);
     }
+
+    #[test]
+    fn a_pod_that_is_deleted_has_failed_unless_it_succeeded() {
+        let failed = |phase: &str, deleted: bool, policy: Option<&str>| {
+            let job: Job = serde_json::from_value(json!({"metadata": {}, "spec": {"template": {}, "podReplacementPolicy": policy}})).expect("a job");
+            let stamp = deleted.then_some("2026-01-01T00:00:00Z");
+            let pod: Pod = serde_json::from_value(json!({"metadata": {"deletionTimestamp": stamp}, "status": {"phase": phase}})).expect("a pod");
+            has_failed(&job, &pod)
+        };
+        assert!(failed("Failed", false, None) && failed("Running", true, None));
+        assert!(!failed("Running", false, None) && !failed("Succeeded", true, None));
+        assert!(!failed("Running", true, Some("Failed")), "it is one when it has ended");
+    }
 }

@@ -10,7 +10,7 @@ use kube::ResourceExt;
 use serde_json::{Value, json};
 
 use super::backoff::Record;
-use super::plan::{Action, Input, NewPod, Plan, plan};
+use super::plan::{Action, Input, NewPod, Plan, finished, plan};
 use super::settle::{Outcome, Settled, add_up, finish, settle};
 use super::{FINALIZER, INDEX, INDEX_FAILURES};
 
@@ -359,4 +359,171 @@ fn fail_index_spares_the_rest() {
         "podFailurePolicy": {"rules": [{"action": "FailIndex", "onExitCodes": {"operator": "In", "values": [1]}}]}});
     let p = pass(&job(spec, json!({})), &[failed_before(0, 0), of_index(1, "Running")], LATE);
     assert_eq!((p.status.failed_indexes.as_deref(), p.indexes(), p.status.failed), (Some("0"), vec![], Some(1)));
+}
+
+fn decided(kind: &str, reason: &str) -> Value {
+    json!({"startTime": "2026-01-01T00:00:00Z", "conditions": [{"type": kind, "status": "True", "reason": reason, "message": "m"}]})
+}
+
+#[test]
+fn an_end_that_was_decided_on_is_carried_out() {
+    // Pods go first, and only then does the job end.
+    let failing = |pods: &[Value]| pass(&job(json!({"parallelism": 2, "completions": 2}), decided("FailureTarget", "DeadlineExceeded")), pods, LATE);
+    let p = failing(&[pod("a", "Running"), pod("b", "Running")]);
+    assert_eq!((p.deleted().len(), p.ended), (2, false));
+    let p = failing(&[]);
+    assert_eq!((p.created().len(), p.conditions()), (0, vec!["FailureTarget DeadlineExceeded".to_string(), "Failed DeadlineExceeded".to_string()]));
+    let mut off = decided("FailureTarget", "DeadlineExceeded");
+    off["conditions"][0]["status"] = "False".into();
+    assert_eq!(pass(&job(json!({}), off), &[], LATE).created().len(), 1, "it does not hold");
+    // While the informers may hide pods, nothing is sure.
+    let unsure = pass_knowing(&job(json!({}), decided("FailureTarget", "DeadlineExceeded")), &[], LATE, false, Record::default());
+    assert!(!unsure.ended && unsure.settled.end.is_none());
+    // Conditions of others are kept, and do not stand for ours.
+    let mut foreign = decided("Other", "x");
+    foreign["succeeded"] = 1.into();
+    assert_eq!(pass(&job(json!({}), foreign), &[], LATE).conditions(), ["Other x", "SuccessCriteriaMet CompletionsReached", "Complete CompletionsReached"]);
+}
+
+#[test]
+fn a_job_without_completions_waits_for_its_first_success() {
+    let open = |status: Value, pods: &[Value]| pass(&job(json!({"completions": null, "parallelism": 0}), status), pods, LATE);
+    assert!(!open(json!({}), &[]).ended, "nothing has succeeded");
+    assert!(open(json!({"succeeded": 1}), &[]).ended);
+}
+
+#[test]
+fn what_is_noted_counts_beside_what_is_new() {
+    let six = json!({"parallelism": 6, "completions": 6});
+    let status = json!({"succeeded": 1, "uncountedTerminatedPods": {"succeeded": ["a", "x"]}});
+    // One is in the count, two are noted (one of them is gone), one is new: two are left to do.
+    let p = pass(&job(six.clone(), status), &[pod("a", "Succeeded"), pod("b", "Succeeded")], LATE);
+    assert_eq!((p.plan.succeeded, p.created().len(), p.status.succeeded), (4, 2, Some(4)));
+    // Failures alike: one counted, one noted, one new is one too many.
+    let status = json!({"failed": 1, "uncountedTerminatedPods": {"failed": ["a"]}, "startTime": "2026-01-01T00:00:00Z"});
+    let limited = |limit: i32| job(json!({"parallelism": 6, "completions": 6, "backoffLimit": limit}), status.clone());
+    let failed = [pod("a", "Failed"), pod("b", "Failed")];
+    assert_eq!(pass(&limited(2), &failed, LATE).conditions(), ["FailureTarget BackoffLimitExceeded", "Failed BackoffLimitExceeded"]);
+    assert_eq!(pass(&limited(3), &failed, LATE).conditions(), [] as [&str; 0]);
+}
+
+#[test]
+fn each_change_of_a_number_is_written() {
+    let status = json!({"active": 1, "ready": 0, "terminating": 0, "startTime": "2026-01-01T00:00:00Z", "uncountedTerminatedPods": {}});
+    let writes = |key: &str, value: Value| {
+        let mut status = status.clone();
+        status[key] = value;
+        pass(&job(json!({}), status), &[pod("a", "Running")], LATE).settled.write
+    };
+    assert!(!writes("active", 1.into()));
+    assert!(writes("active", 2.into()) && writes("ready", 1.into()) && writes("terminating", 1.into()));
+    assert!(writes("uncountedTerminatedPods", json!({"failed": ["gone"]})), "a pod that is noted has no finalizer any more");
+    assert!(writes("uncountedTerminatedPods", json!({"succeeded": ["gone"]})));
+    let indexed = |status: Value| {
+        let mut full = json!({"ready": 0, "terminating": 0, "active": 1, "succeeded": 1, "completedIndexes": "0", "startTime": "2026-01-01T00:00:00Z", "uncountedTerminatedPods": {}});
+        full.as_object_mut().expect("an object").extend(status.as_object().expect("an object").clone());
+        pass(&job(json!({"completionMode": "Indexed", "completions": 2}), full), &[of_index(1, "Running")], LATE).settled.write
+    };
+    assert!(!indexed(json!({})));
+    assert!(indexed(json!({"completedIndexes": "0,5"})), "five is none of its indexes");
+    assert!(indexed(json!({"failedIndexes": "1"})), "it does not tell of failed ones");
+}
+
+#[test]
+fn an_indexed_job_counts_its_own_indexes_alone() {
+    let two = json!({"completionMode": "Indexed", "completions": 2, "parallelism": 2});
+    let p = pass(&job(two.clone(), json!({})), &[of_index(0, "Succeeded"), of_index(2, "Succeeded"), of_index(1, "Running")], LATE);
+    assert_eq!((p.status.completed_indexes.as_deref(), p.status.succeeded, p.ended), (Some("0"), Some(1), false), "there is no index 2");
+    let p = pass(&job(two.clone(), json!({})), &[of_index(2, "Failed"), of_index(0, "Running"), of_index(1, "Running")], LATE);
+    assert_eq!(p.status.failed, None);
+    let p = pass(&job(two.clone(), json!({})), &[of_index(0, "Failed"), of_index(1, "Running")], "00:00:01");
+    assert_eq!((p.status.failed, p.indexes().len()), (Some(1), 0), "it is counted, and backs off");
+    // A pod of an index that is beyond the end goes.
+    let p = pass(&job(two.clone(), json!({})), &[of_index(0, "Running"), of_index(1, "Running"), of_index(2, "Running")], LATE);
+    assert_eq!(p.deleted(), ["p2"]);
+    assert_eq!(pass(&job(two, json!({})), &[], LATE).status.succeeded, None, "nothing is not told");
+}
+
+#[test]
+fn the_last_failure_of_an_index_says_how_often_it_failed() {
+    let spec = json!({"completionMode": "Indexed", "completions": 1, "parallelism": 1, "backoffLimitPerIndex": 9,
+        "podFailurePolicy": {"rules": [{"action": "Ignore", "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}]}]}});
+    let earlier = with(of_index(0, "Failed"), "/metadata/name", "earlier".into());
+    let earlier = with(with(earlier, "/metadata/uid", "earlier".into()), "/metadata/annotations/batch.kubernetes.io~1job-index-failure-count", "0".into());
+    for pods in [[earlier.clone(), failed_before(0, 1)], [failed_before(0, 1), earlier]] {
+        let p = pass(&job(spec.clone(), json!({})), &pods, LATE);
+        assert_eq!(p.created().iter().map(|n| (n.failures, n.ignored)).collect::<Vec<_>>(), [(2, 0)]);
+    }
+    // A failure that is ignored is counted apart.
+    let disrupted = with(failed_before(0, 1), "/status/conditions", json!([{"type": "DisruptionTarget", "status": "True"}]));
+    let p = pass(&job(spec.clone(), json!({})), &[disrupted], LATE);
+    assert_eq!(p.created().iter().map(|n| (n.failures, n.ignored)).collect::<Vec<_>>(), [(1, 1)]);
+    // A pod whose failure is in no count any more is not replaced again.
+    let gone = with(failed_before(0, 1), "/metadata/finalizers", json!([]));
+    assert_eq!(pass(&job(spec, json!({})), &[gone], LATE).created().iter().map(|n| n.failures).collect::<Vec<_>>(), [0]);
+}
+
+#[test]
+fn pods_that_nobody_misses_go_first() {
+    let on = |name: &str, phase: &str| with(pod(name, phase), "/spec", json!({"nodeName": "n", "containers": []}));
+    let homeless = with(pod("homeless", "Running"), "/spec", json!({"nodeName": "", "containers": []}));
+    let all = [on("running", "Running"), on("unknown", "Unknown"), on("pending", "Pending"), homeless];
+    let left = |wanted: i32| pass(&job(json!({"parallelism": wanted, "completions": 9}), json!({})), &all, LATE).deleted();
+    assert_eq!(left(3), ["homeless"]);
+    assert_eq!(left(2), ["homeless", "pending"]);
+    assert_eq!(left(1), ["homeless", "pending", "unknown"]);
+}
+
+#[test]
+fn a_job_does_not_end_while_something_is_left_to_count() {
+    let end = || serde_json::from_value(json!({"type": "Complete", "status": "True"})).expect("a condition");
+    let ends = |status: Value| finish(&mut serde_json::from_value(status).expect("a status"), &end(), at(LATE));
+    assert!(ends(json!({"uncountedTerminatedPods": {}})) && ends(json!({"uncountedTerminatedPods": {"succeeded": [], "failed": []}})));
+    assert!(!ends(json!({"uncountedTerminatedPods": {"succeeded": ["a"]}})));
+    assert!(!ends(json!({"uncountedTerminatedPods": {"failed": ["a"]}})));
+    assert!(!ends(json!({"terminating": 1})));
+}
+
+#[test]
+fn a_pass_counts_five_hundred_pods() {
+    let many = |phase: &str, from: usize, count: usize| (from..from + count).map(|n| pod(&format!("p{n:03}"), phase)).collect::<Vec<_>>();
+    let open = json!({"parallelism": 1000, "completions": 1000, "backoffLimit": 1000});
+    let mixed = [many("Succeeded", 0, 300), many("Failed", 300, 300)].concat();
+    assert_eq!(pass(&job(open, json!({})), &mixed, LATE).untracked().len(), 500, "successes and failures together");
+    let indexed = json!({"completionMode": "Indexed", "parallelism": 600, "completions": 600});
+    let done: Vec<Value> = (0..600).map(|n| of_index(n, "Succeeded")).collect();
+    let p = pass(&job(indexed.clone(), json!({})), &done, LATE);
+    assert_eq!((p.untracked().len(), p.ended), (500, false), "not all are counted yet");
+    // Those of indexes that are in the status cost nothing.
+    let p = pass(&job(indexed, json!({"completedIndexes": "0-499", "succeeded": 500})), &done, LATE);
+    assert_eq!((p.untracked().len(), p.ended), (600, true));
+}
+
+#[test]
+fn an_end_waits_for_pods_that_could_not_be_deleted() {
+    let failing = job(json!({}), decided("FailureTarget", "DeadlineExceeded"));
+    let pods = [Arc::new(serde_json::from_value(pod("a", "Running")).expect("a pod"))];
+    let untracked = HashSet::new();
+    let input = Input { job: &failing, pods: &pods, caught_up: true, untracked: &untracked, backoff: Record::default(), now: at(LATE) };
+    let plan = plan(&input);
+    assert!(matches!(plan.action, Action::End(_)));
+    let settled = settle(&input, &plan, Outcome::default());
+    assert_eq!((settled.status.active, settled.end), (Some(1), None), "it is still there");
+}
+
+#[test]
+fn a_suspension_is_told_anew_when_it_is_told_otherwise() {
+    let suspended = |reason: &str, message: &str| {
+        let told = json!({"conditions": [{"type": "Suspended", "status": "True", "reason": reason, "message": message}]});
+        pass(&job(json!({"suspend": true}), told), &[], LATE).settled.event.is_some()
+    };
+    assert!(!suspended("JobSuspended", "Job suspended"));
+    assert!(suspended("Other", "Job suspended") && suspended("JobSuspended", "other"));
+}
+
+#[test]
+fn a_job_that_has_ended_is_finished() {
+    let is = |kind: &str, status: &str| finished(&job(json!({}), json!({"conditions": [{"type": kind, "status": status}]})));
+    assert!(is("Complete", "True") && is("Failed", "True"));
+    assert!(!is("Complete", "False") && !is("FailureTarget", "True") && !finished(&job(json!({}), json!({}))));
 }
