@@ -149,3 +149,23 @@ fn plurals<'a>(group: &'a Group, kind: &'a str) -> impl Iterator<Item = (&'a str
         Some((version.as_str(), found.name.as_str()))
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_scale_says_how_many_there_are_and_of_which_pods() {
+        let of = |scale: serde_json::Value| Found { path: String::new(), scale: serde_json::from_value(scale).expect("a scale") }.target();
+        let whole = of(serde_json::json!({"metadata": {}, "spec": {"replicas": 3}, "status": {"replicas": 2, "selector": "app=a"}}));
+        assert_eq!((whole.replicas, whole.status_replicas, whole.selector.as_str()), (3, 2, "app=a"));
+        let bare = of(serde_json::json!({"metadata": {}}));
+        assert_eq!((bare.replicas, bare.status_replicas, bare.selector.as_str()), (0, 0, ""));
+    }
+
+    #[test]
+    fn an_unknown_kind_is_told_by_its_group() {
+        assert_eq!(no_match("example.com", "Thing"), "no matches for kind \"Thing\" in group \"example.com\"");
+        assert_eq!(no_match("", "Thing"), "no matches for kind \"Thing\" in version \"v1\"");
+    }
+}

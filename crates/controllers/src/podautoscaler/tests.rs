@@ -190,6 +190,10 @@ fn without_a_behavior() {
     assert_eq!(summary(&fresh(1, 25)), (4, "ReadyForNewScale", true, "ScaleUpLimit"), "or four");
     assert_eq!(summary(&fresh(20, 45)), (30, "ReadyForNewScale", true, "TooManyReplicas"));
     assert_eq!(summary(&fresh(5, 1)), (2, "ReadyForNewScale", true, "TooFewReplicas"));
+    assert_eq!(summary(&fresh(15, 45)), (30, "ReadyForNewScale", true, "TooManyReplicas"), "twice as many is just what may be");
+    for bound in [2, 30] {
+        assert_eq!(summary(&fresh(16, bound)), (bound, "ReadyForNewScale", false, "DesiredWithinRange"));
+    }
     let mut memory = Memory::default();
     memory.begin(6, now());
     assert_eq!(summary(&step(&mut memory, 6, 3, 10)), (6, "ScaleDownStabilized", false, "DesiredWithinRange"));
@@ -224,6 +228,8 @@ fn policies_bound_how_fast_it_goes() {
     assert_eq!(up(json!({}), 5, 20, &[]), (10, "ScaleUpLimit"), "four pods or as many again");
     assert_eq!(up(json!({"policies": [percent(900, 60)]}), 5, 45, &[]), (30, "TooManyReplicas"));
     assert_eq!(up(json!({}), 5, 6, &[]), (6, "DesiredWithinRange"));
+    assert_eq!(up(json!({"policies": [pods(3, 60)]}), 5, 8, &[]), (8, "DesiredWithinRange"), "as fast as may be");
+    assert_eq!(up(json!({"policies": [pods(25, 60)]}), 5, 45, &[]), (30, "TooManyReplicas"), "as many as may be");
 
     let down = |rules: Value, current, wanted| {
         let n = Memory::default().normalize_with(&behavior(json!({"scaleDown": rules})), bounds(current, wanted), secs(0), now());
@@ -235,6 +241,10 @@ fn policies_bound_how_fast_it_goes() {
     assert_eq!(down(json!({"selectPolicy": "Min", "policies": [pods(3, 60), percent(50, 60)]}), 20, 5), (17, "ScaleDownLimit"));
     assert_eq!(down(json!({"selectPolicy": "Disabled", "policies": [pods(3, 60)]}), 20, 5), (20, "ScaleDownLimit"));
     assert_eq!(down(json!({}), 20, 1), (2, "TooFewReplicas"), "all at once by default");
+    assert_eq!(down(json!({"policies": [pods(3, 60)]}), 20, 17), (17, "DesiredWithinRange"), "as fast as may be");
+    assert_eq!(down(json!({"policies": [pods(18, 60)]}), 20, 1), (2, "TooFewReplicas"), "as few as may be");
+    let limited = |wanted| Memory::default().normalize_with(&behavior(json!({"scaleUp": {"policies": [pods(3, 60)]}})), bounds(5, wanted), secs(0), now()).limited.0;
+    assert!(limited(20) && !limited(6));
 }
 
 #[test]
@@ -411,4 +421,134 @@ fn a_condition_that_stays_keeps_its_time() {
     let input = Input { hpa: &hpa, target: &target(3), pods: Ok(&chosen), readings: vec![used(&[500; 3])], settings: &settings, now: now() + secs(900) };
     let again = plan(&input, &mut Memory::default()).status;
     assert_eq!(again, before, "nothing changed, so nothing is to be written");
+}
+
+#[test]
+fn the_first_minutes_of_a_pod_tell_nothing() {
+    // Ready since, started at, and measured at, in seconds before now; whether the pod counts.
+    let counts = |status: &str, ready: i64, started: i64, measured: i64| {
+        let p = pods(1, |_, v| {
+            v["status"]["conditions"] = json!([{"type": "Initialized", "status": "True", "lastTransitionTime": NOW},
+                {"type": "Ready", "status": status, "lastTransitionTime": (now() - secs(ready)).to_string()}]);
+            v["status"]["startTime"] = (now() - secs(started)).to_string().into();
+        });
+        let metric = PodMetric { at: now() - secs(measured), window: secs(60), value: 100 };
+        let all: PodMetrics = [("p0".to_string(), metric)].into();
+        calculation(&p).utilization(1, 50, "cpu", "", all).is_ok()
+    };
+    assert!(counts("True", 90, 100, 20), "it is young, and was measured for a whole window since it was ready");
+    assert!(counts("True", 80, 100, 20), "to the second");
+    assert!(!counts("True", 70, 100, 20));
+    assert!(counts("True", 10, 120, 0), "it is no longer young: from 120 seconds on, ready or not");
+    assert!(!counts("True", 10, 119, 0));
+    assert!(!counts("False", 100, 110, 0), "young and not ready");
+    assert!(!counts("False", 195, 200, 0), "it has not been ready: that was said within ten seconds of its start");
+    assert!(counts("False", 190, 200, 0), "to the second");
+    assert!(counts("False", 150, 200, 0), "it was ready once");
+}
+
+#[test]
+fn changes_the_other_way_count_in_a_period() {
+    let rules = behavior(json!({"scaleUp": {"policies": [{"type": "Pods", "value": 3, "periodSeconds": 60}]}, "scaleDown": {"policies": [{"type": "Pods", "value": 3, "periodSeconds": 60}]}}));
+    let step = |past: &[(i32, i32, i64)], current, wanted| {
+        let mut memory = Memory::default();
+        past.iter().for_each(|(from, to, ago)| memory.scaled(Some(&rules), *from, *to, now() - secs(*ago)));
+        memory.normalize_with(&rules, bounds(current, wanted), secs(0), now()).replicas
+    };
+    assert_eq!(step(&[(9, 7, 30)], 7, 20), 12, "from the nine that there were");
+    assert_eq!(step(&[(5, 7, 30)], 7, 20), 8, "from the five that there were");
+    assert_eq!(step(&[(5, 7, 30)], 20, 2), 15, "it had been eighteen");
+    assert_eq!(step(&[(5, 7, 60)], 7, 20), 10, "a whole period ago");
+    assert_eq!(step(&[(5, 6, 40), (6, 7, 30)], 7, 20), 8, "both");
+    assert_eq!(step(&[(5, 7, 300), (5, 7, 30)], 7, 20), 8, "what is long past is forgotten");
+}
+
+/// Replicas for so much a pod, of which the first ones tell what they use. One more may be not ready yet.
+fn amounts(current: i32, count: usize, levels: &[i64], one_pending: bool) -> i32 {
+    let all = pods(count + usize::from(one_pending), |i, v| {
+        if i == count {
+            v["status"]["phase"] = "Pending".into();
+        }
+    });
+    calculation(&all).average(current, 100, "", metrics(levels)).expect("a proposal").replicas
+}
+
+#[test]
+fn idle_pods_bring_a_small_surplus_back_to_the_target() {
+    // Four at 130 % are 5.2 pods' work; with a fifth that idles so far it is within the tolerance.
+    assert_eq!(amounts(5, 4, &[130; 4], true), 5, "the fifth is not ready");
+    assert_eq!(amounts(5, 5, &[130; 4], false), 5, "the fifth says nothing");
+    assert_eq!(amounts(4, 4, &[130; 4], false), 6, "there is no fifth");
+    // On target nobody is assumed to idle.
+    assert_eq!((amounts(5, 4, &[100; 4], true), amounts(5, 5, &[100; 4], false)), (5, 5));
+    let plain = pods(2, |_, _| {});
+    assert_eq!(percent(&plain, 2, 50, &[500]), Ok((2, 50)), "nor to use all that it requests");
+}
+
+#[test]
+fn assumptions_change_no_direction() {
+    let plain = pods(2, |_, _| {});
+    assert_eq!(percent(&plain, 2, 50, &[400]), Ok((2, 40)), "fewer by what is known, more if the other one works hard");
+    assert_eq!(amounts(4, 4, &[150; 2], false), 4, "more by what is known, fewer if the others idle");
+    // There are other numbers of pods than of replicas while a change is under way.
+    assert_eq!(amounts(2, 5, &[60; 4], false), 2, "less use makes no more replicas");
+    assert_eq!(amounts(9, 3, &[300; 2], false), 9, "more use makes no fewer");
+}
+
+#[test]
+fn what_has_ended_uses_nothing() {
+    let one_failed = pods(3, |i, v| {
+        if i == 0 {
+            v["status"]["phase"] = "Failed".into();
+        }
+    });
+    assert_eq!(calculation(&one_failed).average(2, 100, "", metrics(&[9000, 100, 100])).map(|p| (p.replicas, p.usage)), Ok((2, 100)));
+    let one_pending = pods(3, |i, v| {
+        if i == 0 {
+            v["status"]["phase"] = "Pending".into();
+        }
+    });
+    assert_eq!(calculation(&one_pending).average(3, 100, "", metrics(&[9000, 50, 50])).map(|p| (p.replicas, p.usage)), Ok((1, 50)));
+}
+
+#[test]
+fn at_its_minimum_a_target_may_grow() {
+    let grown = pass(&autoscaler(json!({})), 2, vec![used(&[900, 900])]).rescale.expect("more are needed");
+    assert_eq!((grown.from, grown.to), (2, 4));
+}
+
+#[test]
+fn of_equal_demands_the_first_is_named_and_an_invalid_one_hides_none() {
+    let cpu = |percent: i32| json!({"type": "Resource", "resource": {"name": "cpu", "target": {"type": "Utilization", "averageUtilization": percent}}});
+    let queue = json!({"type": "Pods", "pods": {"metric": {"name": "q"}, "target": {"type": "AverageValue", "averageValue": "1"}}});
+    let both = autoscaler(json!({"metrics": [queue, cpu(50)]}));
+    let rescale = pass(&both, 3, vec![used(&[2000; 3]), used(&[1000; 3])]).rescale.expect("both want six");
+    assert_eq!((rescale.to, rescale.reason.as_str()), (6, "pods metric q above target"));
+    let steady = pass(&both, 3, vec![Err("gone".into()), used(&[500; 3])]);
+    assert_eq!(condition(&steady.status, "ScalingActive").1, "ValidMetricFound", "what is as wanted is known all the same");
+}
+
+#[test]
+fn each_kind_of_target_has_its_status() {
+    let queue = json!({"type": "Pods", "pods": {"metric": {"name": "q"}, "target": {"type": "AverageValue", "averageValue": "11"}}});
+    let object = json!({"type": "Object", "object": {"metric": {"name": "o"}, "describedObject": {"kind": "Service", "name": "s", "apiVersion": "v1"},
+        "target": {"type": "AverageValue", "averageValue": "4"}}});
+    let external = json!({"type": "External", "external": {"metric": {"name": "e"}, "target": {"type": "Value", "value": "10"}}});
+    let memory = json!({"type": "Resource", "resource": {"name": "memory", "target": {"type": "AverageValue", "averageValue": "1Gi"}}});
+    let hpa = autoscaler(json!({"metrics": [queue, object, external, memory]}));
+    let gi = 1024 * 1024 * 1024 * 1000;
+    let outcome = pass(&hpa, 3, vec![used(&[11_000; 3]), Ok(Reading::Value(12_000)), Ok(Reading::Values(vec![10_000])), used(&[gi; 3])]);
+    assert_eq!((outcome.rescale, outcome.events), (None, vec![]), "all are on target");
+    let metrics = serde_json::to_value(&outcome.status.current_metrics).expect("a status");
+    assert_eq!(metrics[0]["pods"]["current"], json!({"averageValue": "11"}));
+    assert_eq!(metrics[1]["object"]["current"], json!({"averageValue": "4"}));
+    assert_eq!(metrics[2]["external"]["current"], json!({"value": "10"}));
+    assert_eq!(metrics[3]["resource"]["current"], json!({"averageValue": "1Gi"}));
+    // The same with more to do.
+    let grows = |at: usize, reading: Result<Reading, String>| {
+        let spec = serde_json::to_value(&hpa.spec.metrics).expect("metrics")[at].clone();
+        pass(&autoscaler(json!({"metrics": [spec]})), 3, vec![reading]).rescale.map(|r| (r.to, r.reason))
+    };
+    assert_eq!(grows(1, Ok(Reading::Value(20_000))), Some((5, "external metric o(nil) above target".into())));
+    assert_eq!(grows(2, Ok(Reading::Value(20_000))), Some((6, "external metric e(nil) above target".into())));
 }
