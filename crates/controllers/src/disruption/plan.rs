@@ -172,6 +172,7 @@ mod tests {
         assert_eq!(counts(json!({"maxUnavailable": 9}), &pods(5, 0), 5), [5, 0, 5, 5]);
         assert_eq!(counts(json!({"maxUnavailable": 1}), &[], 0), [0, 0, 0, 0]);
         assert_eq!(counts(json!({"minAvailable": 0}), &[], 0), [0, 0, 0, 0]);
+        assert_eq!(counts(json!({"maxUnavailable": 1}), &pods(2, 0), 0), [0, 0, 2, 0], "they are on their way out anyway");
         assert!(needs_scale(&serde_json::from_value(json!({"minAvailable": "1%"})).expect("a spec")));
         assert!(!needs_scale(&serde_json::from_value(json!({"minAvailable": 1})).expect("a spec")));
     }
@@ -205,5 +206,14 @@ mod tests {
         let later = plan(&again, &pods(2, 0), 0, "2026-01-01T01:00:00Z".parse().expect("a time")).expect("a plan").status;
         assert!(same(&first, &later));
         assert!(!same(&first, &plan(&again, &pods(1, 1), 0, NOW.parse().expect("a time")).expect("a plan").status));
+    }
+
+    #[test]
+    fn what_is_absent_is_the_same_as_nought() {
+        let of = |status: Value| serde_json::from_value::<PodDisruptionBudgetStatus>(status).expect("a status");
+        let noughts = json!({"currentHealthy": 0, "desiredHealthy": 0, "expectedPods": 0, "disruptionsAllowed": 0, "observedGeneration": 0, "disruptedPods": {}});
+        assert!(same(&of(json!({})), &of(noughts)));
+        let evicted = |name: &str| of(json!({"disruptedPods": {name: "2026-01-01T00:00:00Z"}}));
+        assert!(same(&evicted("p"), &evicted("p")) && !same(&evicted("p"), &of(json!({}))));
     }
 }

@@ -123,3 +123,79 @@ impl Scales {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing;
+    use serde_json::{Value, json};
+
+    fn owner(api_version: &str, kind: &str, name: &str) -> Value {
+        json!([{"apiVersion": api_version, "kind": kind, "name": name, "uid": name, "controller": true}])
+    }
+
+    fn scaled(api_version: &str, kind: &str, name: &str, replicas: i32, owners: Value) -> Value {
+        json!({"apiVersion": api_version, "kind": kind, "metadata": {"name": name, "namespace": "n", "uid": name, "ownerReferences": owners},
+            "spec": {"replicas": replicas, "selector": {}, "template": {}}})
+    }
+
+    fn pods(owners: &[Value]) -> Vec<Arc<Pod>> {
+        let pod = |owners: &Value| serde_json::from_value(json!({"metadata": {"name": "p", "namespace": "n", "ownerReferences": owners}}));
+        owners.iter().map(|o| Arc::new(pod(o).expect("a pod"))).collect()
+    }
+
+    /// A cluster in which things of `example.com/v1` have a scale, and toys have none.
+    async fn expected(objects: Vec<Value>, owners: &[Value]) -> Result<(i32, bool), String> {
+        let client = testing::client(objects, |path| match path {
+            "/apis/example.com/v1" => Some(json!({"groupVersion": "example.com/v1", "resources": [
+                {"name": "things/status", "singularName": "", "namespaced": true, "kind": "Thing", "verbs": []},
+                {"name": "things", "singularName": "thing", "namespaced": true, "kind": "Thing", "verbs": []},
+                {"name": "things/scale", "singularName": "", "namespaced": true, "kind": "Scale", "verbs": []},
+                {"name": "toys", "singularName": "toy", "namespaced": true, "kind": "Toy", "verbs": []},
+                {"name": "toys/scale", "singularName": "", "namespaced": true, "kind": "Measure", "verbs": []}]})),
+            "/api/v1" => Some(json!({"groupVersion": "v1", "resources": [{"name": "pods", "singularName": "pod", "namespaced": true, "kind": "Pod", "verbs": []}]})),
+            "/apis/example.com/v1/namespaces/n/things/t/scale" => Some(json!({"metadata": {"name": "t", "uid": "t"}, "spec": {"replicas": 7}})),
+            "/apis/example.com/v1/namespaces/n/things/new/scale" => Some(json!({"metadata": {"name": "new", "uid": "another"}, "spec": {"replicas": 7}})),
+            _ => None,
+        });
+        let scales = Scales::new(client.clone(), &Informers::new(client, reconcile::Tasks::new()));
+        scales.synced().await;
+        scales.expected(&pods(owners)).await.map(|e| (e.pods, e.unmanaged))
+    }
+
+    #[tokio::test]
+    async fn each_controller_counts_once_at_the_scale_of_what_scales_it() {
+        let world = || {
+            vec![
+                scaled("v1", "ReplicationController", "rc", 1, json!([])),
+                scaled("apps/v1", "StatefulSet", "db", 20, json!([])),
+                scaled("apps/v1", "ReplicaSet", "alone", 300, json!([])),
+                scaled("apps/v1", "ReplicaSet", "web-1", 9, owner("apps/v1", "Deployment", "web")),
+                scaled("apps/v1", "ReplicaSet", "web-2", 9, owner("apps/v1", "Deployment", "web")),
+                scaled("apps/v1", "ReplicaSet", "toy-1", 4000, owner("example.com/v1", "Toy", "toy")),
+                scaled("apps/v1", "Deployment", "web", 50_000, json!([])),
+            ]
+        };
+        let rs = |name: &str| owner("apps/v1", "ReplicaSet", name);
+        assert_eq!(expected(world(), &[owner("v1", "ReplicationController", "rc")]).await, Ok((1, false)));
+        assert_eq!(expected(world(), &[owner("apps/v1", "StatefulSet", "db")]).await, Ok((20, false)));
+        assert_eq!(expected(world(), &[rs("alone"), rs("alone"), json!([])]).await, Ok((300, true)), "one pod has no controller");
+        assert_eq!(expected(world(), &[rs("web-1"), rs("web-2")]).await, Ok((50_000, false)), "both are the deployment's");
+        assert_eq!(expected(world(), &[rs("toy-1")]).await, Ok((4000, false)), "no deployment is above it");
+        let all = [owner("v1", "ReplicationController", "rc"), owner("apps/v1", "StatefulSet", "db"), rs("alone"), rs("web-1")];
+        assert_eq!(expected(world(), &all).await, Ok((50_321, false)));
+    }
+
+    #[tokio::test]
+    async fn other_kinds_are_asked_for_their_scale() {
+        let asked = async |api_version: &str, kind: &str, name: &str| expected(vec![], &[owner(api_version, kind, name)]).await;
+        assert_eq!(asked("example.com/v1", "Thing", "t").await, Ok((7, false)));
+        let gone = Err("found no controllers for pod \"p\"".to_string());
+        assert_eq!(asked("example.com/v1", "Thing", "gone").await, gone);
+        assert_eq!(asked("example.com/v1", "Thing", "new").await, gone, "it is a later one of that name");
+        assert_eq!(asked("example.com/v1", "Toy", "t").await, Err("toys.example.com does not implement the scale subresource".into()));
+        assert_eq!(asked("v1", "Pod", "t").await, Err("pods does not implement the scale subresource".into()));
+        assert_eq!(asked("example.com/v1", "Cat", "t").await, Err("no matches for kind \"Cat\" in version \"example.com/v1\"".into()));
+        assert_eq!(asked("unknown.com/v1", "Cat", "t").await, Err("not found".into()));
+    }
+}
