@@ -66,6 +66,28 @@ fn taken(node: &str, nodes: &[Arc<Node>], services: &[Arc<Service>]) -> BTreeSet
     addresses.chain(cluster_ips).filter_map(|a| a.parse().ok()).collect()
 }
 
+/// Asks whether the author of a request may create this kind of it.
+fn review(spec: &CertificateSigningRequestSpec, subresource: &str) -> SubjectAccessReview {
+    SubjectAccessReview {
+        spec: SubjectAccessReviewSpec {
+            user: spec.username.clone(),
+            uid: spec.uid.clone(),
+            groups: spec.groups.clone(),
+            extra: spec.extra.clone(),
+            resource_attributes: Some(ResourceAttributes {
+                group: Some("certificates.k8s.io".into()),
+                resource: Some("certificatesigningrequests".into()),
+                subresource: Some(subresource.into()),
+                verb: Some("create".into()),
+                version: Some("*".into()),
+                ..ResourceAttributes::default()
+            }),
+            ..SubjectAccessReviewSpec::default()
+        },
+        ..SubjectAccessReview::default()
+    }
+}
+
 #[derive(Clone)]
 pub(super) struct Approver {
     pub client: Client,
@@ -103,25 +125,7 @@ impl Approver {
     }
 
     async fn may(&self, spec: &CertificateSigningRequestSpec, subresource: &str) -> Result<bool, Error> {
-        let review = SubjectAccessReview {
-            spec: SubjectAccessReviewSpec {
-                user: spec.username.clone(),
-                uid: spec.uid.clone(),
-                groups: spec.groups.clone(),
-                extra: spec.extra.clone(),
-                resource_attributes: Some(ResourceAttributes {
-                    group: Some("certificates.k8s.io".into()),
-                    resource: Some("certificatesigningrequests".into()),
-                    subresource: Some(subresource.into()),
-                    verb: Some("create".into()),
-                    version: Some("*".into()),
-                    ..ResourceAttributes::default()
-                }),
-                ..SubjectAccessReviewSpec::default()
-            },
-            ..SubjectAccessReview::default()
-        };
-        let answer = Api::<SubjectAccessReview>::all(self.client.clone()).create(&PostParams::default(), &review).await?;
+        let answer = Api::<SubjectAccessReview>::all(self.client.clone()).create(&PostParams::default(), &review(spec, subresource)).await?;
         Ok(answer.status.is_some_and(|s| s.allowed))
     }
 
@@ -171,6 +175,10 @@ mod tests {
         assert_eq!(judge(&spec(KUBELET_SERVING, "system:node:b", &server), &own, &none), Verdict::Leave, "another's name");
         let others = BTreeSet::from(["10.0.0.1".parse().expect("an address")]);
         assert_eq!(judge(&spec(KUBELET_SERVING, "system:node:a", &server), &own, &others), Verdict::Leave, "another's address");
+        for everybodys in ["127.0.0.1", "::1", "0.0.0.0", "::"] {
+            let local = Csr { ips: vec![everybodys.parse().expect("an address")], ..own.clone() };
+            assert_eq!(judge(&spec(KUBELET_SERVING, "system:node:a", &server), &local, &none), Verdict::Leave, "{everybodys}");
+        }
         let foreign = Csr { dns_names: vec!["kubernetes".into()], ..own };
         assert_eq!(judge(&spec(KUBELET_SERVING, "system:node:a", &server), &foreign, &none), Verdict::Leave);
     }
@@ -185,5 +193,15 @@ mod tests {
         let services = [Arc::new(serde_json::from_value(service).expect("a service"))];
         let all = taken("a", &[node("a", "10.0.0.1"), node("b", "10.0.0.2")], &services);
         assert_eq!(all.iter().map(|ip| ip.to_string()).collect::<Vec<_>>(), ["10.0.0.2", "10.96.0.1"]);
+    }
+
+    #[test]
+    fn authors_are_asked_about_with_all_that_they_are() {
+        let mut asked = spec(CLIENT_KUBELET, "system:bootstrap:x", &["client auth"]);
+        (asked.uid, asked.groups) = (Some("u".into()), Some(vec!["system:bootstrappers".into()]));
+        asked.extra = Some([("scopes".to_string(), vec!["all".to_string()])].into());
+        let attributes = serde_json::json!({"group": "certificates.k8s.io", "resource": "certificatesigningrequests", "subresource": "nodeclient", "verb": "create", "version": "*"});
+        assert_eq!(serde_json::json!(review(&asked, "nodeclient").spec), serde_json::json!({"user": "system:bootstrap:x", "uid": "u",
+            "groups": ["system:bootstrappers"], "extra": {"scopes": ["all"]}, "resourceAttributes": attributes}));
     }
 }

@@ -94,5 +94,6 @@ mod tests {
         assert!(is_stale(&issued, at(1) + minute));
         let ended = request(Some("Approved"), Some(certificate(0)));
         assert!(is_stale(&ended, at(0) + minute));
+        assert!(!is_stale(&ended, at(0)), "it is good to its last second");
     }
 }

@@ -168,6 +168,7 @@ mod tests {
         assert_eq!(check_node(&node, &usages(&["client auth", "key encipherment", "digital signature"]), false), Ok(()));
         let wrong = "usages did not match [client auth digital signature key encipherment]";
         assert_eq!(error(&node, &usages(&["client auth"]), false), wrong);
+        assert_eq!(error(&node, &usages(&["key encipherment", "client auth"]), false), wrong);
         assert_eq!(error(&node, &usages(&["digital signature", "client auth", "server auth"]), false), wrong);
         let named = Csr { dns_names: vec!["a".into()], ..node.clone() };
         assert_eq!(error(&named, &client, false), "DNS subjectAltNames are not allowed");
@@ -189,5 +190,23 @@ mod tests {
         };
         assert!(has(&request("Approved", "True"), "Approved"));
         assert!(!has(&request("Approved", "False"), "Approved") && !has(&request("Denied", "True"), "Approved"));
+    }
+
+    #[test]
+    fn a_request_is_read_and_gets_its_condition() {
+        let pem = pki::new_csr("system:node:a", "system:nodes", &[], None).expect("a request").cert_pem;
+        let request = |text: &str| CertificateSigningRequest {
+            metadata: kube::core::ObjectMeta { name: Some("r".into()), ..Default::default() },
+            spec: k8s_openapi::api::certificates::v1::CertificateSigningRequestSpec { request: k8s_openapi::ByteString(text.as_bytes().to_vec()), ..Default::default() },
+            status: None,
+        };
+        let read = parse(&request(&pem)).expect("it is one");
+        assert_eq!((read.cn.as_str(), read.orgs), ("system:node:a", vec!["system:nodes".to_string()]));
+        assert!(parse(&request("nonsense")).is_err());
+        let now = jiff::Timestamp::UNIX_EPOCH;
+        let approved = with_condition(&request(&pem), "Approved", "AutoApproved", "m".into(), now);
+        assert_eq!((approved.metadata.name.as_deref(), has(&approved, "Approved")), (Some("r"), true));
+        let failed = with_condition(&approved, "Failed", "SignerValidationFailure", "n".into(), now);
+        assert!(has(&failed, "Approved") && has(&failed, "Failed"), "those before stay");
     }
 }

@@ -146,6 +146,7 @@ mod tests {
         assert_eq!(lasts(Some(1)), SHORTEST);
         assert_eq!(lasts(Some(3600)), SignedDuration::from_hours(1), "short ones are as long as was asked");
         assert_eq!(lasts(Some(86400)), SignedDuration::from_hours(24) - BACKDATE);
+        assert_eq!(lasts(Some(SHORT.as_secs() as i32)), SHORT - BACKDATE, "eight hours are not short");
         let soon = now + SignedDuration::from_hours(1);
         assert_eq!(validity(None, LIFETIME, now, soon).1, soon, "no longer than the CA");
         let brief = SignedDuration::from_mins(5);
