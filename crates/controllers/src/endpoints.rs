@@ -221,6 +221,9 @@ mod tests {
         assert_eq!(all.len(), 1, "a pod without the named port is none");
         assert_eq!((ips(&all[0].addresses), ips(&all[0].not_ready_addresses)), (vec!["10.0.0.1"], vec!["10.0.0.2"]));
         assert_eq!(all[0].addresses.as_ref().and_then(|a| a[0].hostname.as_deref()), Some("a"));
+        assert_eq!(json!(all[0].ports), json!([{"port": 8080, "protocol": "TCP"}]));
+        let named = subsets(&service(json!({"ports": [{"name": "http", "port": 80, "targetPort": "web", "protocol": "TCP"}]})), &pods);
+        assert_eq!(json!(named[0].ports), json!([{"name": "http", "port": 8080, "protocol": "TCP"}]));
         let published = subsets(&service(json!({"publishNotReadyAddresses": true})), &pods);
         assert_eq!(ips(&published[0].addresses), ["10.0.0.1", "10.0.0.2"]);
         let bare = subsets(&service(json!({"clusterIP": "None", "ports": null})), &pods);
@@ -233,6 +236,7 @@ mod tests {
     fn it_is_written_when_something_differs_and_only_then() {
         let pods = [pod("a", "10.0.0.1", "True", "web")];
         let first = plan(&service(json!({})), &pods, None, Some("t".into())).expect("it is made");
+        assert_eq!((first.metadata.name.as_deref(), first.metadata.namespace.as_deref()), (Some("s"), Some("ns")));
         assert_eq!(first.labels().get(MANAGED_BY).map(String::as_str), Some(MANAGER));
         assert_eq!(first.annotations().get(TRIGGER_TIME).map(String::as_str), Some("t"));
         assert_eq!(plan(&service(json!({})), &pods, Some(&first), Some("u".into())), None);
@@ -256,5 +260,21 @@ mod tests {
         let mut many = [subset(6, 1), subset(3, 1)];
         assert!(truncate(&mut many, 5));
         assert_eq!(sizes(&many), [(4, 0), (1, 0)]);
+        let mut three = [subset(3, 0), subset(3, 0), subset(3, 0)];
+        assert!(truncate(&mut three, 7));
+        assert_eq!(sizes(&three), [(3, 0), (3, 0), (1, 0)]);
+    }
+
+    #[test]
+    fn a_list_that_was_cut_says_so() {
+        let many: Vec<Arc<Pod>> = (0..=MOST).map(|n| pod(&format!("p{n:04}"), &format!("10.0.{}.{}", n / 250, n % 250), "True", "web")).collect();
+        let cut = plan(&service(json!({})), &many, None, None).expect("it is made");
+        assert_eq!(cut.annotations().get(OVER_CAPACITY).map(String::as_str), Some("truncated"));
+        assert_eq!(plan(&service(json!({})), &many, Some(&cut), None), None, "it is as it should be");
+        let mut other = cut.clone();
+        other.annotations_mut().insert(OVER_CAPACITY.into(), "warning".into());
+        assert!(plan(&service(json!({})), &many, Some(&other), None).is_some());
+        let whole = plan(&service(json!({})), &many[..1], Some(&cut), None).expect("fewer");
+        assert!(!whole.annotations().contains_key(OVER_CAPACITY));
     }
 }

@@ -206,7 +206,7 @@ mod tests {
 
     #[test]
     fn a_mirror_is_made_kept_changed_and_removed() {
-        let first = endpoints(json!([{"addresses": [{"ip": "10.0.0.1", "nodeName": "n"}, {"ip": "fd00::1"}, {"ip": "nonsense"}],
+        let first = endpoints(json!([{"addresses": [{"ip": "10.0.0.1", "nodeName": "n", "hostname": "", "targetRef": {"kind": "Pod", "name": "p"}}, {"ip": "fd00::1"}, {"ip": "nonsense"}],
             "notReadyAddresses": [{"ip": "10.0.0.2", "hostname": "h"}], "ports": [{"port": 80, "protocol": "TCP"}]}]));
         let made = plan(&first, &[], MOST);
         assert_eq!(made.warnings.iter().map(|w| w.0).collect::<Vec<_>>(), ["InvalidIPAddress"]);
@@ -224,6 +224,10 @@ mod tests {
         assert_eq!(four.labels().get(MANAGED_BY).map(String::as_str), Some(MANAGER));
         assert_eq!(four.annotations().iter().collect::<Vec<_>>(), [(&"mine".to_string(), &"2".to_string())]);
         assert_eq!(four.owner_references()[0].kind, "Endpoints");
+        assert_eq!((four.metadata.generate_name.as_deref(), four.metadata.namespace.as_deref()), (Some("s-"), Some("ns")));
+        let [one, two] = four.endpoints.as_deref().expect("endpoints") else { panic!("two of this family") };
+        assert_eq!((one.node_name.as_deref(), one.target_ref.as_ref().and_then(|t| t.name.as_deref())), (Some("n"), Some("p")));
+        assert_eq!((one.hostname.as_deref(), two.hostname.as_deref()), (None, Some("h")));
         assert_eq!(plan(&first, &slices, MOST).actions, []);
         let second = endpoints(json!([{"addresses": [{"ip": "10.0.0.9"}], "ports": [{"port": 81}]}]));
         let changed = plan(&second, &slices, MOST).actions;
@@ -238,5 +242,20 @@ mod tests {
         let [Action::Create(slice)] = &plan.actions[..] else { panic!("one slice") };
         assert_eq!(slice.endpoints.as_ref().map(Vec::len), Some(1000));
         assert_eq!(plan.warnings[0].1, "A max of 1000 addresses can be mirrored to EndpointSlices per Endpoints subset. 2 addresses were skipped");
+    }
+
+    #[test]
+    fn each_list_of_ports_keeps_its_slice() {
+        let both = endpoints(json!([{"addresses": [{"ip": "10.0.0.1"}], "ports": [{"port": 80}]}, {"addresses": [{"ip": "10.0.0.2"}], "ports": [{"port": 81}]}]));
+        let mut slices: Vec<Arc<EndpointSlice>> = (plan(&both, &[], MOST).actions.into_iter().enumerate())
+            .map(|(n, action)| {
+                let Action::Create(mut slice) = action else { panic!("{action:?}") };
+                slice.metadata.name = Some(format!("s-{n}"));
+                Arc::new(slice)
+            })
+            .collect();
+        assert_eq!(plan(&both, &slices, MOST).actions, []);
+        slices.reverse();
+        assert_eq!(plan(&both, &slices, MOST).actions, [], "in whatever order they come");
     }
 }

@@ -233,6 +233,12 @@ mod tests {
         assert_eq!(times.of(&service, &[pod("a", 7), pod("b", 5)]), Some(at(5)));
         assert_eq!(times.of(&service, &[pod("a", 9), pod("b", 5)]), Some(at(9)));
         assert_eq!(times.of(&service, &[pod("b", 5)]), None, "a pod that went has no time");
+        let mut anew = service.clone();
+        anew.metadata.creation_timestamp = Some(k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(at(20)));
+        assert_eq!(times.of(&anew, &[pod("b", 5)]), Some(at(20)), "it was made anew");
+        times.forget(&("ns".into(), "s".into()));
+        assert_eq!(times.of(&service, &[pod("b", 5)]), Some(at(1)), "nothing is known of it");
+        assert_eq!(trigger_text(at(1) + jiff::SignedDuration::from_millis(500)), "1970-01-01T00:00:01.5Z");
     }
 
     #[test]
@@ -272,5 +278,39 @@ mod tests {
     fn what_is_gone_is_forgiven_and_what_is_refused_is_not() {
         assert!(forgive(Ok(())).is_ok() && forgive(Err(pods::refused(404, "NotFound"))).is_ok());
         assert!(forgive(Err(pods::refused(409, "Conflict"))).is_err() && forgive(Err(pods::refused(403, "Forbidden"))).is_err());
+        let ending = |code| pods::saying(code, "unable to create new content in namespace ns because it is being terminated");
+        assert!(forgive(Err(ending(403))).is_ok() && forgive(Err(ending(500))).is_err());
+    }
+
+    #[tokio::test]
+    async fn pods_of_a_service_are_those_of_its_namespace_that_it_selects() {
+        let pod = |namespace: &str, name: &str, app: &str| json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name, "namespace": namespace, "labels": {"app": app}}});
+        let pods = crate::testing::informer::<Pod>(vec![pod("ns", "a", "x"), pod("ns", "b", "y"), pod("other", "c", "x")]).await;
+        let service: Service = serde_json::from_value(json!({"metadata": {"name": "s", "namespace": "ns"}, "spec": {"selector": {"app": "x"}}})).expect("a service");
+        assert_eq!(selected(&pods, &service).iter().map(|p| p.name_any()).collect::<Vec<_>>(), ["a"]);
+    }
+
+    #[test]
+    fn a_pod_has_a_name_in_the_service_that_it_names() {
+        let service: Service = serde_json::from_value(json!({"metadata": {"name": "s", "namespace": "ns"}})).expect("a service");
+        let name = |namespace: &str, subdomain: &str, host: &str| {
+            let spec = json!({"hostname": host, "subdomain": subdomain, "containers": []});
+            hostname(&service, &serde_json::from_value(json!({"metadata": {"name": "p", "namespace": namespace}, "spec": spec})).expect("a pod"))
+        };
+        assert_eq!(name("ns", "s", "web").as_deref(), Some("web"));
+        for (namespace, subdomain, host) in [("ns", "other", "web"), ("other", "s", "web"), ("ns", "s", "")] {
+            assert_eq!(name(namespace, subdomain, host), None, "{host:?} in {subdomain} of {namespace}");
+        }
+    }
+
+    #[test]
+    fn a_named_port_is_of_a_container_or_a_sidecar() {
+        let service: Service = serde_json::from_value(json!({"metadata": {}, "spec": {"ports": [{"port": 80, "targetPort": "web"}]}})).expect("a service");
+        let of = |restart: Option<&str>| {
+            let init = json!([{"name": "i", "restartPolicy": restart, "ports": [{"name": "web", "containerPort": 8080}]}]);
+            let pod: Pod = serde_json::from_value(json!({"metadata": {}, "spec": {"containers": [{"name": "c"}], "initContainers": init}})).expect("a pod");
+            ports(&service, &pod).into_iter().map(|p| p.port).collect::<Vec<_>>()
+        };
+        assert_eq!((of(Some("Always")), of(None)), (vec![Some(8080)], vec![]));
     }
 }

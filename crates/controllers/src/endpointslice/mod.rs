@@ -141,3 +141,21 @@ impl Controller {
         outcome.map(|()| Requeue::No)
     }
 }
+
+#[cfg(test)]
+mod slice_tests {
+    use super::*;
+    use serde_json::json;
+
+    #[tokio::test]
+    async fn slices_are_of_a_service_and_of_whom_writes_them() {
+        let slice = |namespace: &str, name: &str, service: &str, manager: &str| {
+            json!({"apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice", "addressType": "IPv4", "endpoints": [],
+                "metadata": {"name": name, "namespace": namespace, "labels": {SERVICE_NAME: service, MANAGED_BY: manager}}})
+        };
+        let all = vec![slice("ns", "a", "s", MANAGER), slice("ns", "b", "t", MANAGER), slice("ns", "c", "s", "other"), slice("other", "d", "s", MANAGER)];
+        let slices = crate::testing::informer::<EndpointSlice>(all).await;
+        let ours = slices_of(&slices, "ns", "s", MANAGER);
+        assert_eq!(ours.iter().map(|s| s.name_any()).collect::<Vec<_>>(), ["a"]);
+    }
+}

@@ -241,12 +241,25 @@ fn pack<'a>(slices: &[&'a Arc<EndpointSlice>], mut set: Set, labels: &BTreeMap<S
         let fullest = unchanged.iter().filter(fits).max_by_key(|s| s.endpoints.as_ref().map_or(0, Vec::len)).copied();
         let mut endpoints = Vec::new();
         if let Some(slice) = fullest {
-            unchanged.retain(|s| s.name_any() != slice.name_any());
+            // All that is left fits: this is the last one.
             endpoints = slice.endpoints.clone().unwrap_or_default();
         }
-        let room = (per_slice - endpoints.len()).min(rest.len());
-        endpoints.extend(rest.drain(..room));
+        endpoints.extend(rest.drain(..per_slice.min(rest.len())));
         write.push((fullest, endpoints));
     }
     (write, emptied)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn families_are_those_that_the_service_names_or_has() {
+        let of = |spec: serde_json::Value| families(&serde_json::from_value(serde_json::json!({"metadata": {}, "spec": spec})).expect("a service"));
+        assert_eq!(of(serde_json::json!({"ipFamilies": ["IPv6", "IPv4"], "clusterIP": "10.0.0.1"})), ["IPv6", "IPv4"]);
+        assert_eq!(of(serde_json::json!({"clusterIP": "10.0.0.1"})), ["IPv4"]);
+        assert_eq!(of(serde_json::json!({"clusterIP": "fd00::1"})), ["IPv6"]);
+        assert_eq!((of(serde_json::json!({"clusterIP": "None"})), of(serde_json::json!({}))), (vec!["IPv4", "IPv6"], vec!["IPv4", "IPv6"]));
+    }
 }

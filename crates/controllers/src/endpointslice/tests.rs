@@ -203,3 +203,24 @@ fn near_endpoints_are_hinted_at() {
     assert_eq!(hints(json!({"trafficDistribution": "PreferSameNode"}), None), json!([node, null]));
     assert_eq!(hints(json!({"trafficDistribution": "PreferSameZone"}), Some("Auto")), json!([null, null]), "the annotation wins");
 }
+
+#[test]
+fn a_new_slice_is_named_for_its_service_and_tells_of_the_pods() {
+    let mut named = pod(1).as_ref().clone();
+    named.spec = serde_json::from_value(json!({"nodeName": "n1", "hostname": "web", "subdomain": "s", "containers": [{"name": "c", "ports": [{"name": "web", "containerPort": 8080}]}]})).ok();
+    let [Action::Create(slice)] = &plan(&service(json!({})), &[], &[Arc::new(named)], zone, None, 100)[..] else { panic!("one is made") };
+    assert_eq!((slice.metadata.generate_name.as_deref(), slice.metadata.namespace.as_deref()), (Some("s-"), Some("ns")));
+    let endpoint = &slice.endpoints.as_ref().expect("endpoints")[0];
+    assert_eq!(endpoint.hostname.as_deref(), Some("web"));
+    assert_eq!(endpoint.target_ref.as_ref().and_then(|t| t.name.as_deref()), Some("p0001"));
+}
+
+#[test]
+fn an_empty_slice_has_the_labels_of_its_service_too() {
+    let mut world = World::new();
+    let mut service = service(json!({}));
+    world.run(&service, &[]);
+    service.metadata.labels = Some([("l".to_string(), "1".to_string())].into());
+    assert_eq!(world.run(&service, &[]), (0, 1, 0));
+    assert_eq!(world.slices[0].labels().get("l").map(String::as_str), Some("1"));
+}
