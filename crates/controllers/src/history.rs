@@ -166,6 +166,7 @@ mod tests {
         let hash = &revision.labels()[REVISION_LABEL];
         assert_eq!(revision.name_any(), format!("d-{hash}"));
         assert_eq!((revision.labels()["app"].as_str(), revision.annotations()["why"].as_str()), ("a", "so"));
+        assert_eq!((revision.metadata.namespace.as_deref(), ownership::controller_of(&revision.metadata).map(|o| o.name.as_str())), (Some("n"), Some("d")));
         assert_ne!(revision.name_any(), new(&owner(), &template("one"), 3, Some(1), REVISION_LABEL).name_any());
         let foreign = ControllerRevision { data: Some(RawExtension(json!({"spec": 1}))), ..ControllerRevision::default() };
         assert!(!keeps(&foreign, &template("one")), "what is no template equals none");
@@ -193,5 +194,7 @@ mod tests {
         assert_eq!(excess(&revisions, 2, |r| r.revision == 1, false), names[1..2], "three are dead, one too many");
         assert_eq!(excess(&revisions, 2, |r| r.revision == 1, true), names[1..3], "of four two must go");
         assert!(excess(&revisions, 4, |_| false, false).is_empty());
+        let pod = |hash: &str| serde_json::from_value::<crate::pod::Pod>(json!({"metadata": {"labels": {REVISION_LABEL: hash}}})).expect("a pod");
+        assert_eq!(live([pod("a"), pod("b"), pod("a"), crate::pod::Pod::default()].iter()), BTreeSet::from(["a".to_string(), "b".to_string()]));
     }
 }

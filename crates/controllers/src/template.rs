@@ -48,5 +48,6 @@ mod tests {
         assert_eq!(hash(&a, None), hash(&b, None));
         assert_ne!(hash(&a, None), hash(&a, Some(1)));
         assert!(hash(&a, None).bytes().all(|c| ALPHABET.contains(&c)));
+        assert_eq!((hash(&a, None).as_str(), hash(&a, Some(1)).as_str()), ("56b5b6b894", "744478658c"), "another hash would roll out every deployment again");
     }
 }

@@ -181,6 +181,7 @@ mod tests {
         let set = new_set(&deployment("d"), &[], 3, None);
         let hash = &set.labels()[HASH_LABEL];
         assert_eq!(set.name_any(), format!("d-{hash}"));
+        assert_eq!((set.metadata.namespace.as_deref(), ownership::controller_of(&set.metadata).map(|o| o.name.as_str())), (Some("x"), Some("d")));
         assert_eq!(
             *set.annotations(),
             map(&[("kubernetes.io/change-cause", "why"), (REVISION, "3"), (DESIRED, "4"), (MAX, "5")])
@@ -203,5 +204,12 @@ mod tests {
         let long = vec!["1000000"; 250].join(",");
         let cut = &annotations(&d, &map(&[(REVISION, "1000001"), (REVISION_HISTORY, &long)]), 1_000_002)[REVISION_HISTORY];
         assert!(cut.len() <= MAX_HISTORY && cut.ends_with(",1000001"));
+        // As many as there is just room for.
+        let full = format!("{},1000000", vec!["100"; (MAX_HISTORY - 15) / 4].join(","));
+        let kept = |past: &str| annotations(&d, &map(&[(REVISION, "1000001"), (REVISION_HISTORY, past)]), 1_000_002)[REVISION_HISTORY].len();
+        let spare = MAX_HISTORY - (full.len() + 8);
+        assert!(spare < 4);
+        assert_eq!(kept(&format!("{}{full}", "1".repeat(spare))), MAX_HISTORY);
+        assert!(kept(&format!("{}{full}", "1".repeat(spare + 1))) < MAX_HISTORY);
     }
 }

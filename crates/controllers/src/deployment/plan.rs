@@ -297,6 +297,16 @@ mod tests {
         assert_eq!(got, [], "eight must stay available, and only four are");
         let got = scales(rolling(&d, &set("new", 2, 2), &[set("older", 3, 1), set("old", 7, 7)]));
         assert_eq!(got, [("older".to_string(), 0), ("old".to_string(), 6)]);
+        // No more than may go; the oldest set first, in whatever order they come.
+        let broken = [set("old", 3, 1), set("older", 5, 1)];
+        assert_eq!(scales(rolling(&d, &set("new", 2, 2), &broken)), [("older".to_string(), 3)]);
+    }
+
+    #[test]
+    fn the_new_set_grows_to_what_is_wanted_and_no_further() {
+        let d = deployment(10, "30%", "0%");
+        assert_eq!(scales(rolling(&d, &set("new", 9, 9), &[])), [("new".to_string(), 10)], "there would be room for four");
+        assert_eq!(scales(rolling(&d, &set("new", 4, 4), &[set("old", 5, 5)])), [("new".to_string(), 8)]);
     }
 
     #[test]
@@ -320,7 +330,9 @@ mod tests {
     fn one_set_takes_a_new_size_whole() {
         let d = deployment(7, "25%", "25%");
         assert_eq!(scales(resize(&d, Some(&set("new", 3, 3)), &[set("old", 0, 0)])), [("new".to_string(), 7)]);
-        assert_eq!(scales(resize(&d, None, &[set("older", 0, 0), set("old", 0, 0)])), [("old".to_string(), 7)], "the newest");
+        for both in [[set("older", 0, 0), set("old", 0, 0)], [set("old", 0, 0), set("older", 0, 0)]] {
+            assert_eq!(scales(resize(&d, None, &both)), [("old".to_string(), 7)], "the newest");
+        }
         assert_eq!(scales(resize(&d, Some(&set("new", 7, 7)), &[])), []);
         assert_eq!(scales(resize(&d, None, &[])), []);
     }
@@ -328,7 +340,10 @@ mod tests {
     #[test]
     fn old_sets_go_when_the_new_one_is_complete() {
         let d = deployment(3, "25%", "25%");
-        assert_eq!(scales(resize(&d, Some(&noting("new", 3, 3, 3, 4)), &[set("old", 2, 2)])), [("old".to_string(), 0)]);
+        assert_eq!(scales(resize(&d, Some(&noting("new", 3, 3, 3, 4)), &[set("old", 2, 2), set("older", 0, 0)])), [("old".to_string(), 0)]);
+        let shared = [("new".to_string(), 2), ("old".to_string(), 2)];
+        assert_eq!(scales(resize(&d, Some(&noting("new", 3, 2, 3, 4)), &[set("old", 2, 2)])), shared, "one is not available yet");
+        assert_eq!(scales(resize(&d, Some(&noting("new", 3, 3, 5, 7)), &[set("old", 2, 2)])), shared, "it was given another size");
     }
 
     #[test]
@@ -341,7 +356,11 @@ mod tests {
         let pair = |d: Deployment| resize(&d, Some(&noting("new", 5, 5, 10, 10)), &[noting("old", 5, 5, 10, 10)]);
         assert_eq!(scales(pair(deployment(11, "0%", "10%"))), [("new".to_string(), 6), ("old".to_string(), 5)]);
         assert_eq!(scales(pair(deployment(9, "0%", "10%"))), [("old".to_string(), 4), ("new".to_string(), 5)]);
-        assert_eq!(scales(pair(deployment(0, "0%", "10%"))), [("old".to_string(), 0), ("new".to_string(), 0)]);
+        let mut none = deployment(0, "0%", "10%");
+        assert_eq!(scales(pair(none.clone())), [("old".to_string(), 0), ("new".to_string(), 0)]);
+        let rolling = none.spec.as_mut().and_then(|s| s.strategy.as_mut()).and_then(|s| s.rolling_update.as_mut()).expect("a strategy");
+        rolling.max_surge = Some(IntOrString::Int(2));
+        assert_eq!(scales(pair(none)), [("old".to_string(), 0), ("new".to_string(), 0)], "nothing is rolled where nothing is wanted");
         assert!(is_resized(&deployment(11, "0%", "10%"), &[noting("new", 5, 5, 10, 10)]));
         assert!(!is_resized(&deployment(10, "0%", "10%"), &[noting("new", 5, 5, 10, 10), noting("old", 0, 0, 3, 3)]));
     }
@@ -364,6 +383,14 @@ mod tests {
         let of = |name: &str, revision: i32, size: i32| sized(name, size, size, json!({"annotations": {super::super::REVISION: revision.to_string()}}));
         assert_eq!(expired(&d, &[of("c", 3, 0), of("a", 1, 0), of("b", 2, 0)]), ["a", "b"]);
         assert_eq!(expired(&d, &[of("c", 3, 0), of("a", 1, 2), of("b", 2, 0)]), ["b"], "one with pods stays");
+        let with = |name: &str, revision: i32, change: fn(&mut ReplicaSet)| {
+            let mut set = of(name, revision, 0).as_ref().clone();
+            change(&mut set);
+            Arc::new(set)
+        };
+        let ending = with("a", 1, |s| s.status.as_mut().expect("a status").replicas = 1);
+        let unseen = with("b", 2, |s| s.metadata.generation = Some(2));
+        assert!(expired(&d, &[of("c", 3, 0), ending, unseen]).is_empty(), "one has a pod still, the other may be given some");
         d.spec.as_mut().expect("a spec").revision_history_limit = Some(3);
         assert!(expired(&d, &[of("c", 3, 0), of("a", 1, 0), of("b", 2, 0)]).is_empty());
     }

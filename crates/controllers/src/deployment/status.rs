@@ -338,4 +338,60 @@ mod tests {
         let told = deployment(json!({"conditions": progressing("NewReplicaSetCreated")})).status.expect("a status");
         assert_eq!(filled(told).conditions.map_or(0, |c| c.len()), 1);
     }
+
+    #[test]
+    fn complete_is_each_number() {
+        let d = deployment(json!({}));
+        let of = |status: Value| complete(&d, &serde_json::from_value(status).expect("a status"));
+        let with = |key: &str, n: i32| {
+            let mut status = json!({"observedGeneration": 2, "replicas": 3, "updatedReplicas": 3, "availableReplicas": 3});
+            status[key] = n.into();
+            of(status)
+        };
+        assert!(with("replicas", 3));
+        assert!(!with("replicas", 4) && !with("updatedReplicas", 2) && !with("availableReplicas", 2) && !with("observedGeneration", 1));
+    }
+
+    #[test]
+    fn each_number_that_improves_is_progress() {
+        let of = |[replicas, updated, ready, available]: [i32; 4]| DeploymentStatus {
+            replicas: Some(replicas),
+            updated_replicas: Some(updated),
+            ready_replicas: Some(ready),
+            available_replicas: Some(available),
+            ..DeploymentStatus::default()
+        };
+        let before = [5, 2, 3, 3];
+        for better in [[6, 3, 3, 3], [4, 2, 3, 3], [5, 2, 4, 3], [5, 2, 3, 4]] {
+            assert!(progressed(&of(before), &of(better)), "{better:?}");
+            assert!(!progressed(&of(better), &of(before)), "{better:?} was better");
+        }
+        assert!(!progressed(&of(before), &of(before)));
+    }
+
+    #[test]
+    fn a_condition_changes_with_its_status_or_reason() {
+        let mut status = DeploymentStatus::default();
+        let since = |status: &DeploymentStatus| condition(status, "Available").map(|c| (c.last_update_time.clone(), c.last_transition_time.clone()));
+        super::set(&mut status, "Available", "True", "A", "m".into(), at("01"));
+        super::set(&mut status, "Available", "True", "A", "m".into(), at("02"));
+        assert_eq!(since(&status), Some((Some(Time(at("01"))), Some(Time(at("01"))))));
+        super::set(&mut status, "Available", "True", "B", "m".into(), at("03"));
+        assert_eq!(since(&status), Some((Some(Time(at("03"))), Some(Time(at("01"))))));
+        super::set(&mut status, "Available", "False", "B", "m".into(), at("04"));
+        assert_eq!(since(&status), Some((Some(Time(at("04"))), Some(Time(at("04"))))), "with the status the transition");
+        assert_eq!(status.conditions.as_ref().map(Vec::len), Some(1));
+    }
+
+    #[test]
+    fn a_rollout_that_begins_late_has_its_whole_time() {
+        // The last one ended long ago; nothing of the new one is there yet.
+        let d = deployment(json!({"observedGeneration": 2, "replicas": 4, "updatedReplicas": 1, "readyReplicas": 3, "availableReplicas": 3, "conditions": progressing("NewReplicaSetAvailable")}));
+        let status = told(&d, &[ready("old", 3, 3), ready("new", 1, 0)], at("59"));
+        assert_eq!(reason(&status, "Progressing"), "True NewReplicaSetAvailable");
+        // To the second it has not passed.
+        let stuck = [ready("old", 2, 0), ready("new", 2, 0)];
+        let d = deployment(json!({"observedGeneration": 2, "replicas": 4, "updatedReplicas": 2, "conditions": progressing("ReplicaSetUpdated")}));
+        assert_eq!(reason(&told(&d, &stuck, at("10")), "Progressing"), "True ReplicaSetUpdated");
+    }
 }

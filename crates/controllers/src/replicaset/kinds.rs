@@ -107,4 +107,14 @@ mod tests {
         assert!(rc.selects(&BTreeMap::from([("a".into(), "b".into())])));
         assert!(!rc.selects(&BTreeMap::new()) && !ReplicationController::default().selects(&BTreeMap::new()));
     }
+
+    #[test]
+    fn a_replica_set_is_itself() {
+        let set: ReplicaSet = serde_json::from_value(json!({"metadata": {"name": "r"}, "spec": {"replicas": 2, "selector": {"matchLabels": {"a": "b"}}}})).expect("a set");
+        assert_eq!(set.as_set(), set);
+        let told = set.with_status(ReplicaSetStatus { replicas: 2, ..ReplicaSetStatus::default() });
+        assert_eq!((told.metadata.name.as_deref(), told.status.map(|s| s.replicas)), (Some("r"), Some(2)));
+        assert!(set.selects(&BTreeMap::from([("a".into(), "b".into())])));
+        assert!(!set.selects(&BTreeMap::new()));
+    }
 }

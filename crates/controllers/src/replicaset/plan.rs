@@ -238,4 +238,32 @@ mod tests {
         assert_eq!((status.fully_labeled_replicas, status.observed_generation), (Some(2), Some(3)));
         assert_eq!((again, status.terminating_replicas), (Some(Duration::from_secs(6)), Some(1)));
     }
+
+    #[test]
+    fn pods_that_nobody_misses_go_first() {
+        let phase = |name: &str, phase: &str| pod(name, phase, false);
+        let homeless = with(pod("d", "Running", true), |p| p.spec.as_mut().expect("a spec").node_name = Some(String::new()));
+        let all = [phase("a", "Running"), phase("b", "Unknown"), phase("c", "Pending"), homeless];
+        assert_eq!(deleted(1, &all, &[]), ["d", "c", "b"]);
+        let reversed: Vec<_> = all.iter().rev().cloned().collect();
+        assert_eq!(deleted(1, &reversed, &[]), ["d", "c", "b"]);
+        let cost = |name: &str, cost: &str| {
+            with(pod(name, "Running", true), |p| {
+                p.annotations_mut().insert("controller.kubernetes.io/pod-deletion-cost".into(), cost.into());
+            })
+        };
+        assert_eq!(deleted(1, &[cost("a", "007"), cost("b", "1")], &[]), ["a"], "a number does not begin with a zero");
+        assert_eq!(deleted(1, &[cost("a", "0"), cost("b", "-1")], &[]), ["b"]);
+    }
+
+    #[test]
+    fn available_pods_are_counted_and_conditions_of_others_kept() {
+        let set: ReplicaSet = serde_json::from_value(json!({"metadata": {}, "spec": {"selector": {}},
+            "status": {"replicas": 0, "conditions": [{"type": "Other", "status": "True"}]}}))
+        .expect("a set");
+        let three = [pod("a", "Running", true), pod("b", "Running", true), pod("c", "Running", false)];
+        let (status, again) = status(&set, &three, None, None, now());
+        assert_eq!((status.ready_replicas, status.available_replicas, again), (Some(2), Some(2), None));
+        assert_eq!(status.conditions.map(|c| c.len()), Some(1));
+    }
 }
