@@ -51,7 +51,9 @@ mod tests {
             backoff.next("a", at(2));
         }
         assert_eq!(backoff.running("a", at(3)), Some(LONGEST));
-        backoff.next("a", at(2 + 1801));
-        assert_eq!(backoff.running("a", at(2 + 1801)), Some(FIRST), "after half an hour it starts anew");
+        backoff.next("a", at(1000));
+        assert_eq!(backoff.running("a", at(1000)), Some(LONGEST), "a quarter of an hour is not long");
+        backoff.next("a", at(1000 + 1801));
+        assert_eq!(backoff.running("a", at(1000 + 1801)), Some(FIRST), "after half an hour it starts anew");
     }
 }

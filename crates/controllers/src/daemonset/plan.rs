@@ -153,7 +153,6 @@ fn node_with_pods(view: &View, node: &str, fit: Fit, pods: &[Arc<Pod>], backoff:
     }
     match running.len() {
         0 if fit == Fit::Runs => actions.create.push(node.to_string()),
-        0 | 1 => {}
         _ => {
             // During a surge one old pod that is ready may stay beside a new one that is not yet.
             let is_new = |p: &&Arc<Pod>| p.labels().get(REVISION_LABEL).is_some_and(|h| h == view.hash);

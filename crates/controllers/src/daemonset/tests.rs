@@ -160,6 +160,8 @@ fn a_rollout_deletes_as_many_as_may_be_missing() {
     let none = unavailable(json!(0));
     assert_eq!(rolled(&none, &["a", "b"], &["p@a old ready", "q@b old ready"]), ["-p"], "a rollout that allows nothing would never end");
     assert!(rolled(&set, &["a"], &["p@a old ready", "q@a old ready"]).is_empty(), "excess is dealt with first");
+    assert_eq!(rolled(&set, &["a", "b"], &["p@a old unready", "q@b old ready"]), ["-p"], "one is missing by that already");
+    assert!(rolled(&unavailable(json!("10%")), &["t"], &["p@t old ready"]).is_empty(), "nobody wants one there");
 }
 
 #[test]
@@ -195,8 +197,13 @@ fn status_counts_nodes() {
     assert_eq!((got.updated_number_scheduled, got.observed_generation), (Some(1), Some(4)));
     let mut newer = set.clone();
     newer.metadata.generation = Some(5);
+    let old = newer.status.get_or_insert_default();
+    old.collision_count = Some(2);
+    old.conditions = Some(vec![k8s_openapi::api::apps::v1::DaemonSetCondition { type_: "Mine".into(), ..Default::default() }]);
     let view = View::new(&newer, "new", &on, &there, now());
-    assert_eq!(status(&view, false).observed_generation, Some(4), "the new generation has not been acted on");
+    let got = status(&view, false);
+    assert_eq!(got.observed_generation, Some(4), "the new generation has not been acted on");
+    assert_eq!((got.collision_count, got.conditions.map(|c| c.len())), (Some(2), Some(1)));
 }
 
 #[test]
@@ -208,4 +215,16 @@ fn pods_of_before_revisions_are_known_by_their_generation() {
     let view = View::new(&set, "new", &nodes(&["a"]), &[Arc::new(old)], now());
     assert!(done(rolling(&view)).is_empty());
     assert_eq!(nodes::template(&set, "h").metadata.and_then(|m| m.labels).map(|l| l[GENERATION_LABEL].clone()).as_deref(), Some("7"));
+}
+
+#[test]
+fn of_two_pods_the_elder_stays() {
+    let at = |text: &str, time: &str| {
+        let mut pod = pod(text).as_ref().clone();
+        pod.metadata.creation_timestamp = serde_json::from_value(json!(time)).expect("a time");
+        Arc::new(pod)
+    };
+    let there = [at("a@a new ready", "2026-01-01T00:00:09Z"), at("b@a new ready", "2026-01-01T00:00:01Z"), at("c@a new pending", "2026-01-01T00:00:00Z")];
+    let set = unavailable(json!(1));
+    assert_eq!(done(manage(&View::new(&set, "new", &nodes(&["a"]), &there, now()), &mut Backoff::default())), ["-a", "-c"], "a bound one before all");
 }

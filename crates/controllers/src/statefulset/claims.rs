@@ -87,11 +87,10 @@ pub fn updated(claim: &PersistentVolumeClaim, set: &StatefulSet, pod: &impl Reso
     let mut owners: Vec<OwnerReference> = references(claim).iter().filter(|r| !names(r, set) && !names(r, pod)).cloned().collect();
     if !foreign {
         let (by_set, by_pod) = wanted(set, pod);
-        let has = |owners: &[OwnerReference], uid: Option<String>| owners.iter().any(|r| Some(&r.uid) == uid.as_ref());
-        if by_set && !has(&owners, set.uid()) {
+        if by_set {
             owners.push(controller_reference(set));
         }
-        if by_pod && !has(&owners, pod.uid()) {
+        if by_pod {
             owners.push(controller_reference(pod));
         }
     }
@@ -182,5 +181,23 @@ mod tests {
         let claim = claim(json!([weak]));
         assert!(!is_up_to_date(&claim, &set, &pod(0)));
         assert_eq!(updated(&claim, &set, &pod(0)).metadata.owner_references.map(|r| r[0].controller), Some(Some(true)));
+    }
+
+    #[test]
+    fn an_owner_of_the_same_name_or_kind_is_another() {
+        let (set, pod) = (set("Delete", "Retain"), pod(0));
+        for (kind, name) in [("Service", "s-0"), ("Service", "other"), ("Pod", "other"), ("Pod", "s")] {
+            let mut other = owner(kind, name, "other");
+            other["controller"] = json!(false);
+            let claim = claim(json!([other]));
+            assert!(!is_up_to_date(&claim, &set, &pod), "{kind} {name}");
+            assert_eq!(owners(&set, &pod, &claim), ["other", "set"], "{kind} {name}");
+        }
+    }
+
+    #[test]
+    fn a_claim_of_an_earlier_set_is_left_alone_whatever_pod_has_it() {
+        let of_both = claim(json!([owner("StatefulSet", "s", "earlier"), owner("Pod", "s-0", "pod")]));
+        assert!(is_up_to_date(&of_both, &set("Delete", "Delete"), &pod(0)));
     }
 }

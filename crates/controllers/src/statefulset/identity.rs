@@ -69,8 +69,7 @@ pub fn claims(set: &StatefulSet, ordinal: i32) -> Vec<(String, PersistentVolumeC
 /// Whether a pod has the name and label that its ordinal gives it.
 pub fn matches(set: &StatefulSet, pod: &Pod) -> bool {
     let name = pod.name_any();
-    is_member(set, pod)
-        && ordinal(pod).is_some_and(|o| name == format!("{}-{o}", set.name_any()))
+    ordinal(pod).is_some_and(|o| name == format!("{}-{o}", set.name_any()))
         && pod.labels().get(POD_NAME_LABEL) == Some(&name)
 }
 
@@ -159,7 +158,14 @@ mod tests {
         assert_eq!((spec.hostname.as_deref(), spec.subdomain.as_deref()), (Some("web-5"), Some("svc")));
         let volumes: Vec<String> = spec.volumes.iter().flatten().map(|v| v.name.clone()).collect();
         assert_eq!(volumes, ["data", "tmp"]);
-        assert!(matches(&set, &seen) && storage_matches(&set, &seen));
+        assert!(is_member(&set, &seen) && matches(&set, &seen) && storage_matches(&set, &seen));
+        let named = |name: &str| {
+            let mut pod = seen.clone();
+            pod.metadata.name = Some(name.into());
+            pod.labels_mut().insert(POD_NAME_LABEL.into(), name.into());
+            (is_member(&set, &pod), matches(&set, &pod))
+        };
+        assert_eq!((named("web-5"), named("web-05"), named("other-5"), named("web")), ((true, true), (true, false), (false, false), (false, false)));
         let (_, claim) = &claims(&set, 5)[0];
         assert_eq!((claim.name_any().as_str(), claim.labels().len()), ("data-web-5", 2));
         assert!(wants(&set, 5) && wants(&set, 6) && !wants(&set, 4) && !wants(&set, 7));

@@ -150,6 +150,8 @@ fn too_many_go_from_the_top_while_all_is_well() {
     assert!(does(&one, &["0 new ready", "1 new ready", "2 new deleting"]).is_empty());
     assert!(does(&one, &["0 new ready", "1 new unready", "2 new unready"]).is_empty(), "the lowest unhealthy one is waited for");
     assert_eq!(does(&one, &["0 new ready", "1 new ready", "2 new unready"]), ["-2"], "the unhealthy one itself may go");
+    assert!(does(&one, &["0 new ready", "1 new unready", "2 new fresh"]).is_empty(), "ready, but not for long enough");
+    assert_eq!(does(&set(json!({"replicas": 2})), &["0 old ready", "1 old ready", "2 new ready"]), ["-2"], "no rollout before that is done");
     assert_eq!(does(&set(json!({"replicas": 0})), &["0 new unready"]), ["-0"]);
 }
 
@@ -239,6 +241,11 @@ fn pending_pods_get_the_claims_that_they_lack() {
     assert_eq!(done(&planned(&set, &["0 new pending"])), ["claims 0"]);
     let there = |name: &str| (name == "data-s-0").then(|| Arc::new(PersistentVolumeClaim::default()));
     assert!(done(&planned_with(&set, &["0 new pending"], &there)).is_empty());
+    let leaving = |name: &str| {
+        let claim = json!({"metadata": {"name": name, "deletionTimestamp": "2026-01-01T00:00:00Z"}});
+        Some(Arc::new(serde_json::from_value(claim).expect("a claim")))
+    };
+    assert_eq!(done(&planned_with(&set, &["0 new pending"], &leaving)), ["claims 0"], "it is needed again");
 }
 
 #[test]
