@@ -140,10 +140,6 @@ impl Plan {
             let why = "too many missed start times. Set or decrease .spec.startingDeadlineSeconds or check clock skew";
             self.warn("TooManyMissedTimes", why.into());
         }
-        if spec.starting_deadline_seconds.is_some_and(|limit| now.duration_since(time).as_secs_f64() > limit as f64) {
-            let when = time.to_zoned(TimeZone::UTC).strftime("%a, %d %b %Y %H:%M:%S %z");
-            return self.warn("MissSchedule", format!("Missed scheduled time to start a job: {when}"));
-        }
         let name = job_name(cron, time);
         let known = self.status.active.iter().flatten().any(|a| a.name.as_ref() == Some(&name) && a.namespace == cron.metadata.namespace);
         if known || self.status.last_schedule_time.as_ref().is_some_and(|t| t.0 == time) {
@@ -264,6 +260,23 @@ mod tests {
         assert_eq!(name, format!("c-{}", at("01:00:00").as_second() / 60));
         let listed = json!({"active": [active(&name)]});
         assert_eq!(planned(&cron(json!({}), listed), &[job(&name, None, 1)], "01:00:02").start, None);
+    }
+
+    #[test]
+    fn a_job_is_named_for_its_time_and_runs_beside_its_cron_job() {
+        let cron = cron(json!({}), json!({}));
+        let job = new_job(&cron, at("01:00:00"));
+        assert_eq!((job.metadata.name, job.metadata.namespace.as_deref()), (Some(job_name(&cron, at("01:00:00"))), Some("n")));
+    }
+
+    #[test]
+    fn a_job_has_ended_when_it_says_so() {
+        let of = |kind: &str, status: &str| {
+            let job = serde_json::from_value::<Job>(json!({"metadata": {}, "status": {"conditions": [{"type": kind, "status": status}]}}));
+            ended(&job.expect("a job")).map(String::from)
+        };
+        assert_eq!((of("Complete", "True"), of("Failed", "True")), (Some("Complete".into()), Some("Failed".into())));
+        assert_eq!((of("Suspended", "True"), of("Failed", "False")), (None, None));
     }
 
     #[test]

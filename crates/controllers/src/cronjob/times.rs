@@ -131,6 +131,9 @@ mod tests {
         assert_eq!(due(None, None, "00:59:59"), (None, Missed::None));
         assert_eq!(due(None, None, "01:00:00"), (Some(at("01:00:00")), Missed::None));
         assert_eq!(due(Some("01:00:00"), None, "01:30:00"), (None, Missed::None));
+        assert_eq!(due(None, None, "02:00:00"), (Some(at("02:00:00")), Missed::Few), "to the second");
+        let seconds = clock("@every 1s").due(&cron(None, None), at("00:00:40"), true).expect("times");
+        assert_eq!(seconds.time, Some(at("00:00:40")));
         assert_eq!(due(Some("01:00:00"), None, "05:30:00"), (Some(at("05:00:00")), Missed::Few));
         assert_eq!(due(Some("01:00:00"), Some(600), "05:30:00"), (None, Missed::None), "05:00 is too long ago");
         assert_eq!(due(Some("01:00:00"), Some(600), "05:05:00"), (Some(at("05:00:00")), Missed::None));
