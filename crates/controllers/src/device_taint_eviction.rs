@@ -204,6 +204,15 @@ mod tests {
         assert_eq!(ends(&pod("u", "n"), claim("gpu", json!([])), &[slice("s", 1, "NoSchedule")]), None);
         let mended = [slice("s", 1, "NoExecute"), slice("t", 2, "NoSchedule")];
         assert_eq!(ends(&pod("u", "n"), claim("gpu", json!([])), &mended), None, "old slices do not count");
+        for (key, value) in [("driver", json!("e")), ("pool", json!({"name": "q", "generation": 1, "resourceSliceCount": 1}))] {
+            let mut other = json!(*broken[0]);
+            other["spec"][key] = value;
+            let other = Arc::new(serde_json::from_value(other).expect("a slice"));
+            assert_eq!(ends(&pod("u", "n"), claim("gpu", json!([])), &[other]), None, "another {key} has a device of that name");
+        }
+        let mut unused = claim("gpu", json!([])).as_ref().clone();
+        unused.metadata.name = Some("d".into());
+        assert_eq!(ends(&pod("u", "n"), Arc::new(unused), &broken), None, "it does not use that claim");
     }
 
     #[test]
@@ -213,6 +222,8 @@ mod tests {
         assert_eq!(ends(json!([{"key": "broken", "operator": "Exists", "effect": "NoExecute"}])), None);
         assert_eq!(ends(json!([{"key": "broken", "operator": "Exists", "effect": "NoSchedule"}])), Some(at(100)));
         assert_eq!(ends(json!([{"key": "broken", "operator": "Equal", "value": "no", "effect": "NoExecute"}])), Some(at(100)));
+        assert_eq!(ends(json!([{"key": "broken", "operator": "Equal", "value": "yes", "effect": "NoExecute"}])), None);
+        assert_eq!(ends(json!([{"key": "hot", "operator": "Exists", "effect": "NoExecute"}])), Some(at(100)));
         let timed = |seconds: i64| json!({"operator": "Exists", "effect": "NoExecute", "tolerationSeconds": seconds});
         assert_eq!(ends(json!([timed(60), timed(30)])), Some(at(130)));
         assert_eq!(ends(json!([timed(-5)])), Some(at(100)));

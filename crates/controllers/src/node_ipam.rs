@@ -86,5 +86,10 @@ mod tests {
         assert_eq!(next_range(cluster, 24, &taken), None);
         taken.remove("10.244.1.0/24");
         assert_eq!(next_range(cluster, 24, &taken).as_deref(), Some("10.244.1.0/24"));
+        let first = |address: [u8; 4], width, mask| next_range((address.into(), width), mask, &HashSet::new());
+        assert_eq!(first([10, 244, 3, 7], 22, 24).as_deref(), Some("10.244.0.0/24"), "the range that the address is in");
+        assert_eq!(first([10, 244, 0, 0], 24, 24).as_deref(), Some("10.244.0.0/24"), "one node may have it all");
+        assert_eq!(first([10, 244, 0, 0], 30, 32).as_deref(), Some("10.244.0.0/32"));
+        assert_eq!((first([10, 244, 0, 0], 24, 23), first([10, 244, 0, 0], 24, 33)), (None, None));
     }
 }

@@ -23,7 +23,7 @@ pub fn tolerates(toleration: &Toleration, taint: &Taint) -> bool {
         && (key.is_empty() || key == taint.key)
         && match toleration.operator.as_deref().unwrap_or("Equal") {
             "Exists" => true,
-            "" | "Equal" => !key.is_empty() && toleration.value.as_deref().unwrap_or("") == taint.value.as_deref().unwrap_or(""),
+            "" | "Equal" => toleration.value.as_deref().unwrap_or("") == taint.value.as_deref().unwrap_or(""),
             _ => false,
         }
 }
@@ -176,6 +176,9 @@ mod tests {
         assert_eq!(decide(json!([]), &[taint("k", "NoSchedule")], None, 9), Decision::Stay);
         assert_eq!(decide(json!([{"key": "k", "operator": "Exists"}]), &k, None, 9), Decision::Stay);
         assert_eq!(decide(json!([{"operator": "Exists"}]), &k, Some(1), 9), Decision::Stay, "it is cancelled");
+        for operator in [Value::Null, json!(""), json!("Equal")] {
+            assert_eq!(decide(json!([{"key": "k", "operator": operator, "value": "v"}]), &k, None, 9), Decision::Stay, "{operator}");
+        }
         assert_eq!(decide(json!([{"key": "k", "value": "w"}]), &k, None, 9), Decision::Leave { since: at(9), at: at(9) });
         let five = json!([{"key": "k", "operator": "Exists", "effect": "NoExecute", "tolerationSeconds": 300}]);
         assert_eq!(decide(five.clone(), &k, None, 9), Decision::Leave { since: at(9), at: at(309) });

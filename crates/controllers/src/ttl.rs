@@ -19,7 +19,7 @@ const STEPS: [(usize, usize, u32); 5] = [(0, 100, 0), (90, 500, 15), (450, 1000,
 
 /// The step for this many nodes, coming from another.
 pub fn step(from: usize, nodes: usize) -> usize {
-    let mut step = from.min(STEPS.len() - 1);
+    let mut step = from;
     while nodes > STEPS[step].1 {
         step += 1;
     }

@@ -102,6 +102,16 @@ mod tests {
     }
 
     #[test]
+    fn a_node_that_is_not_ready_is_tainted_since_now() {
+        let now: Timestamp = "2026-01-01T00:00:00Z".parse().expect("a time");
+        let unready = node("False", json!({}));
+        assert_eq!(names(no_schedule(&unready, now)), ["not-ready:NoSchedule", "disk-pressure:NoSchedule"]);
+        let taints = no_execute(&unready, now);
+        assert_eq!(taints[0].time_added, Some(Time(now)));
+        assert_eq!(names(taints), ["not-ready:NoExecute"]);
+    }
+
+    #[test]
     fn a_taint_that_is_there_keeps_its_time() {
         let old = json!({"taints": [{"key": UNREACHABLE, "effect": "NoExecute", "timeAdded": "2026-01-01T00:00:00Z"}]});
         let silent = node("Unknown", old);
@@ -112,5 +122,9 @@ mod tests {
     fn a_node_that_never_spoke_keeps_what_it_came_with() {
         let new: Node = serde_json::from_value(json!({"spec": {"taints": [{"key": NOT_READY, "effect": "NoSchedule"}]}})).expect("a node");
         assert_eq!(no_schedule(&new, Timestamp::UNIX_EPOCH), of(&new));
+        for (key, effect) in [(NOT_READY, "NoExecute"), ("mine", "NoSchedule")] {
+            let other: Node = serde_json::from_value(json!({"spec": {"taints": [{"key": key, "effect": effect}]}})).expect("a node");
+            assert_eq!(no_schedule(&other, Timestamp::UNIX_EPOCH), of(&other), "{key}:{effect} is another one");
+        }
     }
 }

@@ -233,4 +233,36 @@ mod tests {
         assert_eq!(zones.judge(&numbers(&[("a", 1, 0), ("b", 0, 3)])), Turn::SomeBack);
         assert_eq!(zones.due(at(2000)), ["n"], "one zone that is lost alone is given up at the normal rate");
     }
+
+    #[test]
+    fn zones_are_named_by_labels() {
+        let node = |labels: serde_json::Value| serde_json::from_value::<Node>(serde_json::json!({"metadata": {"name": "n", "labels": labels}})).expect("a node");
+        let (region, zone) = ("topology.kubernetes.io/region", "topology.kubernetes.io/zone");
+        let both = of(&node(serde_json::json!({region: "r", zone: "z"})));
+        assert_eq!(both, "r:\u{0}:z");
+        assert_eq!(of(&node(serde_json::json!({"failure-domain.beta.kubernetes.io/region": "r", "failure-domain.beta.kubernetes.io/zone": "z"}))), both);
+        assert_eq!(of(&node(serde_json::json!({zone: "z"}))), ":\u{0}:z");
+        assert_eq!(of(&node(serde_json::json!({region: "r"}))), "r:\u{0}:");
+        assert_eq!(of(&node(serde_json::json!({}))), "");
+        assert!(counts(&node(serde_json::json!({}))) && !counts(&node(serde_json::json!({"node.kubernetes.io/exclude-disruption": ""}))));
+    }
+
+    #[test]
+    fn a_zone_is_large_from_fifty_one_nodes_on() {
+        let mut zones = Zones::default();
+        zones.judge(&numbers(&[("fifty", 20, 30), ("more", 20, 31)]));
+        zones.give_up("fifty", "f");
+        zones.give_up("more", "m");
+        assert_eq!(zones.due(at(0)), ["m"]);
+    }
+
+    #[test]
+    fn a_zone_without_nodes_stays_while_some_wait() {
+        let mut zones = Zones::default();
+        zones.judge(&numbers(&[("gone", 1, 1), ("empty", 1, 0), ("z", 5, 0)]));
+        zones.give_up("gone", "n");
+        zones.judge(&numbers(&[("z", 5, 0)]));
+        assert_eq!(zones.zones.keys().collect::<Vec<_>>(), ["gone", "z"]);
+        assert_eq!(zones.due(at(0)), ["n"]);
+    }
 }
