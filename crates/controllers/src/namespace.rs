@@ -319,5 +319,6 @@ mod tests {
         let at = |s| Timestamp::from_second(s).expect("a time");
         assert!(pause(false, at(0), at(1)) < pause(false, at(0), at(60)));
         assert!(pause(true, at(0), at(1)) > pause(false, at(0), at(1)), "the last pod's end wakes us");
+        assert_eq!((pause(false, at(0), at(15)), pause(true, at(0), at(60))), (Duration::from_millis(200), Duration::from_secs(2)));
     }
 }

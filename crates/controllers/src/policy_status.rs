@@ -336,4 +336,40 @@ mod tests {
         assert!(env.compile("object.metadata.own.name == 'a'").is_err());
         assert!(custom(&document, &("example.io".into(), "v2".into(), "Thing".into())).is_none());
     }
+
+    #[tokio::test]
+    async fn kinds_and_schemas_that_are_not_built_in_are_asked_for_once() {
+        let asked: std::sync::Arc<std::sync::Mutex<Vec<String>>> = Default::default();
+        let told = asked.clone();
+        let client = crate::testing::client(vec![], move |path| {
+            told.lock().expect("a lock").push(path.to_string());
+            let schema = |kind: &str| json!({"type": "object", "properties": {"size": {"type": "integer"}},
+                "x-kubernetes-group-version-kind": [{"group": "example.com", "version": "v1", "kind": kind}]});
+            match path {
+                "/apis/example.com/v1" => Some(json!({"groupVersion": "example.com/v1", "resources": [
+                    {"name": "things", "singularName": "thing", "namespaced": true, "kind": "Thing", "verbs": []},
+                    {"name": "toys", "singularName": "toy", "namespaced": true, "kind": "Toy", "verbs": []}]})),
+                "/openapi/v3/apis/example.com/v1" => Some(json!({"components": {"schemas": {"com.example.v1.Thing": schema("Thing"), "com.example.v1.Toy": schema("Toy")}}})),
+                _ => None,
+            }
+        });
+        let spec = json!({"matchConstraints": {"resourceRules": [
+            {"apiGroups": ["apps"], "apiVersions": ["v1"], "operations": ["*"], "resources": ["deployments"]},
+            {"apiGroups": ["example.com"], "apiVersions": ["v1"], "operations": ["*"], "resources": ["toys", "things", "nothings"]},
+            {"apiGroups": [""], "apiVersions": ["v1"], "operations": ["*"], "resources": ["unheardof"]}]},
+            "paramKind": {"apiVersion": "v1", "kind": "Unheard"}, "validations": []});
+        let served = find(&client, &policy(1, spec)).await;
+        let kinds: BTreeSet<&str> = served.kinds.values().map(String::as_str).collect();
+        assert_eq!(kinds, BTreeSet::from(["Deployment", "Thing", "Toy"]));
+        assert_eq!(served.kinds[&("example.com".to_string(), "v1".to_string(), "toys".to_string())], "Toy");
+        assert_eq!(served.schemas.keys().map(|gvk| gvk.2.as_str()).collect::<BTreeSet<_>>(), kinds);
+        assert_eq!(*asked.lock().expect("a lock"), ["/apis/example.com/v1", "/openapi/v3/apis/example.com/v1"], "nothing is asked for twice");
+    }
+
+    #[tokio::test]
+    async fn ten_kinds_are_enough() {
+        let plurals = ["pods", "secrets", "services", "nodes", "events", "endpoints", "configmaps", "namespaces", "podtemplates", "limitranges", "serviceaccounts"];
+        let served = find(&crate::testing::client(vec![], |_| None), &policy(1, json!({"matchConstraints": rule(&[""], &plurals)}))).await;
+        assert_eq!((served.kinds.len(), served.schemas.len()), (MOST, MOST));
+    }
 }

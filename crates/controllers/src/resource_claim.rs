@@ -434,12 +434,13 @@ mod tests {
         let told = pod(json!({"resourceClaimStatuses": [{"name": "gpu", "resourceClaimName": "c"}]}), "");
         assert_eq!(need(&told, entry, &[claim("c", Some("u"), json!({}))]), Need::Met);
         assert_eq!(need(&told, entry, &[]), Need::Made("t".into()), "it was deleted");
+        assert_eq!(need(&told, entry, &[claim("c", Some("other"), json!({}))]), Need::Made("t".into()), "one of its name is another's");
         let unneeded = pod(json!({"resourceClaimStatuses": [{"name": "gpu"}]}), "");
         assert_eq!(need(&unneeded, entry, &[]), Need::Met);
         let template: ResourceClaimTemplate =
             serde_json::from_value(json!({"metadata": {"name": "t"}, "spec": {"metadata": {"labels": {"l": "1"}}, "spec": {}}})).expect("a template");
         let made = from_template(&new, entry, &template);
-        assert_eq!(made.metadata.generate_name.as_deref(), Some("p-gpu-"));
+        assert_eq!((made.metadata.generate_name.as_deref(), made.metadata.namespace.as_deref()), (Some("p-gpu-"), Some("ns")));
         assert!(is_for(&new, &made) && made.annotations().get(POD_CLAIM) == Some(&"gpu".to_string()) && made.labels().contains_key("l"));
         let generated = |length: usize| {
             let mut named = new.clone();
@@ -461,6 +462,13 @@ mod tests {
         let mine = claim("s", None, json!({"allocation": {}, "reservedFor": [{"resource": "pods", "name": "p", "uid": "u"}]}));
         assert!(names(&pod(json!({}), "n"), &[mine]).is_empty());
         assert!(names(&pod(json!({}), "n"), &[claim("s", None, json!({}))]).is_empty());
+        assert_eq!(names(&pod(json!({}), "n"), &[claim("r", None, json!({"allocation": {}})), free]), ["s"], "the other one is not its");
+        let reserved = |count: usize| {
+            let consumers: Vec<Value> = (0..count).map(|n| json!({"resource": "pods", "name": n.to_string(), "uid": n.to_string()})).collect();
+            claim("s", None, json!({"allocation": {}, "reservedFor": consumers}))
+        };
+        assert_eq!(names(&pod(json!({}), "n"), &[reserved(255)]), ["s"]);
+        assert!(names(&pod(json!({}), "n"), &[reserved(256)]).is_empty(), "it is full");
     }
 
     #[test]
@@ -481,8 +489,18 @@ mod tests {
         let own = claim("c", Some("u"), json!({}));
         assert_eq!(upkeep(&own, false, |_| true, |_| false), nothing);
         assert!(upkeep(&own, false, |_| true, |_| true).delete);
-        let foreign = claim("f", None, json!({"reservedFor": [{"apiGroup": "example.com", "resource": "things", "name": "p", "uid": "u"}]}));
-        assert_eq!(upkeep(&foreign, false, |_| true, |_| true), nothing, "who knows what that is");
+        let used = claim("c", Some("u"), json!({"reservedFor": [{"resource": "pods", "name": "q", "uid": "v"}]}));
+        assert_eq!(upkeep(&used, false, |_| false, |_| true), nothing, "another pod uses it");
+        for (group, resource) in [("example.com", "things"), ("example.com", "pods"), ("", "things")] {
+            let foreign = claim("f", None, json!({"reservedFor": [{"apiGroup": group, "resource": resource, "name": "p", "uid": "u"}]}));
+            assert_eq!(upkeep(&foreign, false, |_| true, |_| true), nothing, "who knows what {resource} of {group} are");
+        }
+        for (kind, api_version) in [("Pod", "example.com/v1"), ("Thing", "v1")] {
+            let mut foreign = own.as_ref().clone();
+            let owner = &mut foreign.metadata.owner_references.as_mut().expect("an owner")[0];
+            (owner.kind, owner.api_version) = (kind.into(), api_version.into());
+            assert_eq!(upkeep(&foreign, false, |_| true, |_| true), nothing, "a {kind} of {api_version} is no pod");
+        }
         let mut leaving = claim("c", None, json!({"allocation": {}})).as_ref().clone();
         leaving.metadata.deletion_timestamp = Some(k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(jiff::Timestamp::UNIX_EPOCH));
         let end = upkeep(&leaving, false, |_| true, |_| true);
@@ -496,6 +514,9 @@ mod tests {
         let mut leaving = pod(json!({"phase": "Pending"}), "");
         leaving.metadata.deletion_timestamp = Some(k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(jiff::Timestamp::UNIX_EPOCH));
         assert!(is_done(&leaving));
+        leaving.spec.get_or_insert_default().node_name = Some("n".into());
+        assert!(!is_done(&leaving), "it runs until its kubelet says otherwise");
+        assert!(!is_done(&pod(json!({"phase": "Pending"}), "")), "it waits for a node");
     }
 
     #[test]

@@ -176,6 +176,12 @@ mod tests {
         let condition = json!({"conditions": [{"type": "Ready", "status": "True", "reason": reason, "message": message, "lastTransitionTime": at(0).to_string()}]});
         new.status = Some(serde_json::from_value(condition).expect("a status"));
         assert_eq!(plan(&new, &[], &[], at(0)), Step::Nothing);
+        for (key, value) in [("status", "False"), ("reason", "Other"), ("message", "other")] {
+            let mut said = json!(new);
+            said["status"]["conditions"][0][key] = value.into();
+            let said = serde_json::from_value(said).expect("a ServiceCIDR");
+            assert!(matches!(plan(&said, &[], &[], at(0)), Step::Say("True", ..)), "{key}");
+        }
         new.metadata.finalizers = None;
         assert_eq!(plan(&new, &[], &[], at(0)), Step::AddFinalizer);
     }
@@ -197,6 +203,11 @@ mod tests {
         assert_eq!(of(&[&wide], &held), Step::DropFinalizer);
         assert_eq!(of(&[], &[address("10.0.1.5"), address("fd00::1")]), Step::DropFinalizer);
         assert!(matches!(of(&[&cidr("e", &["10.0.0.0/16"], true)], &held), Step::Say("False", ..)), "the other one goes too");
+        assert_eq!(of(&[], &[address("a00::5")]), Step::DropFinalizer, "its bits are those of 10.0.0.0, its family is not");
         assert_eq!(plan(&gone, &[], &[], at(4)), Step::Wait(Duration::from_secs(6)));
+        assert_eq!(plan(&gone, &[], &[], at(10)), Step::DropFinalizer);
+        let mut free = gone.as_ref().clone();
+        free.metadata.finalizers = None;
+        assert_eq!(plan(&free, &[], &[], at(60)), Step::Nothing);
     }
 }

@@ -128,6 +128,10 @@ mod tests {
         assert_eq!(used(&right, vec![("", "pods", Found::Objects(vec![]))]), Some(json!({"pods": "0"})), "it is gone");
         let raised = quota(json!({"pods": "3"}), json!([]), json!({"hard": {"pods": "2"}, "used": {"pods": "1"}}));
         assert!(used(&raised, vec![("", "pods", Found::Objects(vec![pod("1", "Running")]))]).is_some());
+        let first = quota(json!({"pods": "2"}), json!([]), json!({"used": {"pods": "1"}}));
+        assert!(used(&first, vec![("", "pods", Found::Objects(vec![pod("1", "Running")]))]).is_some(), "its limits are not told yet");
+        let none = quota(json!({}), json!([]), json!({"hard": {"pods": "2"}}));
+        assert!(used(&none, vec![]).is_some(), "what is told is no limit any more");
         let fresh = quota(json!({"pods": "3"}), json!([]), json!({}));
         assert_eq!(used(&fresh, vec![("", "pods", Found::Objects(vec![]))]), Some(json!({"pods": "0"})));
     }

@@ -116,12 +116,13 @@ mod tests {
     #[test]
     fn a_missing_claim_is_made_and_a_foreign_one_told_of() {
         let mut pod: Pod = serde_json::from_value(json!({"metadata": {"name": "p", "namespace": "n", "uid": "u"}, "spec": {"containers": [], "volumes": [
-            {"name": "v", "ephemeral": {"volumeClaimTemplate": {"metadata": {"labels": {"a": "b"}}, "spec": {"storageClassName": "fast"}}}},
+            {"name": "v", "ephemeral": {"volumeClaimTemplate": {"metadata": {"labels": {"a": "b"}, "annotations": {"c": "d"}}, "spec": {"storageClassName": "fast"}}}},
             {"name": "w", "emptyDir": {}}]}})).expect("a pod");
         let made = plan(&pod, |_| None);
         let [(volume, claim)] = made.create.as_slice() else { panic!("one claim: {made:?}") };
         assert_eq!((volume.as_str(), claim.name_any().as_str()), ("v", "p-v"));
         assert_eq!(claim.labels().get("a").map(String::as_str), Some("b"));
+        assert_eq!(claim.annotations().get("c").map(String::as_str), Some("d"));
         assert_eq!(claim.spec.as_ref().and_then(|s| s.storage_class_name.as_deref()), Some("fast"));
         assert!(storage::made_for(&pod.metadata, claim).is_ok());
         assert_eq!(plan(&pod, |_| Some(Arc::new(claim.clone()))), Plan::default());

@@ -240,6 +240,15 @@ mod tests {
         assert!(!uses_claim(&pod("u", "a", "Succeeded", named()), &claim), "it has ended");
         assert!(!uses_claim(&pod("other", "a", "Running", own()), &claim), "the claim is another's");
         assert!(!uses_claim(&pod("u", "a", "Running", json!({"name": "x", "emptyDir": {}})), &claim));
+        assert!(!uses_claim(&pod("u", "a", "Running", json!({"name": "other", "ephemeral": {"volumeClaimTemplate": {"spec": {}}}})), &claim), "another one of its own");
+        let leaving = |grace: i64| {
+            let mut pod = pod("u", "a", "Running", own());
+            pod.metadata.deletion_timestamp = serde_json::from_value(json!("2026-01-01T00:00:00Z")).expect("a time");
+            pod.metadata.deletion_grace_period_seconds = Some(grace);
+            pod
+        };
+        assert!(uses_claim(&leaving(30), &claim), "it may still run");
+        assert!(!uses_claim(&leaving(0), &claim), "nothing waits for it");
     }
 
     #[test]

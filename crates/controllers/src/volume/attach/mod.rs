@@ -317,3 +317,26 @@ impl Controller {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::{Value, json};
+
+    #[test]
+    fn a_pod_wants_its_volumes_until_it_has_ended() {
+        let pod = |deleted: bool, phase: &str, states: Value| -> Pod {
+            let statuses: Vec<Value> = states.as_array().into_iter().flatten().map(|s| json!({"name": "c", "image": "", "imageID": "", "ready": false, "restartCount": 0, "state": s})).collect();
+            let stamp = if deleted { json!("2026-01-01T00:00:00Z") } else { Value::Null };
+            serde_json::from_value(json!({"metadata": {"deletionTimestamp": stamp}, "spec": {"nodeName": "n", "containers": []}, "status": {"phase": phase, "containerStatuses": statuses}})).expect("a pod")
+        };
+        let (running, waiting, ended) = (json!({"running": {}}), json!({"waiting": {}}), json!({"terminated": {"exitCode": 0}}));
+        assert!(wants(&pod(false, "Pending", json!([]))) && wants(&pod(false, "Running", json!([running, ended]))));
+        assert!(!wants(&pod(false, "Succeeded", json!([ended]))) && !wants(&pod(false, "Failed", json!([]))));
+        assert!(wants(&pod(true, "Running", json!([ended, running]))), "one of its containers runs on");
+        assert!(!wants(&pod(true, "Running", json!([ended, waiting]))) && !wants(&pod(true, "Pending", json!([]))));
+        assert_eq!(node_of(&pod(false, "Running", json!([]))), Some("n"));
+        let nowhere = |spec: Value| serde_json::from_value::<Pod>(json!({"metadata": {}, "spec": spec})).expect("a pod");
+        assert_eq!((node_of(&nowhere(json!({"nodeName": "", "containers": []}))), node_of(&nowhere(json!({"containers": []})))), (None, None));
+    }
+}

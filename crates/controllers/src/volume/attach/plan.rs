@@ -535,4 +535,22 @@ mod tests {
         assert_eq!(names(old(json!([])).report), Some(vec!["kubernetes.io/other/x".to_string()]));
         assert_eq!(old(json!([fc])).report, None, "it is mounted");
     }
+
+    #[test]
+    fn an_attachment_is_named_for_driver_volume_and_node() {
+        let name = attachment_name("d.example", "h1", "n");
+        assert!(name.starts_with("csi-") && name.len() == 68, "{name}");
+        for (driver, handle, node) in [("e.example", "h1", "n"), ("d.example", "h2", "n"), ("d.example", "h1", "m")] {
+            assert_ne!(attachment_name(driver, handle, node), name);
+        }
+    }
+
+    #[test]
+    fn what_goes_already_or_never_came_needs_little() {
+        let mut going = attachment(json!({"attached": true}));
+        going["metadata"]["deletionTimestamp"] = json!("2026-01-01T00:09:30Z");
+        assert_eq!(World::new(false, Some(going)).plan(), Plan::default(), "it is deleted once");
+        let never = World { node: Some(node(json!([]), json!([NAME]))), ..World::new(false, Some(attachment(json!({"attached": false})))) };
+        assert_eq!(never.plan().report, None, "it is not attached");
+    }
 }

@@ -66,6 +66,8 @@ fn a_claim_without_class_finds_a_volume_or_waits() {
 fn provisioners_are_asked_by_class() {
     let asks = |provisioner: &str| plan_claim(&claim(json!({"spec": {"storageClassName": "c"}})), &with(vec![], vec![class("c", provisioner, "Immediate", false)]));
     assert_eq!(asks("rancher.io/local-path"), ClaimAction::Provision("rancher.io/local-path".into()));
+    let of_two = plan_claim(&claim(json!({"spec": {"storageClassName": "c"}})), &with(vec![], vec![class("b", "b.example", "Immediate", false), class("c", "c.example", "Immediate", false)]));
+    assert_eq!(of_two, ClaimAction::Provision("c.example".into()));
     // Those of clouds have been taken over.
     assert_eq!(asks("kubernetes.io/aws-ebs"), ClaimAction::Provision("ebs.csi.aws.com".into()));
     assert_eq!(asks("kubernetes.io/azure-file"), ClaimAction::Provision("file.csi.azure.com".into()));
@@ -115,6 +117,8 @@ fn a_claim_that_names_its_volume() {
         let action = plan_claim(&named(more), &with(vec![free.clone()], vec![]));
         assert_eq!(waits(action), format!("VolumeMismatch: Cannot bind to requested volume \"v\": {why}"));
     }
+    let whole = named(json!({"spec": {"resources": {"requests": {"storage": "2Gi"}}}}));
+    assert_eq!(plan_claim(&whole, &with(vec![free.clone()], vec![])), ClaimAction::Bind(free), "all of it may be asked for");
 }
 
 #[test]
@@ -170,6 +174,11 @@ fn a_volumes_phase_follows_its_claim() {
     assert!(matches!(plan(&bound, Some(&block)).as_slice(), [VolumeAction::Mismatch { .. }]));
     let elsewhere = claim(json!({"spec": {"volumeName": "w"}}));
     assert_eq!(plan(&bound, Some(&elsewhere)), [VolumeAction::Unbind(None)]);
+    let made = json!({"metadata": {"annotations": {storage::PROVISIONED_BY: "rancher.io/local-path"}}, "status": {"phase": "Bound"}});
+    let by_hand = json!({"spec": {"persistentVolumeReclaimPolicy": "Delete"}, "status": {"phase": "Bound"}});
+    for more in [made, by_hand] {
+        assert_eq!(plan(&volume(mine(more)), Some(&elsewhere)), [VolumeAction::Unbind(None)], "just what was provisioned to be deleted goes");
+    }
     // A claim of the same name is not the same claim.
     let heir = claim(json!({"metadata": {"uid": "new"}, "spec": {"volumeName": "v"}}));
     assert_eq!(plan(&bound, Some(&heir)), [VolumeAction::Phase("Released")]);
@@ -211,6 +220,9 @@ fn recycling_wipes_and_frees() {
     assert!(matches!(step(&[user], None).as_slice(), [VolumeAction::Tell(_)]), "it is in use");
     pod.status = serde_json::from_value(json!({"phase": "Succeeded"})).ok();
     assert!(matches!(step(&[], Some(&pod)).as_slice(), [VolumeAction::EndRecycler, VolumeAction::Unbind(Some(_))]));
+    let mut leaving = pod.clone();
+    leaving.metadata.deletion_timestamp = serde_json::from_value(json!("2026-01-01T00:00:00Z")).expect("a time");
+    assert_eq!(step(&[], Some(&leaving)), [], "it has been told of");
     pod.status = serde_json::from_value(json!({"phase": "Failed"})).ok();
     assert!(matches!(step(&[], Some(&pod)).as_slice(), [VolumeAction::EndRecycler, VolumeAction::Failed(_)]));
     let local = volume(mine(json!({"spec": {"persistentVolumeReclaimPolicy": "Recycle", "hostPath": null, "local": {"path": "/d"}}, "status": {"phase": "Released"}})));
