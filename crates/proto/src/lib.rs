@@ -1,7 +1,10 @@
-//! gRPC messages of the CRI as prost structs, without code generation at build. No logic.
+//! gRPC messages of the CRI and of etcd as prost structs, without code generation at build, and a
+//! small gRPC client. No logic.
 #![forbid(unsafe_code)]
 
 pub mod cri;
+pub mod etcd;
+pub mod grpc;
 
 /// Encoding and decoding of all of them.
 pub use prost::Message;
