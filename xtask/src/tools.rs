@@ -34,7 +34,8 @@ pub fn install() -> Result<Tools> {
     let tools = Tools { dir: dir.clone() };
     fs::create_dir_all(&dir)?;
     packages()?;
-    old_kubectl(&dir)?;
+    aside(&dir, "kubernetes-client", "usr/bin/kubectl", "kubectl-1.20")?;
+    aside(&dir, "etcd-server", "usr/bin/etcd", "etcd")?;
     wheels(&dir)?;
     Ok(tools)
 }
@@ -53,15 +54,16 @@ fn packages() -> Result<()> {
     run(Command::new("apt-get").args(["install", "-y", "-qq", "--no-install-recommends"]).args(&missing).env("DEBIAN_FRONTEND", "noninteractive"))
 }
 
-/// kubectl 1.20, unpacked aside: another kubectl may be installed.
-fn old_kubectl(dir: &Path) -> Result<()> {
-    let binary = dir.join("kubectl-1.20");
+/// A program out of a Debian package that is unpacked and not installed: it comes beside another version, or as a
+/// service that would be started.
+fn aside(dir: &Path, package: &str, program: &str, name: &str) -> Result<()> {
+    let binary = dir.join(name);
     if binary.exists() {
         return Ok(());
     }
     let work = dir.join("deb");
     fs::create_dir_all(&work)?;
-    let fetch = || run(Command::new("apt-get").args(["download", "-qq", "kubernetes-client"]).current_dir(&work));
+    let fetch = || run(Command::new("apt-get").args(["download", "-qq", package]).current_dir(&work));
     if fetch().is_err() {
         run(Command::new("apt-get").args(["update", "-qq"]))?;
         fetch()?;
@@ -72,7 +74,7 @@ fn old_kubectl(dir: &Path) -> Result<()> {
         .find(|p| p.extension().is_some_and(|e| e == "deb"))
         .context("apt-get fetched no package")?;
     run(Command::new("dpkg-deb").arg("-x").arg(&package).arg(work.join("root")))?;
-    fs::rename(work.join("root/usr/bin/kubectl"), &binary)?;
+    fs::rename(work.join("root").join(program), &binary)?;
     fs::remove_dir_all(&work)?;
     Ok(())
 }

@@ -33,17 +33,17 @@ pub enum Error {
         limit: usize,
     },
     /// The disk is full, or a quota is reached. Reads still work; writes are tried anew.
-    #[error(
-        "no space left on the file system that holds {path}: free some space there; the store resumes by itself"
-    )]
+    #[error("no space left in the store {path}: {advice}; the store resumes by itself")]
     NoSpace {
-        /// The store's directory.
+        /// The store's directory, or etcd's endpoints.
         path: PathBuf,
+        /// What the user can do.
+        advice: &'static str,
     },
     /// Reading or writing failed. The engine reopens itself; the next request may succeed.
     #[error("the store in {path} failed: {message}")]
     Io {
-        /// The store's directory.
+        /// The store's directory, or etcd's endpoints.
         path: PathBuf,
         /// The cause.
         message: String,

@@ -12,11 +12,13 @@
 //!   [`Error::Compacted`].
 //! - A key put with a time to live is deleted by the engine with an ordinary revision and event.
 //!
-//! Engines: [`embedded`] (durable, one process) and [`memory`] (tests). Both pass `tests/contract.rs`.
+//! Engines: [`embedded`] (durable, one process), [`etcd`] (a cluster of etcd v3) and [`memory`] (tests). All
+//! of them pass `tests/contract`.
 #![forbid(unsafe_code)]
 
 pub mod embedded;
 mod error;
+pub mod etcd;
 pub mod memory;
 mod types;
 mod watch;

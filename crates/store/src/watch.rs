@@ -66,6 +66,8 @@ pub(crate) struct Feed {
 struct Ring {
     batches: VecDeque<Arc<Batch>>,
     bytes: usize,
+    /// Changes up to this revision are not kept, also if they come later.
+    forgotten: i64,
     closed: bool,
 }
 
@@ -78,6 +80,7 @@ impl Feed {
         let ring = Ring {
             batches: VecDeque::new(),
             bytes: 0,
+            forgotten: 0,
             closed: false,
         };
         Self {
@@ -101,7 +104,7 @@ impl Feed {
             ring.bytes += size(&batch);
             ring.batches.push_back(Arc::new(batch));
         }
-        while ring.bytes > self.limit_bytes
+        while (ring.bytes > self.limit_bytes || ring.batches.front().is_some_and(|b| b.revision <= ring.forgotten))
             && let Some(batch) = ring.batches.pop_front()
         {
             ring.bytes -= size(&batch);
@@ -124,6 +127,7 @@ impl Feed {
     /// Forgets changes up to `revision`.
     pub fn forget(&self, revision: i64) {
         let mut ring = self.ring.lock();
+        ring.forgotten = ring.forgotten.max(revision);
         while ring
             .batches
             .front()

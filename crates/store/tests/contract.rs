@@ -9,6 +9,8 @@ use store::{
     Error, Event, Op, RangeRequest, Store, Txn, WatchEvent, WatchStream, embedded, memory,
 };
 
+mod common;
+
 macro_rules! contract {
     ($($name:ident),* $(,)?) => {
         mod in_memory {
@@ -18,6 +20,22 @@ macro_rules! contract {
             $(#[tokio::test] async fn $name() {
                 let dir = tempfile::tempdir().unwrap();
                 let store = super::embedded::open(dir.path(), super::embedded::Options::default()).unwrap();
+                super::soon(super::$name(store.clone())).await;
+                store.close().await;
+            })*
+        }
+        mod on_etcd {
+            $(#[tokio::test] async fn $name() {
+                let cluster = super::common::etcd::Cluster::start(1);
+                let store = cluster.open().await;
+                super::soon(super::$name(store.clone())).await;
+                store.close().await;
+            })*
+        }
+        mod on_etcd_behind_tls {
+            $(#[tokio::test] async fn $name() {
+                let cluster = super::common::etcd::Cluster::start_tls();
+                let store = cluster.open().await;
                 super::soon(super::$name(store.clone())).await;
                 store.close().await;
             })*
@@ -494,7 +512,7 @@ async fn closing_ends_everything(store: Arc<dyn Store>) {
     store.close().await;
 }
 
-/// The engines agree on long random histories, across restarts and compactions of the durable one.
+/// The embedded engine agrees with the model, across restarts and compactions.
 #[tokio::test]
 async fn engines_agree() {
     let dir = tempfile::tempdir().unwrap();
@@ -503,11 +521,33 @@ async fn engines_agree() {
         feed_bytes: 10_000,
         ..Default::default()
     };
-    let mut disk = embedded::open(dir.path(), options.clone()).unwrap();
+    agree(3000, async || {
+        embedded::open(dir.path(), options.clone()).unwrap()
+    })
+    .await;
+}
+
+/// etcd agrees with the model, across compactions and new connections.
+#[tokio::test]
+async fn etcd_agrees() {
+    let cluster = common::etcd::Cluster::start(1);
+    let options = store::etcd::Options {
+        feed_bytes: 10_000,
+        ..cluster.options()
+    };
+    agree(800, async || {
+        store::etcd::open(options.clone()).await.unwrap()
+    })
+    .await;
+}
+
+/// An engine and the model do the same on a long random history.
+async fn agree(steps: usize, open: impl AsyncFn() -> Arc<dyn Store>) {
+    let mut disk = open().await;
     let model = memory::new();
     let mut random = StdRng::seed_from_u64(7);
     let mut compacted = 1;
-    for step in 0..3000 {
+    for step in 0..steps {
         let key = |random: &mut StdRng| {
             format!(
                 "/{}/{}",
@@ -575,7 +615,7 @@ async fn engines_agree() {
             }
             _ => {
                 disk.close().await;
-                disk = embedded::open(dir.path(), options.clone()).unwrap();
+                disk = open().await;
                 assert_eq!(disk.revision().await.unwrap(), revision);
             }
         }

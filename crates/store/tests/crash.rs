@@ -5,7 +5,6 @@
 //! checks the lines, and starts it again on the same directory; watchers go on where they had been.
 //! `STORE_CRASHES` sets the number of kills (200).
 
-use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Write};
 use std::process::{Command, Stdio};
 use std::sync::Arc;
@@ -14,26 +13,17 @@ use std::time::Duration;
 
 use rand::RngExt;
 use store::embedded::{self, Options};
-use store::{Event, KeyValue, Op, RangeRequest, Store, Txn, WatchEvent};
+use store::{RangeRequest, WatchEvent};
 
-const WATCHERS: usize = 2;
-const WRITERS: usize = 6;
-const KEYS: usize = 30;
+mod common;
+
+use common::history::{self, History, WATCHERS, WRITERS};
 
 /// A line of the child's: one write, so that lines do not mix.
 fn say(line: String) {
     let _ = std::io::stdout()
         .lock()
         .write_all(format!("{line}\n").as_bytes());
-}
-
-fn name(kv: &KeyValue) -> String {
-    let text = String::from_utf8_lossy(&kv.value);
-    text.split(' ').next().unwrap_or_default().to_owned()
-}
-
-fn key(bytes: &[u8]) -> String {
-    String::from_utf8_lossy(bytes).into_owned()
 }
 
 /// The process that is killed; does nothing when it is run as a test.
@@ -62,12 +52,7 @@ fn child() {
     let store = embedded::open(&dir, options).unwrap();
     runtime.block_on(async {
         let opened = store.range(RangeRequest::prefix("")).await.unwrap();
-        let state: Vec<_> = opened
-            .kvs
-            .iter()
-            .map(|kv| format!("{}={}@{}", key(&kv.key), name(kv), kv.mod_revision))
-            .collect();
-        say(format!("OPEN {} {}", opened.revision, state.join(",")));
+        say(history::opened(&opened));
         if until > 0 {
             assert!(opened.revision >= until);
         }
@@ -88,23 +73,7 @@ fn child() {
                         WatchEvent::Events { revision, events } => (revision, events),
                         other => panic!("every revision has changes: {other:?}"),
                     };
-                    let show = |event: &Event| match event {
-                        Event::Put { kv, prev } => {
-                            let prev = prev.as_ref().map_or("-".to_owned(), name);
-                            format!("{}={}<{prev}", key(&kv.key), name(kv))
-                        }
-                        Event::Delete {
-                            key: deleted, prev, ..
-                        } => {
-                            format!(
-                                "{}=-<{}",
-                                key(deleted),
-                                prev.as_ref().map_or("-".to_owned(), name)
-                            )
-                        }
-                    };
-                    let events: Vec<_> = events.iter().map(show).collect();
-                    say(format!("SEEN {watcher} {revision} {}", events.join(",")));
+                    say(history::seen(watcher, revision, &events));
                     position.store(revision, Ordering::SeqCst);
                 }
             }));
@@ -116,7 +85,7 @@ fn child() {
             return;
         }
         for writer in 0..WRITERS {
-            tokio::spawn(write(store.clone(), writer));
+            tokio::spawn(history::write(store.clone(), writer, false, Arc::new(say)));
         }
         // Forgets what both watchers have told, so that compaction is interrupted too.
         loop {
@@ -130,186 +99,6 @@ fn child() {
             let _ = store.compact(seen - 40).await;
         }
     });
-}
-
-async fn write(store: Arc<dyn Store>, writer: usize) {
-    for n in 0.. {
-        let (chosen, other, padding, kind, ttl) = {
-            let mut random = rand::rng();
-            let chosen = random.random_range(0..KEYS);
-            let other = (chosen + random.random_range(1..KEYS)) % KEYS;
-            (
-                chosen,
-                other,
-                random.random_range(0..3000),
-                random.random_range(0..10),
-                random.random_range(1..3),
-            )
-        };
-        let chosen = format!("key-{chosen}");
-        let value = |what: usize| {
-            format!(
-                "{}-{writer}-{n}-{what} {}",
-                std::process::id(),
-                "x".repeat(padding)
-            )
-        };
-        let put = |key: &str, what, ttl_seconds| Op::Put {
-            key: key.into(),
-            value: value(what).into(),
-            ttl_seconds,
-        };
-        let current = store
-            .range(RangeRequest::key(chosen.as_str()))
-            .await
-            .unwrap()
-            .kvs
-            .pop();
-        let txn = Txn::default().when(chosen.as_str(), current.map_or(0, |kv| kv.mod_revision));
-        let then = match kind {
-            0..6 => vec![put(&chosen, 0, None)],
-            6 => vec![put(&chosen, 0, Some(ttl))],
-            7 => vec![put(&chosen, 0, None), put(&format!("key-{other}"), 1, None)],
-            _ => vec![Op::Delete {
-                key: chosen.clone().into(),
-            }],
-        };
-        let before = store.revision().await.unwrap();
-        let response = store
-            .txn(Txn {
-                then: then.clone(),
-                ..txn
-            })
-            .await
-            .unwrap();
-        let changed =
-            response.previous.iter().any(Option::is_some) || !matches!(then[0], Op::Delete { .. });
-        if response.succeeded && changed {
-            assert!(response.revision > before);
-            let show = |op: &Op| match op {
-                Op::Put {
-                    key: put, value, ..
-                } => {
-                    format!(
-                        "{}={}",
-                        key(put),
-                        String::from_utf8_lossy(value).split(' ').next().unwrap()
-                    )
-                }
-                Op::Delete { key: deleted } => format!("{}=-", key(deleted)),
-            };
-            let shown: Vec<_> = then.iter().map(show).collect();
-            say(format!("DONE {} {}", response.revision, shown.join(",")));
-        }
-    }
-}
-
-/// What is known of the history.
-#[derive(Default)]
-struct History {
-    /// Revision → "key=value<previous" of each change.
-    seen: BTreeMap<i64, String>,
-    /// Acknowledged revision → "key=value" of each change.
-    done: BTreeMap<i64, String>,
-    /// Each watcher's last revision.
-    at: [i64; WATCHERS],
-    /// (revision, state) when the store was opened.
-    opened: Vec<(i64, String)>,
-}
-
-impl History {
-    fn take(&mut self, line: &str) {
-        let mut words = line.split(' ');
-        let mut word = || words.next().unwrap_or_default();
-        match word() {
-            "OPEN" => {
-                let (revision, state) = (word().parse().unwrap(), word().to_owned());
-                let known = self
-                    .at
-                    .into_iter()
-                    .chain(self.done.keys().next_back().copied())
-                    .max()
-                    .unwrap();
-                assert!(
-                    revision >= known,
-                    "opened at {revision}, but {known} was there before"
-                );
-                self.opened.push((revision, state));
-            }
-            "SEEN" => {
-                let (watcher, revision): (usize, i64) =
-                    (word().parse().unwrap(), word().parse().unwrap());
-                assert_eq!(
-                    revision,
-                    self.at[watcher] + 1,
-                    "watcher {watcher} skipped or repeated"
-                );
-                self.at[watcher] = revision;
-                let changes = word().to_owned();
-                let known = self.seen.entry(revision).or_insert_with(|| changes.clone());
-                assert_eq!(*known, changes, "revision {revision} was used twice");
-            }
-            "DONE" => {
-                let revision = word().parse().unwrap();
-                let before = self.done.insert(revision, word().to_owned());
-                assert_eq!(before, None, "revision {revision} was acknowledged twice");
-            }
-            // The test harness talks too.
-            _ => {}
-        }
-    }
-
-    /// Replays what was seen, and compares it with what was acknowledged and read.
-    fn check(&self) {
-        let mut state: BTreeMap<&str, (&str, i64)> = BTreeMap::new();
-        let mut opened = self.opened.iter().peekable();
-        let mut compare = |state: &BTreeMap<&str, (&str, i64)>, revision| {
-            while let Some((_, found)) = opened.next_if(|(at, _)| *at == revision) {
-                let expected: Vec<_> = state
-                    .iter()
-                    .map(|(key, (name, at))| format!("{key}={name}@{at}"))
-                    .collect();
-                assert_eq!(*found, expected.join(","), "state at {revision}");
-            }
-        };
-        compare(&state, 1);
-        for (&revision, changes) in &self.seen {
-            let mut plain = Vec::new();
-            for change in changes.split(',') {
-                let (assignment, previous) = change.split_once('<').unwrap();
-                let (key, value) = assignment.split_once('=').unwrap();
-                let before = match value {
-                    "-" => state.remove(key),
-                    value => state.insert(key, (value, revision)),
-                };
-                assert_eq!(
-                    before.map_or("-", |(name, _)| name),
-                    previous,
-                    "previous of {change} at {revision}"
-                );
-                plain.push(assignment);
-            }
-            if let Some(done) = self.done.get(&revision) {
-                assert_eq!(
-                    *done,
-                    plain.join(","),
-                    "revision {revision} is not what was acknowledged"
-                );
-            }
-            compare(&state, revision);
-        }
-        for revision in self.done.keys() {
-            assert!(
-                self.seen.contains_key(revision),
-                "acknowledged revision {revision} was lost"
-            );
-        }
-        assert_eq!(
-            opened.next(),
-            None,
-            "every opening is at a revision that watchers saw"
-        );
-    }
 }
 
 struct Kill {

@@ -143,6 +143,7 @@ impl Shared {
         if failed.no_space() {
             return Error::NoSpace {
                 path: self.path.clone(),
+                advice: "free some space on the file system that holds it",
             };
         }
         Error::Io {

@@ -480,6 +480,7 @@ impl Writer {
         if message == NO_SPACE {
             return Error::NoSpace {
                 path: self.shared.path.clone(),
+                advice: "free some space on the file system that holds it",
             };
         }
         Error::Io {

@@ -1,0 +1,6 @@
+//! What the tests of the store share.
+
+#![allow(dead_code, reason = "each test binary uses a part")]
+
+pub mod etcd;
+pub mod history;
