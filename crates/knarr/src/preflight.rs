@@ -148,6 +148,11 @@ pub fn node_ip(config: &Config) -> Ipv4Addr {
     if let Some(address) = config.node_ip {
         return address;
     }
+    own_address()
+}
+
+/// The address that this machine reaches others with.
+pub fn own_address() -> Ipv4Addr {
     let route = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).and_then(|socket| {
         socket.connect((Ipv4Addr::new(192, 0, 2, 1), 9))?;
         socket.local_addr()

@@ -206,10 +206,11 @@ async fn api_server(config: &Config, layout: &Layout, material: &Material, node_
     registry::install(
         &mut builder,
         registry::Config {
-            client_ca_pem: material.ca.cert_pem().into(),
+            client_ca_pem: Some(material.ca.cert_pem().into()),
             old_keys: signer.verifier().clone(),
             signer,
             issuer: format!("https://kubernetes.default.svc.{}", config.cluster_domain),
+            other_issuers: Vec::new(),
             audiences: Vec::new(),
             service_cidr: config.service_cidr.to_string(),
             node_ports: 30000..=32767,

@@ -39,14 +39,16 @@ use crate::strategy::workloads::{DaemonSets, Deployments, Jobs, Nodes};
 /// What this crate must know about the cluster.
 #[derive(Clone)]
 pub struct Config {
-    /// PEM bundle of the CAs that vouch for client certificates.
-    pub client_ca_pem: String,
+    /// PEM bundle of the CAs that vouch for client certificates; without, none is taken.
+    pub client_ca_pem: Option<String>,
     /// Signs service account tokens.
     pub signer: Arc<Signer>,
     /// Keys beside the signer's that tokens may still be signed with.
     pub old_keys: Verifier,
     /// Issuer of service account tokens, such as `https://kubernetes.default.svc.cluster.local`.
     pub issuer: String,
+    /// Issuers beside, whose tokens are taken too: those of before.
+    pub other_issuers: Vec<String>,
     /// Audiences the API server answers to; empty = the issuer.
     pub audiences: Vec<String>,
     /// Range of cluster addresses, `10.96.0.0/16`.
@@ -181,17 +183,18 @@ pub fn install_parts(parts: &mut Parts, reader: Arc<dyn Reader>, config: Config)
 }
 
 fn install_authn(parts: &mut Parts, reader: &Arc<dyn Reader>, config: &Config, audiences: &[String]) -> Result<(), Error> {
-    let roots = Roots::from_pem(&config.client_ca_pem).map_err(Error::ClientCa)?;
     if let Some(front_proxy) = &config.access.front_proxy {
         parts.authenticator(Arc::new(FrontProxies::new(front_proxy.clone()).map_err(Error::FrontProxyCa)?));
     }
-    parts.authenticator(Arc::new(ClientCertificates::new(roots)));
+    if let Some(ca) = &config.client_ca_pem {
+        parts.authenticator(Arc::new(ClientCertificates::new(Roots::from_pem(ca).map_err(Error::ClientCa)?)));
+    }
     if let Some(tokens) = &config.access.static_tokens {
         parts.authenticator(Arc::new(tokens.clone()));
     }
     let mut keys = config.signer.verifier().clone();
     keys.extend(&config.old_keys);
-    let issuers = vec![config.issuer.clone()];
+    let issuers = std::iter::once(&config.issuer).chain(&config.other_issuers).cloned().collect();
     parts.authenticator(Arc::new(ServiceAccountTokens::new(reader.clone(), keys, issuers, audiences.to_vec())));
     if config.access.bootstrap_tokens {
         parts.authenticator(Arc::new(BootstrapTokens { reader: reader.clone() }));

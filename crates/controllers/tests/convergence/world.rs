@@ -114,11 +114,12 @@ impl World {
         let signer = Arc::new(pki::jwt::Signer::from_pem(&pki::jwt::new_key_pem().expect("a key")).expect("a signer"));
         let mut builder = apiserver::Builder::new(apiserver::Config::default(), store::memory::new()).expect("a builder");
         let config = registry::Config {
-            client_ca_pem: ca.cert_pem().into(),
+            client_ca_pem: Some(ca.cert_pem().into()),
             cluster_ca_pem: ca.cert_pem().into(),
             signer: signer.clone(),
             old_keys: Default::default(),
             issuer: "https://kubernetes.default.svc.cluster.local".into(),
+            other_issuers: Vec::new(),
             audiences: Vec::new(),
             service_cidr: "10.96.0.0/16".into(),
             node_ports: 30000..=32767,

@@ -118,7 +118,7 @@ impl Flag {
     }
 
     fn is_list(&self) -> bool {
-        matches!(self.kind, "strings" | "int32Slice" | "mapStringBool" | "stringToString" | "namedCertKey")
+        matches!(self.kind, "strings" | "stringArray" | "int32Slice" | "mapStringBool" | "mapStringString" | "colonSeparatedMultimapStringString" | "stringToString" | "namedCertKey")
     }
 
     /// Why a value does not fit, in the words of Go's parsers.
@@ -280,6 +280,18 @@ pub fn removed(name: &str) -> Option<&'static str> {
         | "add-dir-header" | "stderrthreshold" | "log-backtrace-at" => log,
         "policy-config-file" | "policy-configmap" | "policy-configmap-namespace" | "use-legacy-policy-config" | "algorithm-provider" => policy,
         "scheduler-name" | "hard-pod-affinity-symmetric-weight" => "gone: a profile of the KubeSchedulerConfiguration says it",
+        "service-account-api-audiences" => "--api-audiences",
+        "experimental-encryption-provider-config" => "--encryption-provider-config",
+        "experimental-bootstrap-token-auth" => "--enable-bootstrap-token-auth",
+        "experimental-keystone-url" | "experimental-keystone-ca-file" => "gone: OpenID Connect took its place",
+        "basic-auth-file" => "gone since 1.19: client certificates, or --token-auth-file",
+        "kubelet-https" => "gone: kubelets are always reached by TLS",
+        "kubelet-port" | "kubelet-read-only-port" => "gone: the node's object says the port",
+        "apiserver-count" => "gone: each API server says by a lease that it is there",
+        "etcd-quorum-read" => "gone: reads are always consistent",
+        "enable-swagger-ui" => "gone: /openapi/v3 has the documents",
+        "repair-malformed-updates" | "target-ram-mb" | "deserialization-cache-size" => "gone: it had no effect any more",
+        "tls-ca-file" => "--client-ca-file for clients; the CA of the serving certificate goes into --tls-cert-file",
         "lock-object-name" => "--leader-elect-resource-name",
         "lock-object-namespace" => "--leader-elect-resource-namespace",
         _ => return None,
@@ -314,7 +326,7 @@ pub fn usage(component: &str, flags: &[Flag]) -> String {
         let default = match (flag.kind, flag.default) {
             (_, "") | ("bool", "false") | ("version", _) | ("duration", "0s") | ("int" | "int32", "0") => String::new(),
             ("string", value) => format!("(default {value:?})"),
-            ("strings", value) => format!("(default [{value}])"),
+            ("strings" | "stringArray", value) => format!("(default [{value}])"),
             (_, value) => format!("(default {value})"),
         };
         let note = if flag.used { "" } else { "accepted, without effect here" };

@@ -7,6 +7,7 @@
 //! ```
 
 mod access;
+mod apiserver;
 mod controller_manager;
 mod feature_gates;
 mod flags;
@@ -38,6 +39,7 @@ use flags::Values;
 /// The components that this binary can be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Component {
+    ApiServer,
     ControllerManager,
     Scheduler,
 }
@@ -49,6 +51,7 @@ impl Component {
     /// The component of this name: of the binary as it was called, or of its first argument.
     pub fn named(name: &str) -> Option<Component> {
         match Path::new(name).file_name()?.to_str()? {
+            "kube-apiserver" => Some(Component::ApiServer),
             "kube-controller-manager" => Some(Component::ControllerManager),
             "kube-scheduler" => Some(Component::Scheduler),
             _ => None,
@@ -57,6 +60,7 @@ impl Component {
 
     fn name(self) -> &'static str {
         match self {
+            Component::ApiServer => "kube-apiserver",
             Component::ControllerManager => "kube-controller-manager",
             Component::Scheduler => "kube-scheduler",
         }
@@ -64,6 +68,7 @@ impl Component {
 
     fn table(self) -> Vec<flags::Flag> {
         flags::table(match self {
+            Component::ApiServer => include_str!("apiserver.flags"),
             Component::ControllerManager => include_str!("controller_manager.flags"),
             Component::Scheduler => include_str!("scheduler.flags"),
         })
@@ -71,6 +76,7 @@ impl Component {
 
     fn about(self) -> &'static str {
         match self {
+            Component::ApiServer => "The API server of Kubernetes: it keeps the cluster's state, checks what is written, and tells of what changes.",
             Component::ControllerManager => "The controllers of Kubernetes: each follows one part of the cluster's state and moves it towards what is wanted.",
             Component::Scheduler => "The scheduler of Kubernetes: it gives each pod a node that has room and that the pod's constraints allow.",
         }
@@ -146,6 +152,8 @@ impl Component {
         }
         feature_gates::check(&values.text("feature-gates")).map_err(anyhow::Error::msg)?;
         let work = match self {
+            // It needs no lease: any number of them serve side by side.
+            Component::ApiServer => return apiserver::Setup::new(&values)?.run(&values, &mut signals).await,
             Component::ControllerManager => Work::Controllers(Box::new(controller_manager::Setup::new(&values)?)),
             Component::Scheduler => Work::Scheduler(Box::new(scheduler::Setup::new(&values)?)),
         };
@@ -339,12 +347,13 @@ mod tests {
     fn the_name_says_the_component() {
         assert_eq!(Component::named("/usr/local/bin/kube-scheduler"), Some(Component::Scheduler));
         assert_eq!(Component::named("kube-controller-manager"), Some(Component::ControllerManager));
+        assert_eq!(Component::named("kube-apiserver"), Some(Component::ApiServer));
         assert_eq!(Component::named("/usr/bin/knarr"), None);
     }
 
     #[test]
     fn every_default_fits_its_type_and_every_flag_is_there_once() {
-        for component in [Component::ControllerManager, Component::Scheduler] {
+        for component in [Component::ApiServer, Component::ControllerManager, Component::Scheduler] {
             let table = component.table();
             let names: BTreeSet<&str> = table.iter().map(|f| f.name).collect();
             assert_eq!(names.len(), table.len(), "a flag is there twice");

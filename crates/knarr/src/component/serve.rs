@@ -106,7 +106,7 @@ pub async fn start(site: Arc<Site>, tasks: &Tasks) -> Result<()> {
 }
 
 /// The serving certificate and its key: of the flags, of `--cert-dir`, or a new one of our own.
-fn certificate(component: &str, values: &Values) -> Result<(String, String)> {
+pub fn certificate(component: &str, values: &Values) -> Result<(String, String)> {
     let read = |path: &Path| std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()));
     match (values.given("tls-cert-file"), values.given("tls-private-key-file")) {
         (Some(cert), Some(key)) => return Ok((read(Path::new(&cert))?, read(Path::new(&key))?)),

@@ -28,7 +28,7 @@ pub(crate) struct Facts {
     pub service_ip: IpAddr,
     pub advertise_address: IpAddr,
     pub secure_port: u16,
-    pub client_ca_pem: String,
+    pub client_ca_pem: Option<String>,
     pub front_proxy: Option<FrontProxy>,
     pub cluster_ca_pem: String,
     pub join_token: Option<String>,
@@ -261,7 +261,10 @@ fn endpoint_slice(facts: &Facts) -> Value {
 
 /// How extension API servers learn whose client certificates to trust.
 fn authentication(facts: &Facts) -> Value {
-    let mut data = json!({"client-ca-file": facts.client_ca_pem});
+    let mut data = json!({});
+    if let Some(ca) = &facts.client_ca_pem {
+        data["client-ca-file"] = ca.as_str().into();
+    }
     if let Some(proxy) = &facts.front_proxy {
         let list = |names: &[String]| json!(json!(names).to_string());
         data["requestheader-client-ca-file"] = proxy.ca_pem.as_str().into();
@@ -292,7 +295,7 @@ mod tests {
             service_ip: "10.96.0.1".parse().unwrap(),
             advertise_address: "192.0.2.1".parse().unwrap(),
             secure_port: 6443,
-            client_ca_pem: "CA".into(),
+            client_ca_pem: Some("CA".into()),
             front_proxy: Some(FrontProxy::of_cluster("FRONT".into())),
             cluster_ca_pem: "CA".into(),
             join_token: Some("abcdef.0123456789abcdef".into()),

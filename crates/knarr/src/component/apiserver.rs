@@ -1,0 +1,426 @@
+//! `kube-apiserver`: its flags as the settings of our API server, over etcd.
+
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail, ensure};
+use apiserver::{Builder, EncryptionConfig, Server, ServingTls};
+use pki::jwt::{Signer, Verifier};
+use reconcile::Tasks;
+use registry::{Access, AuthorizationMode, FrontProxy, Plugins, StaticTokens};
+
+use super::flags::Values;
+use super::{read, serve};
+use crate::server::{KUBERNETES, Signals};
+
+/// How often files that may change are looked at.
+const RELOAD: Duration = Duration::from_secs(60);
+/// How long requests may take to end when the server is told to.
+const DRAIN: Duration = Duration::from_secs(60);
+
+/// What the flags say.
+pub struct Setup {
+    server: apiserver::Config,
+    registry: registry::Config,
+    address: SocketAddr,
+    etcd: store::etcd::Options,
+    encryption_file: Option<PathBuf>,
+}
+
+impl Setup {
+    /// Reads the files that the flags name, and checks everything.
+    pub fn new(values: &Values) -> Result<Setup> {
+        refuse(values)?;
+        let etcd = etcd(values)?;
+        let bind: IpAddr = values.text("bind-address").trim().parse().context("--bind-address")?;
+        let port = values.int("secure-port");
+        let port = u16::try_from(port).ok().filter(|p| *p > 0).with_context(|| {
+            format!("--secure-port {port} must be between 1 and 65535, inclusive. It cannot be turned off with 0")
+        })?;
+        let advertise = match values.given("advertise-address") {
+            Some(text) => text.trim().parse().context("--advertise-address")?,
+            None if bind.is_unspecified() => IpAddr::V4(crate::preflight::own_address()),
+            None => bind,
+        };
+        let encryption_file = values.given("encryption-provider-config").map(PathBuf::from);
+        let reloads = values.bool("encryption-provider-config-automatic-reload");
+        ensure!(encryption_file.is_some() || !reloads, "--encryption-provider-config-automatic-reload must be set with --encryption-provider-config");
+        let encryption = match &encryption_file {
+            Some(path) => encryption(&read(&path.to_string_lossy())?).with_context(|| format!("error while parsing encryption provider configuration file {path:?}"))?,
+            None => EncryptionConfig::default(),
+        };
+        let pair = |cert: &str, key: &str| -> Result<Option<(String, String)>> {
+            match (values.given(cert), values.given(key)) {
+                (Some(c), Some(k)) => Ok(Some((read(&c)?, read(&k)?))),
+                (None, None) => Ok(None),
+                _ => bail!("--{cert} and --{key} belong together: one of them is missing"),
+            }
+        };
+        let server = apiserver::Config {
+            encryption,
+            kubelet_ca: values.given("kubelet-certificate-authority").map(|path| read(&path)).transpose()?,
+            kubelet_client: pair("kubelet-client-certificate", "kubelet-client-key")?,
+            proxy_client: pair("proxy-client-cert-file", "proxy-client-key-file")?,
+            event_ttl: values.duration("event-ttl").as_secs().max(1),
+            anonymous: values.bool("anonymous-auth") && !always_allows(values),
+            request_timeout: values.duration("request-timeout"),
+            git_version: KUBERNETES.into(),
+            advertise_address: None,
+        };
+        Ok(Setup {
+            server,
+            registry: registry_config(values, advertise, port)?,
+            address: SocketAddr::from((bind, port)),
+            etcd,
+            encryption_file: encryption_file.filter(|_| reloads),
+        })
+    }
+
+    /// Serves until a signal.
+    pub async fn run(self, values: &Values, signals: &mut Signals) -> Result<()> {
+        let tls = Tls::new(values)?;
+        let serving = tls.serving()?;
+        let listener = tokio::net::TcpListener::bind(self.address).await;
+        let listener = listener.with_context(|| format!("failed to create listener: failed to listen on {}", self.address))?;
+        let store = store::etcd::open(self.etcd).await.context("etcd")?;
+        let mut builder = Builder::new(self.server, store)?;
+        registry::install(&mut builder, self.registry)?;
+        let server = builder.build()?;
+        let tasks = Tasks::new();
+        let (running, stop) = (server.clone(), tasks.token());
+        tasks.spawn_uncancelled(async move { running.run(stop).await });
+        let (listening, used, stop) = (server.clone(), serving.clone(), tasks.token());
+        tasks.spawn_uncancelled(async move { listening.listen(listener, used, stop).await });
+        tracing::info!("serving securely on {}", self.address);
+        tasks.spawn("certificates", async move { tls.follow(&serving).await });
+        if let Some(path) = self.encryption_file {
+            let server = server.clone();
+            tasks.spawn("encryption", async move { follow_encryption(&path, &server).await });
+        }
+        signals.wait().await;
+        tokio::time::sleep(values.duration("shutdown-delay-duration")).await;
+        if !tasks.shutdown(DRAIN).await {
+            tracing::warn!("some requests did not end in time");
+        }
+        Ok(())
+    }
+}
+
+/// What is not served here is refused where its absence would be noticed too late.
+fn refuse(values: &Values) -> Result<()> {
+    for (flag, why) in [
+        ("authorization-config", "say --authorization-mode"),
+        ("authorization-webhook-config-file", "say --authorization-mode=Node,RBAC"),
+        ("authentication-config", "say the flags that it replaces"),
+        ("authentication-token-webhook-config-file", "client certificates, service account tokens and --token-auth-file are known"),
+        ("oidc-issuer-url", "client certificates, service account tokens and --token-auth-file are known"),
+    ] {
+        ensure!(values.given(flag).is_none(), "--{flag} is not supported: {why}");
+    }
+    let prefix = values.text("etcd-prefix");
+    ensure!(prefix.trim_matches('/') == "registry", "--etcd-prefix {prefix:?} is not supported: it is /registry");
+    let backend = values.text("storage-backend");
+    ensure!(matches!(backend.as_str(), "" | "etcd3"), "--storage-backend invalid, allowed values: etcd3. If not specified, it will default to 'etcd3'");
+    Ok(())
+}
+
+fn etcd(values: &Values) -> Result<store::etcd::Options> {
+    let servers = values.list("etcd-servers");
+    ensure!(!servers.is_empty(), "--etcd-servers must be specified");
+    let file = |flag: &str| values.given(flag).map(|path| Ok::<_, anyhow::Error>(read(&path)?.into_bytes())).transpose();
+    let identity = match (file("etcd-certfile")?, file("etcd-keyfile")?) {
+        (Some(cert), Some(key)) => Some((cert, key)),
+        (None, None) => None,
+        _ => bail!("--etcd-certfile and --etcd-keyfile belong together: one of them is missing"),
+    };
+    Ok(store::etcd::Options { endpoints: servers, ca: file("etcd-cafile")?, identity, ..Default::default() })
+}
+
+fn encryption(text: &str) -> Result<EncryptionConfig> {
+    Ok(EncryptionConfig::from_text(text)?)
+}
+
+fn modes(values: &Values) -> Result<Vec<AuthorizationMode>> {
+    let named = values.list("authorization-mode");
+    let named = if named.is_empty() { vec!["AlwaysAllow".to_string()] } else { named };
+    let mut modes = Vec::new();
+    for name in named {
+        let mode = match name.as_str() {
+            "Node" => AuthorizationMode::Node,
+            "RBAC" => AuthorizationMode::Rbac,
+            "AlwaysAllow" => AuthorizationMode::AlwaysAllow,
+            "AlwaysDeny" => AuthorizationMode::AlwaysDeny,
+            "Webhook" | "ABAC" => bail!("authorization-mode {name:?} is not supported: Node and RBAC are"),
+            _ => bail!("authorization-mode {name:?} is not a valid mode"),
+        };
+        ensure!(!modes.contains(&mode), "authorization-mode {name:?} has mode specified more than once");
+        modes.push(mode);
+    }
+    Ok(modes)
+}
+
+/// With AlwaysAllow, whoever is nobody may do nothing: upstream turns anonymous requests off.
+fn always_allows(values: &Values) -> bool {
+    let allows = modes(values).is_ok_and(|modes| modes.contains(&AuthorizationMode::AlwaysAllow));
+    if allows {
+        tracing::warn!("AnonymousAuth is not allowed with the AlwaysAllow authorizer. Resetting AnonymousAuth to false. You should use a different authorizer");
+    }
+    allows
+}
+
+fn plugins(values: &Values) -> Result<Plugins> {
+    let (old, enabled, disabled) = (values.list("admission-control"), values.list("enable-admission-plugins"), values.list("disable-admission-plugins"));
+    ensure!(
+        old.is_empty() || (enabled.is_empty() && disabled.is_empty()),
+        "admission-control and enable-admission-plugins/disable-admission-plugins flags are mutually exclusive"
+    );
+    let enabled = if old.is_empty() { enabled } else { old };
+    Plugins::new(enabled, disabled).map_err(|error| match removed_plugin(&error.to_string()) {
+        Some(hint) => anyhow::anyhow!("{error}\nHint: upstream removed it: {hint}"),
+        None => error.into(),
+    })
+}
+
+/// What to say of a plug-in that upstream had and has no more.
+fn removed_plugin(error: &str) -> Option<&'static str> {
+    let of = |name: &str| error.contains(&format!("{name:?}"));
+    match () {
+        () if of("DenyEscalatingExec") || of("DenyExecOnPrivileged") => Some("gone since 1.21: PodSecurity keeps pods from being privileged in the first place"),
+        () if of("PodSecurityPolicy") => Some("gone since 1.25: label namespaces for PodSecurity"),
+        () if of("SecurityContextDeny") => Some("gone since 1.30: label namespaces for PodSecurity"),
+        () if of("PodPreset") => Some("gone since 1.20: a mutating admission policy does the same"),
+        () if of("PersistentVolumeLabel") => Some("gone since 1.31: the cloud's own controller labels volumes"),
+        () if of("Initializers") => Some("gone since 1.14: webhooks took its place"),
+        () => None,
+    }
+}
+
+fn front_proxy(values: &Values) -> Result<Option<FrontProxy>> {
+    let Some(path) = values.given("requestheader-client-ca-file") else { return Ok(None) };
+    let or = |flag: &str, usual: &str| Some(values.list(flag)).filter(|l| !l.is_empty()).unwrap_or_else(|| vec![usual.to_string()]);
+    let ca_pem = read(&path)?;
+    let allowed_names = values.list("requestheader-allowed-names");
+    if allowed_names.is_empty() && values.given("client-ca-file").is_some_and(|client| read(&client).is_ok_and(|c| c.trim() == ca_pem.trim())) {
+        tracing::warn!("--requestheader-client-ca-file and --client-ca-file contain the same certificates, and --requestheader-allowed-names is not given: every client may speak for others");
+    }
+    Ok(Some(FrontProxy {
+        ca_pem,
+        allowed_names,
+        username_headers: or("requestheader-username-headers", "X-Remote-User"),
+        uid_headers: values.list("requestheader-uid-headers"),
+        group_headers: or("requestheader-group-headers", "X-Remote-Group"),
+        extra_prefixes: or("requestheader-extra-headers-prefix", "X-Remote-Extra-"),
+    }))
+}
+
+fn registry_config(values: &Values, advertise: IpAddr, port: u16) -> Result<registry::Config> {
+    let issuers = values.list("service-account-issuer");
+    let signing = values.given("service-account-signing-key-file");
+    let (Some(issuer), Some(signing)) = (issuers.first().cloned(), signing) else {
+        bail!("--service-account-signing-key-file and --service-account-issuer are required flags");
+    };
+    let signer = Signer::from_pem(&read(&signing)?).with_context(|| format!("failed to parse service-account-issuer-key-file {signing}"))?;
+    let mut old_keys = Verifier::default();
+    let files = values.list("service-account-key-file");
+    ensure!(!files.is_empty(), "either `--service-account-key-file` or `--service-account-signing-endpoint` must be set");
+    for path in files {
+        old_keys.extend(&Verifier::from_pem(&read(&path)?).with_context(|| format!("error parsing public key file {path}"))?);
+    }
+    let range = values.text("service-cluster-ip-range");
+    let range = range.split(',').map(str::trim).find(|r| !r.contains(':')).unwrap_or_default();
+    let service_cidr = match range {
+        "" => {
+            tracing::warn!("No CIDR for service cluster IPs specified. Default value which is 10.0.0.0/24 will be used");
+            "10.0.0.0/24"
+        }
+        range => range,
+    };
+    let ports = values.text("service-node-port-range");
+    let (first, last) = ports.split_once('-').with_context(|| format!("--service-node-port-range {ports:?} is no range of ports"))?;
+    let number = |text: &str| text.trim().parse::<u16>().with_context(|| format!("--service-node-port-range {ports:?} is no range of ports"));
+    let client_ca = values.given("client-ca-file").map(|path| read(&path)).transpose()?;
+    let static_tokens = values.given("token-auth-file").map(|path| Ok::<_, anyhow::Error>(StaticTokens::from_text(&read(&path)?).with_context(|| path)?)).transpose()?;
+    Ok(registry::Config {
+        client_ca_pem: client_ca,
+        signer: Arc::new(signer),
+        old_keys,
+        issuer,
+        other_issuers: issuers[1..].to_vec(),
+        audiences: values.list("api-audiences"),
+        service_cidr: service_cidr.into(),
+        node_ports: number(first)?..=number(last)?,
+        advertise_address: advertise,
+        secure_port: port,
+        cluster_ca_pem: String::new(),
+        join_token: None,
+        components: Vec::new(),
+        access: Access {
+            front_proxy: front_proxy(values)?,
+            bootstrap_tokens: values.bool("enable-bootstrap-token-auth"),
+            static_tokens,
+            authorization: modes(values)?,
+            plugins: plugins(values)?,
+        },
+    })
+}
+
+/// The serving certificate, which may be renewed while it is used.
+struct Tls {
+    files: Option<(String, String)>,
+    pair: (String, String),
+}
+
+impl Tls {
+    fn new(values: &Values) -> Result<Tls> {
+        let files = values.given("tls-cert-file").zip(values.given("tls-private-key-file"));
+        Ok(Tls { files, pair: serve::certificate("apiserver", values)? })
+    }
+
+    fn serving(&self) -> Result<Arc<ServingTls>> {
+        ServingTls::new(&self.pair.0, &self.pair.1).context("the serving certificate cannot be used")
+    }
+
+    async fn follow(mut self, serving: &ServingTls) {
+        let Some((cert, key)) = self.files.take() else { return };
+        loop {
+            tokio::time::sleep(RELOAD).await;
+            let Ok(pair) = read(&cert).and_then(|c| Ok((c, read(&key)?))) else { continue };
+            if pair != self.pair {
+                match serving.replace(&pair.0, &pair.1) {
+                    Ok(()) => tracing::info!("another serving certificate is used from now on"),
+                    // Perhaps only one of the files is there yet.
+                    Err(error) => {
+                        tracing::warn!("the serving certificate has changed and cannot be used: {error}");
+                        continue;
+                    }
+                }
+                self.pair = pair;
+            }
+        }
+    }
+}
+
+async fn follow_encryption(path: &std::path::Path, server: &Server) {
+    let mut last = std::fs::read_to_string(path).unwrap_or_default();
+    loop {
+        tokio::time::sleep(RELOAD).await;
+        let Ok(text) = std::fs::read_to_string(path) else { continue };
+        if text == last {
+            continue;
+        }
+        match encryption(&text).and_then(|config| Ok(server.reload_encryption(&config)?)) {
+            Ok(()) => tracing::info!("another encryption configuration is used from now on"),
+            Err(error) => tracing::error!("the encryption configuration has changed and cannot be used: {error:#}"),
+        }
+        last = text;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::flags;
+    use super::*;
+    use std::path::Path;
+
+    /// A directory as the guides make it.
+    fn files() -> tempfile::TempDir {
+        let dir = tempfile::tempdir().expect("a directory");
+        let put = |name: &str, text: &str| std::fs::write(dir.path().join(name), text).expect("written");
+        let now = jiff::Timestamp::now();
+        let ca = pki::Ca::new("KUBERNETES-CA", now, jiff::SignedDuration::from_hours(24)).expect("a CA");
+        put("ca.crt", ca.cert_pem());
+        for name in ["etcd", "kube-api", "service-account"] {
+            let request = pki::CertRequest { cn: name.into(), orgs: Vec::new(), sans: Vec::new(), usages: Vec::new(), lifetime: pki::Lifetime::from_hours(1) };
+            let pair = ca.issue(&request, now).expect("a certificate");
+            put(&format!("{name}.crt"), &pair.cert_pem);
+            put(&format!("{name}.key"), &pair.key_pem);
+        }
+        put(
+            "encryption-at-rest.yaml",
+            "kind: EncryptionConfig\napiVersion: v1\nresources:\n- resources:\n  - secrets\n  providers:\n  - aescbc:\n      keys:\n      - name: key1\n        secret: AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=\n  - identity: {}\n",
+        );
+        dir
+    }
+
+    /// The line of a guide of 2024, with the files of `dir`.
+    fn line(dir: &Path) -> Vec<String> {
+        let text = "--advertise-address=192.0.2.7 --allow-privileged=true --authorization-mode=Node,RBAC --client-ca-file=/root/certificates/ca.crt --enable-admission-plugins=NamespaceLifecycle,NodeRestriction,LimitRanger,ServiceAccount,DefaultStorageClass,ResourceQuota --enable-bootstrap-token-auth=true --etcd-cafile=/root/certificates/ca.crt --etcd-certfile=/root/certificates/etcd.crt --etcd-keyfile=/root/certificates/etcd.key --etcd-servers=https://127.0.0.1:2379 --kubelet-client-certificate=/root/certificates/kube-api.crt --kubelet-client-key=/root/certificates/kube-api.key --service-account-key-file=/root/certificates/service-account.crt --service-cluster-ip-range=10.32.0.0/24 --tls-cert-file=/root/certificates/kube-api.crt --tls-private-key-file=/root/certificates/kube-api.key --requestheader-client-ca-file=/root/certificates/ca.crt --service-node-port-range=30000-32767 --audit-log-maxage=30 --audit-log-maxbackup=3 --audit-log-maxsize=100 --audit-log-path=/var/log/kube-api-audit.log --bind-address=0.0.0.0 --event-ttl=1h --service-account-key-file=/root/certificates/service-account.crt --service-account-signing-key-file=/root/certificates/service-account.key --service-account-issuer=https://192.0.2.7:6443 --encryption-provider-config=/root/certificates/encryption-at-rest.yaml --v=2";
+        text.split(' ').map(|word| word.replace("/root/certificates", &dir.display().to_string())).collect()
+    }
+
+    fn setup(line: &[String]) -> Result<Setup> {
+        let values = flags::parse("kube-apiserver", flags::table(include_str!("apiserver.flags")), line).expect("flags");
+        Setup::new(&values)
+    }
+
+    /// The line with some of its flags said differently.
+    fn with(dir: &Path, changes: &[&str]) -> Result<Setup> {
+        let mut line = line(dir);
+        for change in changes {
+            let (name, value) = change.split_once('=').unwrap_or((change, ""));
+            line.retain(|word| !word.starts_with(&format!("{name}=")));
+            if !value.is_empty() {
+                line.push(format!("{name}={}", value.replace("DIR", &dir.display().to_string())));
+            }
+        }
+        setup(&line)
+    }
+
+    fn refusal(dir: &Path, changes: &[&str]) -> String {
+        format!("{:#}", with(dir, changes).err().expect("it is refused"))
+    }
+
+    #[test]
+    fn the_line_of_a_guide_is_taken() {
+        let dir = files();
+        let setup = setup(&line(dir.path())).expect("settings");
+        assert_eq!((setup.address, setup.registry.advertise_address), ("0.0.0.0:6443".parse().expect("an address"), "192.0.2.7".parse().expect("an address")));
+        assert_eq!((setup.registry.issuer.as_str(), setup.registry.service_cidr.as_str()), ("https://192.0.2.7:6443", "10.32.0.0/24"));
+        assert_eq!(setup.registry.node_ports, 30000..=32767);
+        assert_eq!(setup.registry.access.authorization, [AuthorizationMode::Node, AuthorizationMode::Rbac]);
+        assert!(setup.server.anonymous && setup.registry.access.front_proxy.is_some() && setup.registry.access.bootstrap_tokens);
+        assert_eq!(setup.server.encryption.0[0].resources, ["secrets"]);
+        assert_eq!(setup.etcd.endpoints, ["https://127.0.0.1:2379"]);
+        assert!(setup.etcd.ca.is_some() && setup.etcd.identity.is_some());
+        assert_eq!(setup.server.event_ttl, 3600);
+    }
+
+    #[test]
+    fn what_cannot_be_is_refused_in_upstreams_words() {
+        let dir = files();
+        let why = |changes: &[&str]| refusal(dir.path(), changes);
+        assert_eq!(why(&["--etcd-servers"]), "--etcd-servers must be specified");
+        assert_eq!(why(&["--authorization-mode=Node,Sesame"]), "authorization-mode \"Sesame\" is not a valid mode");
+        assert_eq!(why(&["--authorization-mode=RBAC,RBAC"]), "authorization-mode \"RBAC\" has mode specified more than once");
+        assert_eq!(why(&["--service-account-issuer"]), "--service-account-signing-key-file and --service-account-issuer are required flags");
+        assert!(why(&["--service-account-key-file"]).starts_with("either `--service-account-key-file`"));
+        assert!(why(&["--etcd-keyfile"]).contains("belong together"));
+        assert!(why(&["--storage-backend=etcd2"]).starts_with("--storage-backend invalid"));
+        assert!(why(&["--oidc-issuer-url=https://example.com"]).contains("not supported"));
+        assert!(why(&["--client-ca-file=/nowhere/ca.crt"]).contains("cannot read /nowhere/ca.crt"));
+        let old = why(&["--enable-admission-plugins=NodeRestriction,DenyEscalatingExec"]);
+        assert!(old.starts_with("enable-admission-plugins plugin \"DenyEscalatingExec\" is unknown\nHint: upstream removed it"), "{old}");
+        let both = why(&["--admission-control=NodeRestriction"]);
+        assert!(both.contains("mutually exclusive"), "{both}");
+        assert!(why(&["--encryption-provider-config", "--encryption-provider-config-automatic-reload=true"]).contains("must be set with"));
+        std::fs::write(dir.path().join("bad.yaml"), "kind: EncryptionConfiguration\napiVersion: apiserver.config.k8s.io/v1\n").expect("written");
+        assert!(why(&["--encryption-provider-config=DIR/bad.yaml"]).contains("resources: Required value"));
+    }
+
+    #[test]
+    fn with_always_allow_nobody_is_anonymous() {
+        let dir = files();
+        for mode in ["--authorization-mode=AlwaysAllow", "--authorization-mode"] {
+            let setup = with(dir.path(), &[mode]).expect("settings");
+            assert_eq!((setup.server.anonymous, setup.registry.access.authorization), (false, vec![AuthorizationMode::AlwaysAllow]));
+        }
+        assert!(!with(dir.path(), &["--anonymous-auth=false"]).expect("settings").server.anonymous);
+        let tokens = dir.path().join("tokens.csv");
+        std::fs::write(&tokens, "secret,jane,7\n").expect("written");
+        assert!(with(dir.path(), &["--token-auth-file=DIR/tokens.csv"]).expect("settings").registry.access.static_tokens.is_some());
+        std::fs::write(&tokens, "secret,jane\n").expect("written");
+        assert!(refusal(dir.path(), &["--token-auth-file=DIR/tokens.csv"]).contains("at least 3 columns"));
+    }
+}
