@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use super::backoff::Record;
 use super::plan::{Action, Input, NewPod, Plan, finished, plan};
 use super::settle::{Outcome, Settled, add_up, finish, settle};
-use super::{FINALIZER, INDEX, INDEX_FAILURES};
+use super::{FINALIZER, INDEX, INDEX_FAILURES, INDEX_IGNORED};
 
 use crate::pod::Pod;
 
@@ -149,6 +149,7 @@ fn nothing_is_written_when_nothing_changed() {
     let status = json!({"active": 1, "ready": 0, "terminating": 0, "startTime": "2026-01-01T00:00:00Z", "uncountedTerminatedPods": {}});
     let p = pass(&job(json!({}), status), &[pod("a", "Running")], LATE);
     assert!(!p.settled.write && p.plan.action == Action::Nothing && !p.ended);
+    assert_eq!(p.status.start_time.map(|t| t.0), Some(at("00:00:00")), "it began when it began");
 }
 
 #[test]
@@ -376,6 +377,8 @@ fn an_end_that_was_decided_on_is_carried_out() {
     let mut off = decided("FailureTarget", "DeadlineExceeded");
     off["conditions"][0]["status"] = "False".into();
     assert_eq!(pass(&job(json!({}), off), &[], LATE).created().len(), 1, "it does not hold");
+    let p = pass(&job(json!({}), decided("SuccessCriteriaMet", "SuccessPolicy")), &[], LATE);
+    assert_eq!(p.conditions(), ["SuccessCriteriaMet SuccessPolicy", "Complete SuccessPolicy"], "once each");
     // While the informers may hide pods, nothing is sure.
     let unsure = pass_knowing(&job(json!({}), decided("FailureTarget", "DeadlineExceeded")), &[], LATE, false, Record::default());
     assert!(!unsure.ended && unsure.settled.end.is_none());
@@ -438,6 +441,12 @@ fn an_indexed_job_counts_its_own_indexes_alone() {
     assert_eq!(p.status.failed, None);
     let p = pass(&job(two.clone(), json!({})), &[of_index(0, "Failed"), of_index(1, "Running")], "00:00:01");
     assert_eq!((p.status.failed, p.indexes().len()), (Some(1), 0), "it is counted, and backs off");
+    let strict = json!({"completionMode": "Indexed", "completions": 2, "parallelism": 2, "backoffLimit": 0});
+    let p = pass(&job(strict, json!({})), &[of_index(2, "Failed"), of_index(0, "Running"), of_index(1, "Running")], LATE);
+    assert!(p.plan.end.is_none(), "what is none of its indexes cannot fail it");
+    let own = json!({"completionMode": "Indexed", "completions": 2, "parallelism": 2, "backoffLimitPerIndex": 3});
+    let p = pass(&job(own, json!({})), &[failed_before(2, 0), of_index(0, "Running"), of_index(1, "Running")], LATE);
+    assert_eq!(p.untracked(), ["p2"], "nothing takes its place, so nothing waits for it");
     // A pod of an index that is beyond the end goes.
     let p = pass(&job(two.clone(), json!({})), &[of_index(0, "Running"), of_index(1, "Running"), of_index(2, "Running")], LATE);
     assert_eq!(p.deleted(), ["p2"]);
@@ -449,7 +458,7 @@ fn the_last_failure_of_an_index_says_how_often_it_failed() {
     let spec = json!({"completionMode": "Indexed", "completions": 1, "parallelism": 1, "backoffLimitPerIndex": 9,
         "podFailurePolicy": {"rules": [{"action": "Ignore", "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}]}]}});
     let earlier = with(of_index(0, "Failed"), "/metadata/name", "earlier".into());
-    let earlier = with(with(earlier, "/metadata/uid", "earlier".into()), "/metadata/annotations/batch.kubernetes.io~1job-index-failure-count", "0".into());
+    let earlier = with(earlier, "/metadata/uid", "earlier".into());
     for pods in [[earlier.clone(), failed_before(0, 1)], [failed_before(0, 1), earlier]] {
         let p = pass(&job(spec.clone(), json!({})), &pods, LATE);
         assert_eq!(p.created().iter().map(|n| (n.failures, n.ignored)).collect::<Vec<_>>(), [(2, 0)]);
@@ -458,6 +467,14 @@ fn the_last_failure_of_an_index_says_how_often_it_failed() {
     let disrupted = with(failed_before(0, 1), "/status/conditions", json!([{"type": "DisruptionTarget", "status": "True"}]));
     let p = pass(&job(spec.clone(), json!({})), &[disrupted], LATE);
     assert_eq!(p.created().iter().map(|n| (n.failures, n.ignored)).collect::<Vec<_>>(), [(1, 1)]);
+    // Both sorts count for which was the last, and for how long the next one waits.
+    let mut both = failed_before(0, 1);
+    both["metadata"]["annotations"][INDEX_IGNORED] = "1".into();
+    let sooner = with(with(failed_before(0, 1), "/metadata/name", "sooner".into()), "/metadata/uid", "sooner".into());
+    let p = pass(&job(spec.clone(), json!({})), &[both.clone(), sooner], LATE);
+    assert_eq!(p.created().iter().map(|n| (n.failures, n.ignored)).collect::<Vec<_>>(), [(2, 1)]);
+    let p = pass(&job(spec.clone(), json!({})), &[both], "00:00:30");
+    assert_eq!((p.created().len(), p.plan.again), (0, Some(Duration::from_secs(10))), "forty seconds after the third");
     // A pod whose failure is in no count any more is not replaced again.
     let gone = with(failed_before(0, 1), "/metadata/finalizers", json!([]));
     assert_eq!(pass(&job(spec, json!({})), &[gone], LATE).created().iter().map(|n| n.failures).collect::<Vec<_>>(), [0]);
