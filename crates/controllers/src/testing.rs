@@ -8,7 +8,7 @@ use kube::client::Body;
 use reconcile::{Informer, Informers, Object, Tasks};
 use serde_json::{Value, json};
 
-/// A client whose requests `answer` answers by path; else lists of all namespaces hold those of `objects`
+/// A client whose requests `answer` answers by path (a `Status` with its code); else lists of all namespaces hold those of `objects`
 /// that belong there, and nothing else is found. Watches stay silent.
 pub fn client(objects: Vec<Value>, answer: impl Fn(&str) -> Option<Value> + Clone + Send + Sync + 'static) -> Client {
     let service = tower::service_fn(move |request: Request<Body>| {
@@ -20,7 +20,8 @@ pub fn client(objects: Vec<Value>, answer: impl Fn(&str) -> Option<Value> + Clon
                 std::future::pending::<()>().await;
             }
             let missing = || json!({"kind": "Status", "status": "Failure", "code": 404, "reason": "NotFound", "message": "not found", "metadata": {}});
-            let (code, body) = found.map_or_else(|| (404, missing()), |found| (200, found));
+            let body = found.unwrap_or_else(missing);
+            let code = if body["kind"] == "Status" { body["code"].as_u64().and_then(|c| c.try_into().ok()).unwrap_or(500) } else { 200 };
             Ok::<_, Infallible>(Response::builder().status(code).body(Body::from(body.to_string().into_bytes())).expect("a response"))
         }
     });

@@ -152,4 +152,10 @@ mod tests {
         let brief = SignedDuration::from_mins(5);
         assert_eq!(validity(Some(3600), brief, now, far).1, now + brief, "no longer than the signer was told");
     }
+
+    #[test]
+    fn one_authority_may_be_all_signers_for_a_year() {
+        let signing = Signing::by(Authority::Files("ca.crt".into(), "ca.key".into()));
+        assert_eq!((signing.lifetime, signing.authorities.into_keys().collect::<Vec<_>>().len()), (LIFETIME, SIGNERS.len()));
+    }
 }

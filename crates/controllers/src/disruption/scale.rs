@@ -156,6 +156,9 @@ mod tests {
             "/api/v1" => Some(json!({"groupVersion": "v1", "resources": [{"name": "pods", "singularName": "pod", "namespaced": true, "kind": "Pod", "verbs": []}]})),
             "/apis/example.com/v1/namespaces/n/things/t/scale" => Some(json!({"metadata": {"name": "t", "uid": "t"}, "spec": {"replicas": 7}})),
             "/apis/example.com/v1/namespaces/n/things/new/scale" => Some(json!({"metadata": {"name": "new", "uid": "another"}, "spec": {"replicas": 7}})),
+            "/apis/example.com/v1/namespaces/n/things/broken/scale" => {
+                Some(json!({"kind": "Status", "status": "Failure", "code": 503, "reason": "ServiceUnavailable", "message": "try later", "metadata": {}}))
+            }
             _ => None,
         });
         let scales = Scales::new(client.clone(), &Informers::new(client, reconcile::Tasks::new()));
@@ -193,6 +196,7 @@ mod tests {
         let gone = Err("found no controllers for pod \"p\"".to_string());
         assert_eq!(asked("example.com/v1", "Thing", "gone").await, gone);
         assert_eq!(asked("example.com/v1", "Thing", "new").await, gone, "it is a later one of that name");
+        assert_eq!(asked("example.com/v1", "Thing", "broken").await, Err("try later".into()));
         assert_eq!(asked("example.com/v1", "Toy", "t").await, Err("toys.example.com does not implement the scale subresource".into()));
         assert_eq!(asked("v1", "Pod", "t").await, Err("pods does not implement the scale subresource".into()));
         assert_eq!(asked("example.com/v1", "Cat", "t").await, Err("no matches for kind \"Cat\" in version \"example.com/v1\"".into()));

@@ -172,6 +172,7 @@ mod tests {
         let judge = |ready, unready| Settings::default().judge(ready, unready);
         assert_eq!(judge(0, 1), ZoneState::Full);
         assert_eq!(judge(1, 1), ZoneState::Normal, "two of few are no disruption");
+        assert_eq!(judge(1, 2), ZoneState::Normal);
         assert_eq!(judge(2, 2), ZoneState::Normal);
         assert_eq!(judge(2, 3), ZoneState::Partial);
         assert_eq!(judge(3, 3), ZoneState::Normal, "half is less than 55 %");

@@ -104,6 +104,8 @@ mod tests {
         let set = rc.as_set();
         assert_eq!((set.spec.as_ref().and_then(|s| s.replicas), set.spec.as_ref().and_then(|s| s.min_ready_seconds)), (Some(2), Some(3)));
         assert_eq!(rc.with_status(set.status.expect("a status")), rc);
+        let told = rc.with_status(ReplicaSetStatus { replicas: 2, ..ReplicaSetStatus::default() });
+        assert_eq!(told.status.map(|s| s.replicas), Some(2));
         assert!(rc.selects(&BTreeMap::from([("a".into(), "b".into())])));
         assert!(!rc.selects(&BTreeMap::new()) && !ReplicationController::default().selects(&BTreeMap::new()));
     }

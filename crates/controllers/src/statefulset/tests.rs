@@ -31,7 +31,7 @@ fn parallel(mut spec: Value) -> StatefulSet {
 }
 
 /// `ordinal revision state`: ready (long enough), fresh (for 4 s), unready, pending, failed,
-/// succeeded, deleting, unlabelled (ready, without its name as a label).
+/// succeeded, deleting, unlabelled (ready, without its name as a label), lost (ready when it was last heard of).
 fn pod(text: &str) -> Arc<Pod> {
     let [ordinal, revision, state] = text.split(' ').collect::<Vec<_>>()[..] else { panic!("{text}") };
     let name = format!("s-{ordinal}");
@@ -39,10 +39,11 @@ fn pod(text: &str) -> Arc<Pod> {
         "failed" => "Failed",
         "succeeded" => "Succeeded",
         "pending" => "Pending",
+        "lost" => "Unknown",
         _ => "Running",
     };
     let since = if state == "fresh" { now() - SignedDuration::from_secs(4) } else { now() - SignedDuration::from_secs(400) };
-    let ready = matches!(state, "ready" | "fresh" | "deleting" | "unlabelled");
+    let ready = matches!(state, "ready" | "fresh" | "deleting" | "unlabelled" | "lost");
     let mut pod: Pod = serde_json::from_value(json!({
         "metadata": {"name": name, "namespace": "x", "uid": name, "labels": {"app": "s", REVISION_LABEL: revision, POD_NAME_LABEL: name}},
         "spec": {"containers": []},
@@ -93,7 +94,7 @@ fn does(set: &StatefulSet, there: &[&str]) -> Vec<String> {
 fn pods_are_made_one_after_the_other() {
     let set = set(json!({}));
     assert_eq!(does(&set, &[]), ["+0 new"]);
-    for state in ["pending", "unready", "fresh", "deleting"] {
+    for state in ["pending", "unready", "fresh", "deleting", "lost"] {
         assert!(does(&set, &[&format!("0 new {state}")]).iter().all(|a| a.starts_with("claims")), "{state}");
     }
     assert_eq!(does(&set, &["0 new ready"]), ["+1 new"]);

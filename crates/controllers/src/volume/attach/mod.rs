@@ -336,6 +336,8 @@ mod tests {
         assert!(wants(&pod(true, "Running", json!([ended, running]))), "one of its containers runs on");
         assert!(!wants(&pod(true, "Running", json!([ended, waiting]))) && !wants(&pod(true, "Pending", json!([]))));
         assert_eq!(node_of(&pod(false, "Running", json!([]))), Some("n"));
+        let one: Pod = serde_json::from_value(json!({"spec": {"containers": [], "volumes": [{"name": "v", "persistentVolumeClaim": {"claimName": "c"}}]}})).expect("a pod");
+        assert_eq!((volumes_of(&one).iter().map(|v| v.name.as_str()).collect::<Vec<_>>(), volumes_of(&Pod::default()).len()), (vec!["v"], 0));
         let nowhere = |spec: Value| serde_json::from_value::<Pod>(json!({"metadata": {}, "spec": spec})).expect("a pod");
         assert_eq!((node_of(&nowhere(json!({"nodeName": "", "containers": []}))), node_of(&nowhere(json!({"containers": []})))), (None, None));
     }

@@ -534,6 +534,20 @@ mod tests {
         let old = |used: Value| World { node: Some(node(json!([fc, "kubernetes.io/other/x"]), used)), ..World::new(false, None) }.plan();
         assert_eq!(names(old(json!([])).report), Some(vec!["kubernetes.io/other/x".to_string()]));
         assert_eq!(old(json!([fc])).report, None, "it is mounted");
+        let spec = json!({"metadata": {"name": "pv"}, "spec": {"fc": {"wwids": ["w"]}}});
+        let wanted = attachable(&serde_json::from_value(spec).expect("a volume"), |_| true).expect("it is told of");
+        let node: Node = serde_json::from_value(node(json!([fc]), json!([fc]))).expect("a node");
+        let input = Input {
+            name: "n",
+            node: Some(&node),
+            wanted: [(fc.to_string(), (wanted, Vec::new()))].into(),
+            attachments: Vec::new(),
+            volume: &|_| None,
+            elsewhere: &|_| Elsewhere::default(),
+            leaving: &|_| Duration::ZERO,
+            now: Timestamp::UNIX_EPOCH,
+        };
+        assert_eq!(plan(&input), Plan::default(), "it is wanted and told of: nobody waits for its end");
     }
 
     #[test]
