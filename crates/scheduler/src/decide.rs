@@ -19,7 +19,7 @@ pub struct NodeReasons {
 }
 
 /// What comes of a pod.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone)]
 pub enum Decision {
     /// It goes to this node.
     Bind(String),
@@ -30,7 +30,7 @@ pub enum Decision {
 }
 
 /// Why a pod fits nowhere.
-#[derive(Debug, Clone, PartialEq, Default)]
+#[derive(Debug, Clone, Default)]
 pub struct Failure {
     /// In upstream's words.
     pub message: String,
@@ -78,9 +78,6 @@ const FEW_NODES: usize = 100;
 
 /// How many fitting nodes are enough among `all`.
 pub(crate) fn enough(all: usize, percentage: u32) -> usize {
-    if all < FEW_NODES {
-        return all;
-    }
     let percentage = match percentage {
         0 => 50usize.saturating_sub(all / 125).max(5),
         percentage => percentage as usize,

@@ -33,13 +33,6 @@ pub struct Victims {
     pub violations: usize,
 }
 
-impl PartialEq for Victims {
-    fn eq(&self, other: &Victims) -> bool {
-        let uids = |v: &Victims| v.pods.iter().map(|p| p.uid().to_string()).collect::<Vec<_>>();
-        self.node == other.node && uids(self) == uids(other) && self.violations == other.violations
-    }
-}
-
 /// Why preemption does not help.
 pub(crate) struct Helpless {
     /// In upstream's words.

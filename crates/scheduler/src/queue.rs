@@ -74,7 +74,6 @@ impl Queue {
         match entry.place {
             Place::Gated if !gated => self.activate(&uid),
             Place::Unschedulable(..) if changed => self.ready(&uid),
-            Place::Active(priority, _) if changed && priority.0 != pod.shape.priority => self.activate(&uid),
             _ => {}
         }
     }
@@ -263,8 +262,51 @@ mod tests {
         queue.promote(begin + Duration::from_secs(299));
         assert_eq!(pop(&mut queue), None);
         queue.promote(begin + Duration::from_secs(301));
-        queue.promote(begin + Duration::from_secs(302));
         assert_eq!(pop(&mut queue).as_deref(), Some("p"));
+        // Unless its back-off is longer.
+        let mut patient = Queue::new(Duration::from_secs(1000), Duration::from_secs(1000));
+        patient.put(&pod("p", 0, json!([])), 0, false);
+        pop(&mut patient);
+        patient.failed("p", vec!["NodePorts"], begin);
+        assert_eq!(patient.promote(begin + Duration::from_secs(301)), Some(begin + Duration::from_secs(1000)));
+        assert_eq!(pop(&mut patient), None);
+    }
+
+    #[test]
+    fn who_goes_leaves_the_others_in_their_places() {
+        let (mut queue, begin) = (queue(), Instant::now());
+        for name in ["a", "b", "c"] {
+            queue.put(&pod(name, 0, json!([])), 0, false);
+        }
+        assert!(queue.nobody_waits());
+        queue.remove("a");
+        assert!(queue.get("a").is_none() && queue.get("b").is_some_and(|e| e.attempts == 0));
+        // Two that fail at the same time are both there again.
+        assert_eq!([pop(&mut queue), pop(&mut queue), pop(&mut queue)].map(Option::unwrap_or_default), ["b", "c", ""]);
+        for name in ["b", "c"] {
+            queue.failed(name, vec!["NodePorts"], begin);
+        }
+        assert!(!queue.nobody_waits());
+        assert_eq!(counts(&queue), [0, 0, 2]);
+        queue.wake(|_| true);
+        assert_eq!(counts(&queue), [0, 2, 0]);
+        queue.activate_waiting("b");
+        assert_eq!(counts(&queue), [0, 2, 0], "its back-off goes on");
+        queue.promote(begin + Duration::from_secs(1));
+        assert_eq!([pop(&mut queue), pop(&mut queue)].map(Option::unwrap_or_default), ["b", "c"]);
+        queue.failed("c", vec!["NodePorts"], begin);
+        queue.activate_waiting("c");
+        assert_eq!(pop(&mut queue).as_deref(), Some("c"));
+    }
+
+    #[test]
+    fn gates_that_are_left_hold() {
+        let mut queue = queue();
+        queue.put(&pod("p", 0, json!([])), 0, true);
+        queue.put(&pod("p", 0, json!([{"operator": "Exists"}])), 0, true);
+        assert_eq!((pop(&mut queue), queue.gated.len()), (None, 1));
+        queue.remove("p");
+        assert_eq!(queue.gated.len(), 0);
     }
 
     #[test]

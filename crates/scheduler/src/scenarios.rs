@@ -15,6 +15,11 @@ use crate::plugin::{Check, Plugin, Prepared, Rejection, Site};
 use crate::pod::PodInfo;
 use crate::preempt::Budget;
 
+mod choices;
+mod objects;
+mod scores;
+mod waking;
+
 fn node(name: &str, extra: Value) -> Arc<NodeView> {
     let zone = name.split('-').next().unwrap_or(name);
     let mut node = json!({"metadata": {"name": name, "labels": {"kubernetes.io/hostname": name, "topology.kubernetes.io/zone": zone}},
@@ -344,7 +349,7 @@ fn preemption_must_not() {
     let both = [("a", of_priority("x", 1, "1")), ("a", of_priority("y", 10, "3"))];
     check(&nodes, &both, &of_priority("p", 10, "2"), "preemption: 0/1 nodes are available: 1 Insufficient cpu.");
     let off = profiled(|p| p.disable(None, "DefaultPreemption"));
-    assert_eq!(failure(off.decide(&mut cluster(&nodes, &full(1)), &of_priority("p", 10, "1"))).preemption, None);
+    assert!(failure(off.decide(&mut cluster(&nodes, &full(1)), &of_priority("p", 10, "1"))).preemption.is_none());
     // Who has made room waits until it is there.
     let mut leaving = full(1)[0].1.as_ref().clone();
     (leaving.terminating, leaving.preempted) = (true, true);

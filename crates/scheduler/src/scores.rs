@@ -203,20 +203,20 @@ impl Cycle<'_> {
 
 /// How evenly resources are used.
 #[derive(Default)]
-struct Evenness {
+pub(crate) struct Evenness {
     fractions: [f64; 8],
     count: usize,
 }
 
 impl Evenness {
-    fn add(&mut self, used: i64, all: i64) {
+    pub(crate) fn add(&mut self, used: i64, all: i64) {
         if self.count < self.fractions.len() {
             self.fractions[self.count] = (used as f64 / all as f64).min(1.0);
             self.count += 1;
         }
     }
 
-    fn score(&self) -> i64 {
+    pub(crate) fn score(&self) -> i64 {
         let deviation = match &self.fractions[..self.count] {
             [a, b] => ((a - b) / 2.0).abs(),
             few if few.len() < 2 => 0.0,
@@ -240,7 +240,7 @@ pub(crate) fn normalized(mut counts: Vec<i64>, reverse: bool) -> Vec<i64> {
 }
 
 /// The value of a broken line at a utilization; the points' scores go from 0 to 10.
-fn on_shape(shape: &[(i64, i64)], at: i64) -> i64 {
+pub(crate) fn on_shape(shape: &[(i64, i64)], at: i64) -> i64 {
     let score = |i: usize| shape[i].1 * (MAX / 10);
     match shape.iter().position(|(utilization, _)| at <= *utilization) {
         Some(0) => score(0),

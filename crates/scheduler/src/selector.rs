@@ -203,6 +203,9 @@ mod tests {
             (json!([{"key": "disk", "operator": "Exists"}]), false),
             (json!([{"key": "disk", "operator": "DoesNotExist"}]), true),
             (json!([{"key": "cores", "operator": "Gt", "values": ["4"]}]), true),
+            (json!([{"key": "cores", "operator": "Gt", "values": ["8"]}]), false),
+            (json!([{"key": "cores", "operator": "Lt", "values": ["9"]}]), true),
+            (json!([{"key": "cores", "operator": "Lt", "values": ["8"]}]), false),
             (json!([{"key": "cores", "operator": "Lt", "values": ["4"]}]), false),
             (json!([{"key": "zone", "operator": "Gt", "values": ["4"]}]), false),
             (json!([{"key": "zone", "operator": "Like", "values": ["a"]}]), false),
@@ -220,6 +223,7 @@ mod tests {
         let field = |names: &[&str]| json!({"key": "metadata.name", "operator": "In", "values": names});
         assert_eq!(rule(json!([{"matchFields": [field(&["a", "b"]), field(&["b"])]}, {"matchFields": [field(&["c"])]}])).names(), Some(vec!["b", "c"]));
         assert_eq!(rule(json!([{"matchFields": [field(&["a"])]}, {"matchExpressions": [{"key": "k", "operator": "Exists"}]}])).names(), None);
+        assert_eq!(rule(json!([{"matchFields": [{"key": "metadata.name", "operator": "NotIn", "values": ["a"]}]}])).names(), None);
         assert!(rule(json!([{"matchFields": [field(&["a"])]}])).allows("a", &Labels::default()));
     }
 }

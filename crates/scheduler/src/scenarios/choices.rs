@@ -1,0 +1,132 @@
+//! Scenarios of preemption and of the choice of a node, beyond those of the plug-ins: how far the search
+//! for victims goes, what is said when it fails, nominations, and what a failure carries.
+
+use super::*;
+
+fn guard(app: &str, allowed: i32) -> Budget {
+    let selector = Some(serde_json::from_value(json!({"matchLabels": {"app": app}})).expect("a selector"));
+    Budget { namespace: "default".into(), selector, allowed, disrupted: BTreeSet::new() }
+}
+
+/// How many choices of victims are found, for each node with which the search may begin.
+fn choices(asked: &Asked, nodes: &[Arc<NodeView>], pods: &[(&str, Arc<PodInfo>)], wanted: &PodInfo) -> BTreeSet<usize> {
+    let of = |seed| {
+        let turn = Turn { config: &asked.config, profile: 0, plugins: &[], budgets: &asked.budgets, start: 0, seed, explain: true };
+        let failure = failure(decide(&mut cluster(nodes, pods), wanted, &turn).decision);
+        assert_eq!(failure.preemption.expect("victims").violations, 0, "a choice against no budget is looked for, and taken");
+        failure.choices.len()
+    };
+    (0..16).map(of).collect()
+}
+
+#[test]
+fn the_search_for_victims_ends_when_there_are_enough() {
+    let nodes = ["a", "b", "c", "d"].map(|n| node(n, json!({})));
+    let pods = ["a", "b", "c", "d"].map(|n| (n, of_priority(n, 1, "4")));
+    let sized = |percentage, absolute| {
+        profiled(|p| (p.min_candidate_nodes_percentage, p.min_candidate_nodes_absolute) = (percentage, absolute))
+    };
+    let high = of_priority("high", 10, "1");
+    let found = |asked: &Asked| choices(asked, &nodes, &pods, &high);
+    assert_eq!(found(&sized(50, 1)), BTreeSet::from([2]), "half of the nodes");
+    assert_eq!(found(&sized(10, 3)), BTreeSet::from([3]));
+    assert_eq!(found(&sized(10, 100)), BTreeSet::from([4]), "no more than there are");
+    // Choices against a budget count, but do not end it alone.
+    let guarded = |n: usize, asked: Asked| Asked { budgets: pods[..n].iter().map(|(name, _)| guard(name, 0)).collect(), ..asked };
+    let three = |asked: &Asked| choices(asked, &nodes[..3], &pods[..3], &high);
+    assert_eq!(three(&guarded(1, sized(0, 2))), BTreeSet::from([2]));
+    assert_eq!(three(&guarded(2, sized(0, 1))), BTreeSet::from([1, 2, 3]));
+}
+
+#[test]
+fn reasons_of_preemption_are_counted_each() {
+    let nodes = [node("a", json!({})), node("b", json!({})), node("c", json!({}))];
+    let memory = pod("m", json!({"priority": 10, "containers": [{"name": "c", "resources": {"requests": {"memory": "8Gi"}}}]}));
+    let low = |name: &str| pod(name, json!({"priority": 1}));
+    let pods = [("a", of_priority("x", 10, "4")), ("b", of_priority("y", 10, "4")), ("c", memory), ("a", low("l1")), ("b", low("l2")), ("c", low("l3"))];
+    let wanted = pod("p", json!({"priority": 10, "containers": [{"name": "c", "resources": {"requests": {"cpu": "1", "memory": "1Gi"}}}]}));
+    check(&nodes, &pods, &wanted, "preemption: 0/3 nodes are available: 1 Insufficient memory, 2 Insufficient cpu.");
+}
+
+#[test]
+fn only_those_wait_who_have_made_room_where_they_may_go() {
+    let nodes = [node("a", json!({})), node("b", json!({}))];
+    let ask = |nodes: &[Arc<NodeView>], left: i32, preempted: bool| {
+        let mut leaving = of_priority("x", left, "4").as_ref().clone();
+        (leaving.terminating, leaving.preempted) = (true, preempted);
+        let mut wanted = of_priority("p", 10, "1").as_ref().clone();
+        wanted.nominated = Some("a".into());
+        let pods = [("a", Arc::new(leaving)), ("b", of_priority("y", 1, "4"))];
+        let failure = failure(plain().decide(&mut cluster(nodes, &pods), &wanted));
+        failure.preemption.map(|v| v.node).unwrap_or(failure.message)
+    };
+    assert!(ask(&nodes, 1, true).contains("a terminating pod on the nominated node"));
+    assert_ne!(ask(&nodes, 1, false).len(), 0);
+    assert!(!ask(&nodes, 1, false).contains("terminating pod"), "it goes for a reason of its own");
+    assert_eq!(ask(&nodes, 10, true), "b", "it was not displaced for this one");
+    let cordoned = [node("a", json!({"spec": {"unschedulable": true}})), nodes[1].clone()];
+    assert_eq!(ask(&cordoned, 1, true), "b", "there is no use in waiting for a node that is closed");
+    let other = [nodes[0].clone(), node("b", json!({"spec": {"unschedulable": true}}))];
+    assert!(ask(&other, 1, true).contains("a terminating pod on the nominated node"), "another node is closed");
+}
+
+#[test]
+fn a_nominated_node_goes_before_better_ones() {
+    let nodes = [node("a", json!({})), node("b", json!({}))];
+    let mut wanted = pod("p", cpu("1")).as_ref().clone();
+    let ask = |wanted: &PodInfo| bound(plain().decide(&mut cluster(&nodes, &[("a", pod("x", cpu("2")))]), wanted));
+    assert_eq!(ask(&wanted), "b");
+    wanted.nominated = Some("a".into());
+    assert_eq!(ask(&wanted), "a");
+    wanted.nominated = Some("gone".into());
+    assert_eq!(ask(&wanted), "b");
+}
+
+#[test]
+fn equal_nodes_are_picked_by_the_seed() {
+    let nodes = ["a", "b", "c"].map(|n| node(n, json!({})));
+    let asked = plain();
+    let pick = |seed| {
+        let turn = Turn { config: &asked.config, profile: 0, plugins: &[], budgets: &[], start: 0, seed, explain: false };
+        bound(decide(&mut cluster(&nodes, &[]), &pod("p", json!({})), &turn).decision)
+    };
+    assert_eq!((0..32).map(pick).collect::<BTreeSet<_>>().len(), 3);
+}
+
+#[test]
+fn a_failure_says_what_is_to_be_done() {
+    let nothing = failure(plain().decide(&mut cluster(&[], &[]), &pod("p", json!({}))));
+    assert!(nothing.clear_nomination, "there is no node to be nominated to");
+    let whole = Asked { plugins: vec![Arc::new(Refuses("whole"))], ..profiled(|p| p.enable(None, "VolumeZone", 5)) };
+    assert_eq!(failure(whole.decide(&mut cluster(&[node("a", json!({}))], &[]), &pod("p", json!({})))).plugins, BTreeSet::from(["VolumeZone"]));
+    // All nodes that the pod names have been looked at: none is left for it to have refused.
+    let named = json!({"affinity": {"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": [
+        {"matchFields": [{"key": "metadata.name", "operator": "In", "values": ["a"]}]}]}}}});
+    check(&[tainted("a", "NoSchedule")], &[], &pod("p", named), "0/1 nodes are available: 1 node(s) had untolerated taint(s). no new claims");
+}
+
+#[test]
+fn what_keeps_others_away_is_heeded_from_when_it_came() {
+    let mut world = cluster(&[node("a-1", json!({}))], &[]);
+    let plain_pod = pod("p", json!({}));
+    assert_eq!(bound(plain().decide(&mut world, &plain_pod)), "a-1");
+    world.place("a-1", &pod("shy", affinity("podAntiAffinity", "p", ZONE)));
+    assert!(bound(plain().decide(&mut world, &plain_pod)).contains("existing pods anti-affinity"));
+    world.remove_pod("shy");
+    assert_eq!(bound(plain().decide(&mut world, &plain_pod)), "a-1");
+}
+
+#[test]
+fn plugins_are_enabled_as_they_were() {
+    let mut profile = Profile::default();
+    profile.disable(None, "TaintToleration");
+    profile.disable(Some(Point::Filter), "NodePorts");
+    profile.disable(Some(Point::Filter), "NodeName");
+    profile.enable(None, "TaintToleration", 0);
+    profile.enable(None, "NodePorts", 0);
+    assert_eq!(profile.weight("TaintToleration"), 3, "with its own weight");
+    assert!(profile.has(Point::Filter, "NodePorts"), "at all points");
+    assert!(!profile.has(Point::Filter, "NodeName"), "another one stays off");
+    profile.disable(Some(Point::PreScore), "TaintToleration");
+    assert_eq!(profile.weight("TaintToleration"), 0, "what is worked out before the score is lacking");
+}
