@@ -233,5 +233,6 @@ mod tests {
         assert_eq!(forbidden(&[budget("other", web, 0)]), "");
         assert_eq!(forbidden(&[budget("n", json!({}), 0), budget("n", Value::Null, 0)]), "", "neither selects anything");
         assert_eq!(forbidden(&[budget("n", json!({"matchLabels": {"app": "db"}}), 0)]), "");
+        assert_eq!(forbidden(&[budget("n", json!({"matchExpressions": [{"key": "app", "operator": "DoesNotExist"}]}), 0)]), "", "pods without labels are nobody's");
     }
 }

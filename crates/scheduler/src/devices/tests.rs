@@ -5,6 +5,7 @@ mod extended;
 mod found;
 mod flow;
 mod property;
+mod sharing;
 mod shell;
 
 use std::collections::BTreeSet;

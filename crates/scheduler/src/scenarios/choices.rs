@@ -130,3 +130,61 @@ fn plugins_are_enabled_as_they_were() {
     profile.disable(Some(Point::PreScore), "TaintToleration");
     assert_eq!(profile.weight("TaintToleration"), 0, "what is worked out before the score is lacking");
 }
+
+#[test]
+fn what_is_selected_is_heeded_from_when_it_came() {
+    let nodes = [node("a-1", json!({})), node("b-1", json!({"status": {"allocatable": {"cpu": "3"}}}))];
+    let mut world = cluster(&nodes, &[("a-1", labelled("w1", json!({"app": "web"}), json!({}))), ("b-1", pod("x", cpu("1")))]);
+    let wanted = labelled("w2", json!({"app": "web"}), json!({}));
+    assert_eq!(bound(plain().decide(&mut world, &wanted)), "a-1");
+    world.workloads.services.insert(("default".into(), "web".into()), vec![("app".into(), "web".into())]);
+    world.workloads.generation += 1;
+    assert_eq!(bound(plain().decide(&mut world, &wanted)), "b-1", "pods of a service are spread");
+}
+
+#[test]
+fn affinity_of_those_who_are_there_counts_as_the_profile_says() {
+    let nodes = [node("a-1", json!({})), node("b-1", json!({}))];
+    let prefers = json!({"affinity": {"podAffinity": {"preferredDuringSchedulingIgnoredDuringExecution": [
+        {"weight": 100, "podAffinityTerm": {"labelSelector": {"matchLabels": {"app": "p"}}, "topologyKey": ZONE}}]}}});
+    let ask = |there: Value, wanted: Value, change: fn(&mut Profile)| {
+        let pods = [("a-1", pod("x", there)), ("a-1", pod("y", cpu("1")))];
+        bound(profiled(change).decide(&mut cluster(&nodes, &pods), &pod("p", wanted)))
+    };
+    let requires = || affinity("podAffinity", "p", ZONE);
+    assert_eq!(ask(requires(), json!({}), |_| ()), "a-1", "what it must be near to");
+    assert_eq!(ask(requires(), json!({}), |p| p.hard_pod_affinity_weight = 0), "b-1");
+    assert_eq!(ask(prefers.clone(), json!({}), |_| ()), "a-1");
+    let ignoring = |p: &mut Profile| p.ignore_preferred_terms_of_existing_pods = true;
+    assert_eq!((ask(prefers.clone(), json!({}), ignoring), ask(requires(), json!({}), ignoring)), ("b-1".into(), "b-1".into()));
+    let own = json!({"affinity": {"podAffinity": {"preferredDuringSchedulingIgnoredDuringExecution": [
+        {"weight": 1, "podAffinityTerm": {"labelSelector": {"matchLabels": {"app": "nobody"}}, "topologyKey": ZONE}}]}}});
+    assert_eq!(ask(prefers, own, ignoring), "a-1", "a pod with preferences of its own heeds them");
+}
+
+#[test]
+fn nominated_pods_count_when_pods_are_spread() {
+    let nodes = [node("a-1", json!({})), node("b-1", json!({}))];
+    let mut world = cluster(&nodes, &[("a-1", labelled("w", json!({"app": "web"}), json!({})))]);
+    world.nominate(&labelled("n", json!({"app": "web"}), json!({"priority": 5})), Some("b-1"));
+    let wanted = labelled("p", json!({"app": "web"}), spread(json!({})));
+    assert_eq!(bound(plain().decide(&mut world, &wanted)), "b-1", "with it there are as many as in the other zone");
+    world.nominate(&labelled("m", json!({"app": "web"}), json!({"priority": 5})), Some("b-1"));
+    assert!(bound(plain().decide(&mut world, &wanted)).contains("topology spread constraints"));
+}
+
+#[test]
+fn nodes_that_went_leave_their_place() {
+    let mut world = cluster(&[node("a", json!({}))], &[("gone", pod("x", json!({})))]);
+    assert_eq!((world.len(), world.is_empty()), (1, false), "of the other one only its pod is known");
+    world.set_node(node("b", json!({})));
+    let place = world.ix("b");
+    world.remove_node("b");
+    assert_eq!(world.len(), 1);
+    world.set_node(node("c", json!({})));
+    assert_eq!(world.ix("c"), place);
+    assert_eq!(world.pod("x").map(|(n, p)| (n.name().to_string(), p.name().to_string())), Some(("gone".into(), "x".into())));
+    world.remove_node("a");
+    world.remove_node("c");
+    assert_eq!((world.len(), world.is_empty(), world.pod("y").is_none()), (0, true, true));
+}

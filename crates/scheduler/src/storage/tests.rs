@@ -12,7 +12,7 @@ use rules::storage;
 use serde_json::{Value, json};
 
 use super::binding::{self, Claims, Promised, Question};
-use super::plugins::{NodeVolumeLimits, VolumeBinding, VolumeRestrictions};
+use super::plugins::{NodeVolumeLimits, VolumeBinding, VolumeRestrictions, VolumeZone};
 use super::{Lookup, limits};
 use crate::cluster::{Cluster, NodeInfo};
 use crate::config::Profile;
@@ -310,6 +310,15 @@ fn disks_that_are_used_once() {
     assert!(conflict(aws("a"), aws("a")) && !conflict(aws("a"), gce("a", false)));
     let rbd = |monitor: &str, image: &str| json!({"name": "x", "rbd": {"monitors": [monitor, "m"], "image": image}});
     assert!(conflict(rbd("a", "i"), rbd("b", "i")) && !conflict(rbd("a", "i"), rbd("a", "j")));
+    let pool = |monitor: &str, pool: &str, read_only: bool| json!({"name": "x", "rbd": {"monitors": [monitor], "image": "i", "pool": pool, "readOnly": read_only}});
+    assert!(conflict(pool("a", "p", false), pool("a", "p", true)) && conflict(pool("a", "rbd", false), rbd("a", "i")), "that is the usual one");
+    assert!(!conflict(pool("a", "p", false), pool("a", "q", false)) && !conflict(pool("a", "p", false), pool("b", "p", false)) && !conflict(pool("a", "p", true), pool("a", "p", true)));
+    let iscsi = |iqn: &str, read_only: bool| json!({"name": "x", "iscsi": {"targetPortal": "t", "iqn": iqn, "lun": 0, "readOnly": read_only}});
+    assert!(conflict(iscsi("a", false), iscsi("a", true)) && conflict(iscsi("a", false), iscsi("a", false)));
+    assert!(!conflict(iscsi("a", true), iscsi("a", true)) && !conflict(iscsi("a", false), iscsi("b", false)));
+    let exclusive = |volume: Value| limits::is_exclusive(&pod("p", json!([volume])).shape.volumes[0]);
+    assert!(exclusive(gce("a", false)) && exclusive(aws("a")) && exclusive(rbd("a", "i")) && exclusive(iscsi("a", false)));
+    assert!(!exclusive(json!({"name": "x", "persistentVolumeClaim": {"claimName": "c"}})) && !exclusive(json!({"name": "x", "azureDisk": {"diskName": "d"}})));
 }
 
 #[test]
@@ -515,4 +524,83 @@ fn drivers_limit_what_pods_describe_themselves() {
     assert_eq!(ask(None, "a", &broken), "fits");
     let why = "converting volume(x) from inline to csi: kind(Shared) is not supported in csi migration";
     assert_eq!(ask(Some(limited("another")), "a", &broken), why);
+}
+
+#[test]
+fn plugins_take_part_where_volumes_are() {
+    let known = {
+        let mut known = Known::new();
+        let node = json!({"metadata": {"name": "a"}, "spec": {"drivers": [{"name": "csi.io", "nodeID": "a", "allocatable": {"count": 0}}]}});
+        known.csi_nodes.push(Arc::new(serde_json::from_value(node).expect("a CSINode")));
+        known.claim("c", "now", bound("c"));
+        known.volume("c", "now", "a", json!({"spec": {"local": null, "csi": {"driver": "csi.io", "volumeHandle": "c"}}}));
+        Arc::new(known)
+    };
+    let (profile, wanted) = (Profile::default(), using("p", &["c"]));
+    let limits_plugin = NodeVolumeLimits(known.clone());
+    let Prepared::Check(check) = limits_plugin.prepare(&wanted, &profile) else { panic!("it has a volume of a driver") };
+    assert_eq!(check.filter(Site::plain(&node("a"))).expect_err("none may be there").reasons(&wanted), [limits::TOO_MANY]);
+    assert!(check.filter(Site::plain(&node("b"))).is_ok());
+    assert_eq!(limits_plugin.name(), "NodeVolumeLimits");
+    assert!(matches!(VolumeZone(known.clone()).prepare(&wanted, &profile), Prepared::Skip), "its volume is in no zone");
+    let binding = VolumeBinding::over(known.clone(), |host| Some(labels(host)));
+    let said = |claim: &str| match binding.prepare(&using("p", &[claim]), &profile) {
+        Prepared::Reject(why) => (why.reasons(&wanted).join(", "), why.resolvable),
+        _ => panic!("it cannot be used"),
+    };
+    known.claim("early", "now", json!({}));
+    assert_eq!(said("early"), ("pod has unbound immediate PersistentVolumeClaims".into(), false));
+    assert_eq!(said("gone"), ("persistentvolumeclaim \"gone\" not found".into(), false));
+}
+
+#[test]
+fn volumes_that_are_well_used_are_better() {
+    let known = Arc::new(Known::new());
+    known.claim("c", "hand", json!({}));
+    known.claim("d", "late", json!({"spec": {"resources": {"requests": {"storage": "3Gi"}}}}));
+    known.volume("tight", "hand", "a", json!({"spec": {"capacity": {"storage": "1Gi"}}}));
+    known.volume("wide", "hand", "b", json!({"spec": {"capacity": {"storage": "4Gi"}}}));
+    known.volume("late", "late", "b", json!({"spec": {"capacity": {"storage": "4Gi"}}}));
+    let plugin = VolumeBinding::over(known, |host| Some(labels(host)));
+    let (profile, nodes) = (Profile::default(), [node("a"), node("b"), node("x")]);
+    let scores = |claims: &[&str]| match plugin.prepare(&using("p", claims), &profile) {
+        Prepared::Check(check) => check.score(&[&nodes[0], &nodes[1], &nodes[2]]),
+        _ => panic!("it has claims"),
+    };
+    assert_eq!(scores(&["c"]), Some(vec![100, 25, 0]));
+    assert_eq!(scores(&["c", "d"]), Some(vec![100, 50, 0]), "the mean of the classes: a quarter, and three");
+    assert_eq!(Known::new().capacities().len(), 0);
+}
+
+#[test]
+fn two_claims_of_a_class_are_weighed_together() {
+    let known = Known::new();
+    for (name, size) in [("c", "1Gi"), ("d", "2Gi")] {
+        known.claim(name, "hand", json!({"spec": {"resources": {"requests": {"storage": size}}}}));
+        known.volume(name, "hand", "a", json!({"spec": {"capacity": {"storage": "2Gi"}}}));
+    }
+    let plan = |claims: &[&str]| {
+        let claims = binding::claims(&known, &using("p", claims)).expect("they wait");
+        binding::on_node(&known, &Question::new(&known, claims, Promised::default()), "a", &labels("a")).expect("a plan")
+    };
+    assert_eq!(binding::utilization(&plan(&["c", "d"])), Some(75));
+    assert_eq!(binding::utilization(&plan(&[])), None);
+}
+
+#[test]
+fn capacity_is_of_the_class_and_the_place() {
+    let space = |change: Value| {
+        let mut known = Known::new();
+        let driver = json!({"metadata": {"name": "rancher.io/local-path"}, "spec": {"storageCapacity": true}});
+        known.drivers.push(Arc::new(serde_json::from_value(driver).expect("a driver")));
+        let capacity = json!({"metadata": {"name": "x"}, "storageClassName": "late", "nodeTopology": {"matchLabels": {"host": "a"}}, "capacity": "1Gi"});
+        known.capacities.push(Arc::new(serde_json::from_value(merged(capacity, change)).expect("a capacity")));
+        known.claim("c", "late", json!({}));
+        ask(&known, &["c"], "a")
+    };
+    assert_eq!(space(json!({})), "c=new");
+    for short in [json!({"storageClassName": "now"}), json!({"nodeTopology": {"matchLabels": {"host": "b"}}}), json!({"nodeTopology": null}), json!({"capacity": "1Mi"}), json!({"maximumVolumeSize": "1Mi"})] {
+        assert_eq!(space(short.clone()), "node(s) did not have enough free storage", "{short}");
+    }
+    assert_eq!(space(json!({"capacity": "1Mi", "maximumVolumeSize": "2Gi"})), "c=new");
 }
