@@ -56,7 +56,7 @@ impl Toleration {
             && (self.key.is_empty() || self.key == taint.key)
             && match self.operator.as_ref() {
                 "Exists" => true,
-                "" | "Equal" => !self.key.is_empty() && self.value == taint.value,
+                "" | "Equal" => self.value == taint.value,
                 "Lt" => compare(|taint, own| taint < own),
                 "Gt" => compare(|taint, own| taint > own),
                 _ => false,

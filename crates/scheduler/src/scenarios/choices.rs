@@ -1,7 +1,10 @@
 //! Scenarios of preemption and of the choice of a node, beyond those of the plug-ins: how far the search
 //! for victims goes, what is said when it fails, nominations, and what a failure carries.
 
+use std::collections::HashMap;
+
 use super::*;
+use crate::decide::{candidates, conclude};
 
 fn guard(app: &str, allowed: i32) -> Budget {
     let selector = Some(serde_json::from_value(json!({"matchLabels": {"app": app}})).expect("a selector"));
@@ -187,4 +190,71 @@ fn nodes_that_went_leave_their_place() {
     world.remove_node("a");
     world.remove_node("c");
     assert_eq!((world.len(), world.is_empty(), world.pod("y").is_none()), (0, true, true));
+}
+
+#[test]
+fn others_have_their_say_between_filters_and_choice() {
+    let nodes = [node("a", json!({})), node("b", json!({})), tainted("c", "NoSchedule")];
+    let asked = plain();
+    let turn = Turn { config: &asked.config, profile: 0, plugins: &[], budgets: &[], start: 0, seed: 0, explain: false };
+    let mut world = cluster(&nodes, &[("a", pod("x", cpu("1")))]);
+    let mut wanted = pod("p", cpu("1")).as_ref().clone();
+    let (found, _) = candidates(&mut world, &wanted, &turn, true);
+    let found = found.expect("two will do");
+    assert_eq!((found.nodes.len(), found.rejected.len(), found.rejected[0].0.as_str(), found.nominated), (2, 1, "c", false));
+    let after = |world: &mut Cluster, nodes: &[&str], scores: &[(&str, i64)]| {
+        let mut left = found.clone();
+        left.nodes = nodes.iter().map(|n| n.to_string()).collect();
+        let scores: HashMap<String, i64> = scores.iter().map(|(n, score)| (n.to_string(), *score)).collect();
+        conclude(world, &wanted, &turn, left, &scores).map(bound)
+    };
+    assert_eq!(after(&mut world, &["a", "b"], &[]).as_deref(), Some("b"));
+    assert_eq!(after(&mut world, &["a"], &[]).as_deref(), Some("a"), "the other one was struck out");
+    assert_eq!(after(&mut world, &["a", "b"], &[("a", 1000)]).as_deref(), Some("a"), "their scores count");
+    assert!(after(&mut world, &[], &[]).is_some_and(|said| said.starts_with("0/3 nodes are available: 1 node(s) had untolerated taint(s).")));
+    // Meanwhile the nodes that were left have been taken.
+    let mut full = cluster(&nodes, &[("a", pod("y", cpu("4"))), ("b", pod("z", cpu("4")))]);
+    assert_eq!(after(&mut full, &["a", "b"], &[]), None);
+    wanted.nominated = Some("a".into());
+    let of = |heed| candidates(&mut cluster(&nodes, &[]), &wanted, &turn, heed).0.map(|c| (c.nodes, c.nominated)).expect("some will do");
+    assert_eq!(of(true), (vec!["a".to_string()], true));
+    assert_eq!((of(false).0.len(), of(false).1), (2, false), "the nomination is not heeded");
+}
+
+#[test]
+fn others_choose_whom_to_displace() {
+    let nodes = [node("a", json!({})), node("b", json!({}))];
+    let pods = [("a", of_priority("x", 1, "4")), ("b", of_priority("y", 2, "4"))];
+    let failed = failure(plain().decide(&mut cluster(&nodes, &pods), &of_priority("high", 10, "1")));
+    assert_eq!((failed.choices.len(), failed.preemption.as_ref().map(|v| v.node.as_str())), (2, Some("a")));
+    let left: Vec<_> = failed.choices.iter().filter(|v| v.node == "b").cloned().collect();
+    let after = failed.clone().after_choices(Ok(left));
+    assert_eq!((after.choices.len(), after.preemption.map(|v| v.node), after.message), (1, Some("b".into()), failed.message.clone()));
+    let none = failed.clone().after_choices(Ok(Vec::new()));
+    assert!(none.preemption.is_none() && none.message.ends_with("preemption: no candidate node for preemption"), "{}", none.message);
+    assert!(failed.after_choices(Err("it is silent".into())).message.ends_with("preemption: it is silent"));
+}
+
+#[test]
+fn extenders_that_may_fail_come_last() {
+    use crate::extender::Extender;
+    use client::{Web, WebTls};
+    let of = |weight: i64, ignorable: bool| Extender {
+        web: Web::new("http://localhost:1", &WebTls::default(), std::time::Duration::from_secs(1)).expect("a URL"),
+        filter_verb: String::new(),
+        prioritize_verb: String::new(),
+        weight,
+        bind_verb: String::new(),
+        preempt_verb: String::new(),
+        node_cache_capable: true,
+        managed_resources: BTreeSet::new(),
+        ignorable,
+    };
+    let mut config = Config::default();
+    config.profiles[0].ignored_resources.insert("example.com/own".into());
+    config.extend(vec![of(1, true), of(2, false)], BTreeSet::new());
+    assert_eq!(config.extenders.iter().map(|e| e.weight).collect::<Vec<_>>(), [2, 1]);
+    assert!(config.profiles[0].ignored_resources.contains("example.com/own"));
+    config.extend(Vec::new(), BTreeSet::from(["example.com/theirs".to_string()]));
+    assert_eq!(config.profiles[0].ignored_resources, BTreeSet::from(["example.com/theirs".to_string()]));
 }

@@ -125,3 +125,88 @@ fn earlier_alternatives_are_worth_more() {
     };
     assert_eq!((given("r/best"), given("r/poor")), (8, 6));
 }
+
+mod plugin {
+    use parking_lot::RwLock;
+
+    use super::*;
+    use crate::cluster::{Cluster, NodeInfo};
+    use crate::config::Profile;
+    use crate::devices::plugin::DynamicResources;
+    use crate::hints::Event;
+    use crate::plugin::{Plugin, Prepared, Site};
+
+    fn over(world: World, ready: bool) -> DynamicResources {
+        DynamicResources::new(Arc::new(RwLock::new(world)), Arc::new(Simple), Box::new(|name| Some(Arc::new(node(name)))), move || ready, None)
+    }
+
+    fn info(name: &str) -> NodeInfo {
+        Cluster::new([Arc::new(node(name))], []).node(name).expect("it is there").clone()
+    }
+
+    fn fits(plugin: &DynamicResources, pod: &PodInfo) -> bool {
+        match plugin.prepare(pod, &Profile::default()) {
+            Prepared::Check(check) => check.filter(Site::plain(&info("a"))).is_ok(),
+            _ => panic!("it has a claim"),
+        }
+    }
+
+    fn named(name: &str, claim: &str) -> PodInfo {
+        read(json!({"metadata": {"name": name, "namespace": "default", "uid": name}, "spec": {"containers": [], "resourceClaims": [{"name": "c", "resourceClaimName": claim}]}}))
+    }
+
+    fn one(name: &str) -> Value {
+        claim(name, json!([exactly("r", json!({}))]), json!({}))
+    }
+
+    #[test]
+    fn what_is_promised_is_kept_until_it_is_taken_back() {
+        let plugin = over(world(&[on_a(plain(&["1"]))], &[one("c"), one("d")]), true);
+        let (first, second) = (named("p", "c"), named("q", "d"));
+        assert!(fits(&plugin, &first) && fits(&plugin, &second));
+        plugin.reserve(&first, "a").expect("it fits");
+        assert!(plugin.must_pre_bind(&first, "a") && !plugin.must_pre_bind(&second, "a"));
+        assert!(!fits(&plugin, &second) && plugin.reserve(&second, "a").is_err());
+        plugin.unreserve(&first, "a");
+        assert!(fits(&plugin, &second) && !plugin.must_pre_bind(&first, "a"));
+        assert!(!plugin.must_pre_bind(&pod(&[]), "a") && matches!(plugin.prepare(&pod(&[]), &Profile::default()), Prepared::Skip));
+        let early = over(world(&[], &[one("c")]), false);
+        assert!(matches!(early.prepare(&first, &Profile::default()), Prepared::Reject(_)), "the devices are not known yet");
+    }
+
+    #[test]
+    fn nodes_are_scored_by_their_best() {
+        let alternative = |kind: &str| json!({"name": kind, "deviceClassName": "gpu", "selectors": selected(&format!("kind={kind}"))});
+        let alternatives = ["0", "1", "2", "3", "4"].map(alternative);
+        let wanted = claim("c", json!([{"name": "r", "firstAvailable": alternatives}]), json!({}));
+        let device = |name: &str, kind: &str| slice(name, json!({"nodeName": name, "pool": {"name": name}, "devices": [{"name": "1", "attributes": {"kind": {"string": kind}}}]}));
+        let slices = [device("a", "0"), device("b", "4")];
+        let nodes = ["a", "b", "c"].map(info);
+        let plugin = over(world(&slices, &[wanted, one("d")]), true);
+        let scores = |claim: &str| match plugin.prepare(&named("p", claim), &Profile::default()) {
+            Prepared::Check(check) => check.score(&nodes.each_ref()),
+            _ => panic!("it has a claim"),
+        };
+        assert_eq!(scores("c"), Some(vec![100, 50, 0]), "eight, four and none");
+        assert_eq!(scores("d"), None, "there are no alternatives");
+    }
+
+    #[test]
+    fn changes_of_nodes_and_of_pods_with_devices_help() {
+        let mut all = world(&[on_a(plain(&["1"]))], &[one("c")]);
+        class(&mut all, "gpu", json!({"extendedResourceName": "example.com/gpu"}));
+        let plugin = over(all, true);
+        let waiting = named("p", "c");
+        let helps = |event: Event| plugin.helps(&waiting, &event);
+        let of = |labels: Value, cpu: &str| Arc::new(read::<NodeView>(json!({"metadata": {"name": "a", "labels": labels}, "status": {"allocatable": {"cpu": cpu}}})));
+        let changed = |labels: Value, cpu: &str| Event::Node { old: Some(of(json!({}), "1")), new: of(labels, cpu) };
+        assert!(helps(Event::Node { old: None, new: of(json!({}), "1") }));
+        assert!(helps(changed(json!({"k": "v"}), "1")) && helps(changed(json!({}), "2")) && !helps(changed(json!({}), "1")));
+        assert!(!helps(Event::NodeGone { old: of(json!({}), "1") }));
+        let gone = |pod: PodInfo| Event::PodGone { old: Arc::new(pod), node: "a".into() };
+        assert!(helps(gone(named("q", "c"))) && !helps(gone(named("p", "c"))), "what it had itself it can have again");
+        let with = |resource: &str| read::<PodInfo>(json!({"metadata": {"name": "q", "uid": "q"}, "spec": {"containers": [{"name": "c", "resources": {"requests": {resource: "1"}}}]}}));
+        assert!(helps(gone(with("example.com/gpu"))) && !helps(gone(with("example.com/other"))) && !helps(gone(with("cpu"))));
+        assert!(plugin.provides("example.com/gpu") && !plugin.provides("example.com/other"));
+    }
+}
