@@ -4,6 +4,8 @@
 //! For a pod that waits for a node the scheduler's own core is asked, node by node.
 
 mod devices;
+#[cfg(test)]
+mod scenarios;
 mod volumes;
 
 use std::sync::Arc;
