@@ -16,6 +16,7 @@ use crate::ctx::{Backend, UserInfo};
 use crate::encrypt::{EncryptionConfig, Transformer};
 use crate::location::Locator;
 use crate::server::Server;
+use crate::stored::StorageMediaType;
 use crate::strategy::{Creater, Strategy, Virtual};
 use crate::types::Resource;
 
@@ -120,6 +121,9 @@ pub struct Config {
     pub kubelet_client: Option<(String, String)>,
     /// PEM certificate and key that this server shows to aggregated servers: the front proxy's.
     pub proxy_client: Option<(String, String)>,
+    /// The form in which objects are written; unless told, JSON where the store is this server's alone, and upstream's
+    /// protobuf where others may read it.
+    pub storage_media_type: Option<StorageMediaType>,
     /// How long events live, in seconds.
     pub event_ttl: u64,
     /// Whether requests without credentials are those of `system:anonymous`; refused otherwise.
@@ -139,6 +143,7 @@ impl Default for Config {
             kubelet_ca: None,
             kubelet_client: None,
             proxy_client: None,
+            storage_media_type: None,
             event_ttl: 3600,
             anonymous: true,
             request_timeout: Duration::from_secs(60),
@@ -171,7 +176,9 @@ impl Builder {
         prefixes.sort();
         prefixes.dedup();
         let transformer = Transformer::new(&config.encryption)?;
-        let core = Core::new(store, Cache::new(prefixes), transformer, config.event_ttl);
+        let own = if store.is_shared() { StorageMediaType::Protobuf } else { StorageMediaType::Json };
+        let media_type = config.storage_media_type.unwrap_or(own);
+        let core = Core::new(store, Cache::new(prefixes), transformer, media_type, config.event_ttl);
         Ok(Builder { parts: Parts::default(), config, core })
     }
 

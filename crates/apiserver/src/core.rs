@@ -20,6 +20,7 @@ use crate::encrypt::Transformer;
 use crate::model;
 use crate::object;
 use crate::storage::Reader;
+use crate::stored::{self, StorageMediaType};
 use crate::strategy::{Generic, Strategy};
 use crate::types::{Resource, Status};
 
@@ -31,6 +32,8 @@ pub struct Core {
     pub store: Arc<dyn Store>,
     pub cache: Arc<Cache>,
     pub(crate) transformer: Transformer,
+    /// The form in which objects are written.
+    media_type: StorageMediaType,
     /// Ends all watches when the server stops.
     pub(crate) closing: CancellationToken,
     /// Seconds that events live.
@@ -85,12 +88,13 @@ pub enum Written {
 }
 
 impl Core {
-    pub(crate) fn new(store: Arc<dyn Store>, cache: Arc<Cache>, transformer: Transformer, event_ttl: u64) -> Arc<Core> {
+    pub(crate) fn new(store: Arc<dyn Store>, cache: Arc<Cache>, transformer: Transformer, media_type: StorageMediaType, event_ttl: u64) -> Arc<Core> {
         Arc::new_cyclic(|this| Core {
             this: this.clone(),
             store,
             cache,
             transformer,
+            media_type,
             closing: CancellationToken::new(),
             event_ttl,
             parts: OnceLock::new(),
@@ -184,7 +188,7 @@ impl Core {
     async fn stored(&self, resource: &'static Resource, kv: Option<store::KeyValue>) -> Result<Option<Stored>, Status> {
         let Some(kv) = kv else { return Ok(None) };
         let plain = self.transformer.open(&kv.key, &kv.value).map_err(api::status::internal)?;
-        let mut object: Value = serde_json::from_slice(&plain).map_err(api::status::internal)?;
+        let mut object = stored::tree(&plain).map_err(api::status::internal)?;
         object::set_meta(&mut object, "resourceVersion", &kv.mod_revision.to_string());
         let revision = kv.mod_revision as u64;
         if resource.is_custom() {
@@ -200,14 +204,18 @@ impl Core {
     }
 
     /// Writes the object if its key is still at `expect` (0: absent).
-    pub async fn put(&self, resource: &'static Resource, object: Value, expect: u64) -> Result<Written, Status> {
+    pub async fn put(&self, resource: &'static Resource, mut object: Value, expect: u64) -> Result<Written, Status> {
         let key = storage_key(resource, object::meta(&object, "namespace"), object::name(&object));
+        if self.media_type.is_protobuf(resource) {
+            // Stored objects have none; a commit sets the new one.
+            object::meta_mut(&mut object).remove("resourceVersion");
+        }
         let bytes = if resource.is_custom() {
             object::encode_stored(&self.to_storage(resource, &object).await?)
         } else if model::is_storage_version(resource) {
-            object::encode_stored(&object)
+            self.media_type.encode(resource, &object)?
         } else {
-            object::encode_stored(&model::convert(resource, model::storage_resource(resource), object.clone()))
+            self.media_type.encode(resource, &model::convert(resource, model::storage_resource(resource), object.clone()))?
         };
         let value = self.transformer.seal(key.as_bytes(), bytes).map_err(api::status::internal)?;
         let ttl_seconds = model::is_event(resource).then_some(self.event_ttl);

@@ -61,6 +61,11 @@ pub trait Store: Send + Sync + 'static {
     /// Figures for `knarr status`, metrics and health checks.
     async fn status(&self) -> Result<Status, Error>;
 
+    /// Whether programs of others may read and write the store too, so that its values should be in their form.
+    fn is_shared(&self) -> bool {
+        false
+    }
+
     /// Stops accepting transactions, finishes those that were accepted, ends all watches, and
     /// releases what the engine holds (files, the lock on its directory). Idempotent.
     async fn close(&self);

@@ -7,6 +7,7 @@ use store::{Event, RangeRequest, Store, WatchEvent};
 
 use super::watch::Change;
 use super::{Cache, Entry, MAX_EVENT_BYTES, MAX_EVENTS, Resource, Snapshot};
+use crate::stored;
 
 /// Why the cache could not be filled.
 #[derive(Debug, thiserror::Error)]
@@ -121,11 +122,13 @@ impl Feed {
             tracing::error!(key = %String::from_utf8_lossy(key), why, "a stored object cannot be read and is not served");
         };
         match (self.open)(key, value) {
-            Ok(plain) if plain.first() == Some(&b'{') => Some(Arc::new(Entry::new(&plain, revision as u64))),
-            Ok(_) => {
-                fail("not JSON");
-                None
-            }
+            Ok(plain) => match stored::json(&plain) {
+                Ok(json) => Some(Arc::new(Entry::new(&json, revision as u64))),
+                Err(why) => {
+                    fail(&why);
+                    None
+                }
+            },
             Err(why) => {
                 fail(&why);
                 None

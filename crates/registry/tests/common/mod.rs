@@ -38,7 +38,16 @@ impl Cluster {
 
     /// A server over a store that may already hold a cluster.
     pub async fn over(store: Arc<dyn Store>, ca: Arc<pki::Ca>) -> Self {
-        let mut builder = apiserver::Builder::new(Default::default(), store.clone()).unwrap();
+        Self::with(store, ca, Default::default()).await
+    }
+
+    /// The same, with the form in which it writes.
+    pub async fn writing(store: Arc<dyn Store>, ca: Arc<pki::Ca>, form: apiserver::StorageMediaType) -> Self {
+        Self::with(store, ca, apiserver::Config { storage_media_type: Some(form), ..Default::default() }).await
+    }
+
+    async fn with(store: Arc<dyn Store>, ca: Arc<pki::Ca>, config: apiserver::Config) -> Self {
+        let mut builder = apiserver::Builder::new(config, store.clone()).unwrap();
         let signer = Arc::new(pki::jwt::Signer::from_pem(&pki::jwt::new_key_pem().unwrap()).unwrap());
         let config = registry::Config {
             client_ca_pem: Some(ca.cert_pem().into()),

@@ -458,6 +458,10 @@ impl Store for Etcd {
         })
     }
 
+    fn is_shared(&self) -> bool {
+        true
+    }
+
     async fn close(&self) {
         self.shared.closed.store(true, Ordering::SeqCst);
         self.shared.feed.close();

@@ -1,0 +1,172 @@
+//! The forms in which objects are stored: JSON, and upstream's protobuf (`k8s\0`, a `runtime.Unknown`, the message).
+//!
+//! Either is read, whoever wrote it. A setting says which one is written; custom resources, their definitions and
+//! APIServices are JSON always, as upstream. In the cache all of them are JSON in one layout.
+use std::borrow::Cow;
+
+use api::codec::{ContentType, Gvk, MAGIC};
+use serde_json::Value;
+
+use crate::types::{Resource, Status};
+use crate::{model, object};
+
+/// The form that is written (upstream's `--storage-media-type`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum StorageMediaType {
+    Json,
+    Protobuf,
+}
+
+impl StorageMediaType {
+    /// From what the flag says.
+    pub fn parse(text: &str) -> Option<Self> {
+        match text {
+            "application/json" => Some(Self::Json),
+            "application/vnd.kubernetes.protobuf" => Some(Self::Protobuf),
+            _ => None,
+        }
+    }
+
+    /// Whether objects of this resource are written as protobuf.
+    pub(crate) fn is_protobuf(self, resource: &'static Resource) -> bool {
+        self == Self::Protobuf && !resource.is_custom() && !model::storage_resource(resource).storage_json
+    }
+
+    /// The bytes of an object that is in its storage version. For protobuf it must have no resourceVersion.
+    pub(crate) fn encode(self, resource: &'static Resource, object: &Value) -> Result<Vec<u8>, Status> {
+        match self.is_protobuf(resource) {
+            true => api::codec::encode_protobuf(object).map_err(api::status::internal),
+            false => Ok(object::encode_stored(object)),
+        }
+    }
+}
+
+/// How JSON begins that was written here.
+const OURS: &[u8] = b"{\"kind\":\"";
+
+/// The object, in its storage version.
+pub(crate) fn tree(plain: &[u8]) -> Result<Value, String> {
+    let form = if plain.starts_with(MAGIC) { ContentType::Protobuf } else { ContentType::Json };
+    let object = api::codec::decode(plain, form, None).map_err(|e| e.to_string())?.value;
+    if !object.is_object() {
+        return Err("not an object".into());
+    }
+    let gvk = Gvk::of(&object);
+    // An older server may have stored another version than this one does.
+    Ok(match api::resources::find_kind(&gvk.group, &gvk.version, &gvk.kind) {
+        Some(from) if !model::is_storage_version(from) => model::convert(from, model::storage_resource(from), object),
+        _ => object,
+    })
+}
+
+/// The object as JSON in the layout that the cache needs.
+pub(crate) fn json(plain: &[u8]) -> Result<Cow<'_, [u8]>, String> {
+    // The common case: what was written here is not parsed.
+    if plain.starts_with(OURS) && plain.ends_with(b"}") {
+        return Ok(Cow::Borrowed(plain));
+    }
+    Ok(Cow::Owned(object::encode_stored(&tree(plain)?)))
+}
+
+#[cfg(test)]
+mod tests {
+    use api::facts::{self, Field, Ty, Type};
+    use serde_json::{Map, json};
+
+    use super::*;
+
+    /// An object with all its fields, as deep as this.
+    const DEPTH: usize = 7;
+
+    fn sample(field: &Field, ty: Ty, depth: usize) -> Option<Value> {
+        Some(match ty {
+            Ty::String | Ty::Named(_) => json!(format!("{}-{depth}", field.json)),
+            Ty::Bool => json!(true),
+            Ty::Int32 | Ty::Int64 => json!(depth as i64 + 3),
+            Ty::Float64 => json!(1.5),
+            Ty::Bytes => json!("AAEC"),
+            Ty::Time => json!("2026-01-02T03:04:05Z"),
+            Ty::MicroTime => json!("2026-01-02T03:04:05.123456Z"),
+            Ty::Duration => json!("1m30s"),
+            Ty::Quantity => json!("150m"),
+            Ty::IntOrString => json!(if depth % 2 == 0 { json!(80) } else { json!("http") }),
+            Ty::RawExtension | Ty::FieldsV1 | Ty::Json => json!({"f:a": {}}),
+            Ty::List(item) => json!([sample(field, *item, depth + 1)?, sample(field, *item, depth + 2)?]),
+            Ty::Map(item) => json!({"b": sample(field, *item, depth + 1)?, "a": sample(field, *item, depth + 2)?}),
+            Ty::Struct(id) => Value::Object(full(id.get(), depth + 1)?),
+            _ => return None,
+        })
+    }
+
+    fn full(ty: &'static Type, depth: usize) -> Option<Map<String, Value>> {
+        if depth > DEPTH {
+            return None;
+        }
+        let mut map = Map::new();
+        for field in &ty.fields {
+            if field.inline {
+                if let Ty::Struct(id) = field.ty {
+                    map.extend(full(id.get(), depth)?);
+                }
+            } else if let Some(value) = sample(field, field.ty, depth) {
+                map.insert(field.json.to_owned(), value);
+            }
+        }
+        Some(map)
+    }
+
+    /// Every kind, with every field it has: written as protobuf it is read as the object that JSON holds.
+    #[test]
+    fn every_kind_is_the_same_in_both_forms() {
+        let (mut count, mut fields) = (0, 0);
+        for resource in model::all().iter().filter(|r| model::is_stored(r) && model::is_storage_version(r)) {
+            let ty = facts::type_by_name(resource.type_name).unwrap();
+            let mut object = Value::Object(full(ty, 0).unwrap());
+            object["kind"] = resource.kind.into();
+            object["apiVersion"] = resource.api_version().into();
+            object["metadata"].as_object_mut().unwrap().remove("resourceVersion");
+            model::normalize(resource.group, resource.version, resource.kind, &mut object).unwrap();
+            let stored = StorageMediaType::Protobuf.encode(resource, &object).unwrap();
+            assert_eq!(stored.starts_with(MAGIC), !resource.storage_json, "{}", resource.kind);
+            let plain = StorageMediaType::Json.encode(resource, &object).unwrap();
+            assert!(plain.starts_with(OURS));
+            assert_eq!(tree(&stored).unwrap(), object, "{}", resource.kind);
+            let (a, b): (Value, Value) =
+                (serde_json::from_slice(&json(&stored).unwrap()).unwrap(), serde_json::from_slice(&json(&plain).unwrap()).unwrap());
+            assert_eq!(a, b, "{}", resource.kind);
+            // An object with nothing in it.
+            let mut bare = json!({"kind": resource.kind, "apiVersion": resource.api_version(), "metadata": {"name": "a"}});
+            model::normalize(resource.group, resource.version, resource.kind, &mut bare).unwrap();
+            assert_eq!(tree(&StorageMediaType::Protobuf.encode(resource, &bare).unwrap()).unwrap(), bare, "{}", resource.kind);
+            count += 1;
+            fields += plain.iter().filter(|b| **b == b':').count();
+        }
+        assert!(count > 50 && fields > 10_000, "{count} kinds with {fields} fields are too few to mean anything");
+    }
+
+    /// JSON in another layout than ours, as upstream writes custom resources: keys in order, a line's end.
+    #[test]
+    fn json_of_others_gets_our_layout() {
+        let theirs = b"{\"apiVersion\":\"example.com/v1\",\"data\":{\"metadata\":{}},\"kind\":\"X\",\"metadata\":{\"name\":\"a\"}}\n";
+        let ours = json(theirs).unwrap();
+        assert!(ours.starts_with(b"{\"kind\":\"X\",\"apiVersion\":\"example.com/v1\",\"metadata\":{\"name\":\"a\"}"), "{}", String::from_utf8_lossy(&ours));
+        assert!(matches!(json(&ours).unwrap(), Cow::Borrowed(_)));
+        assert_eq!(tree(&ours).unwrap(), tree(theirs).unwrap());
+    }
+
+    #[test]
+    fn other_versions_are_converted() {
+        let old = json!({"kind": "HorizontalPodAutoscaler", "apiVersion": "autoscaling/v1", "metadata": {"name": "a"},
+            "spec": {"maxReplicas": 3, "scaleTargetRef": {"kind": "Deployment", "name": "d"}, "targetCPUUtilizationPercentage": 50}});
+        let read = tree(&api::codec::encode_protobuf(&old).unwrap()).unwrap();
+        assert_eq!(read["apiVersion"], "autoscaling/v2");
+        assert_eq!(read["spec"]["metrics"][0]["resource"]["target"]["averageUtilization"], 50);
+    }
+
+    #[test]
+    fn what_is_no_object_is_told() {
+        for bad in [&b"k8s\0\xff"[..], b"k8s\0", b"[]", b"", b"{", b"garbage"] {
+            assert!(tree(bad).is_err() && json(bad).is_err(), "{bad:?}");
+        }
+    }
+}
