@@ -63,6 +63,7 @@ impl Setup {
             kubelet_ca: values.given("kubelet-certificate-authority").map(|path| read(&path)).transpose()?,
             kubelet_client: pair("kubelet-client-certificate", "kubelet-client-key")?,
             proxy_client: pair("proxy-client-cert-file", "proxy-client-key-file")?,
+            storage_media_type: Some(media_type(values)?),
             event_ttl: values.duration("event-ttl").as_secs().max(1),
             anonymous: values.bool("anonymous-auth") && !always_allows(values),
             request_timeout: values.duration("request-timeout"),
@@ -124,6 +125,12 @@ fn refuse(values: &Values) -> Result<()> {
     let backend = values.text("storage-backend");
     ensure!(matches!(backend.as_str(), "" | "etcd3"), "--storage-backend invalid, allowed values: etcd3. If not specified, it will default to 'etcd3'");
     Ok(())
+}
+
+fn media_type(values: &Values) -> Result<apiserver::StorageMediaType> {
+    let text = values.text("storage-media-type");
+    let allowed = "application/json, application/vnd.kubernetes.protobuf";
+    apiserver::StorageMediaType::parse(&text).with_context(|| format!("--storage-media-type {text:?} invalid, allowed values: {allowed}"))
 }
 
 fn etcd(values: &Values) -> Result<store::etcd::Options> {
@@ -385,6 +392,7 @@ mod tests {
         assert_eq!(setup.etcd.endpoints, ["https://127.0.0.1:2379"]);
         assert!(setup.etcd.ca.is_some() && setup.etcd.identity.is_some());
         assert_eq!(setup.server.event_ttl, 3600);
+        assert_eq!(setup.server.storage_media_type, Some(apiserver::StorageMediaType::Protobuf));
     }
 
     #[test]
@@ -397,6 +405,7 @@ mod tests {
         assert_eq!(why(&["--service-account-issuer"]), "--service-account-signing-key-file and --service-account-issuer are required flags");
         assert!(why(&["--service-account-key-file"]).starts_with("either `--service-account-key-file`"));
         assert!(why(&["--etcd-keyfile"]).contains("belong together"));
+        assert!(why(&["--storage-media-type=application/cbor"]).starts_with("--storage-media-type \"application/cbor\" invalid, allowed values: "));
         assert!(why(&["--storage-backend=etcd2"]).starts_with("--storage-backend invalid"));
         assert!(why(&["--oidc-issuer-url=https://example.com"]).contains("not supported"));
         assert!(why(&["--client-ca-file=/nowhere/ca.crt"]).contains("cannot read /nowhere/ca.crt"));
