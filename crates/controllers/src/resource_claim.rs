@@ -131,6 +131,11 @@ pub fn unreserved(pod: &Pod, claims: &[Arc<ResourceClaim>]) -> Vec<Arc<ResourceC
     claims_of(pod).iter().filter_map(open).collect()
 }
 
+/// A pod as a consumer of claims.
+fn consumer(pod: &Pod) -> ResourceClaimConsumerReference {
+    ResourceClaimConsumerReference { resource: "pods".into(), name: pod.name_any(), uid: pod.uid().unwrap_or_default(), ..Default::default() }
+}
+
 /// What is to be done with a claim.
 #[derive(Debug, PartialEq)]
 pub struct Upkeep {
@@ -299,8 +304,7 @@ impl Controller {
         }
         for claim in unreserved(&pod, &claims) {
             let mut reserved = claim.as_ref().clone();
-            let consumer = ResourceClaimConsumerReference { resource: "pods".into(), name: pod.name_any(), uid: pod.uid().unwrap_or_default(), ..Default::default() };
-            reserved.status.get_or_insert_default().reserved_for.get_or_insert_default().push(consumer);
+            reserved.status.get_or_insert_default().reserved_for.get_or_insert_default().push(consumer(&pod));
             let api = Api::<ResourceClaim>::namespaced(self.client.clone(), namespace);
             if let Requeue::After(soon) = forgive(api.replace_status(&claim.name_any(), &PostParams::default(), &reserved).await.map(|_| ()))? {
                 return Ok(Requeue::After(soon));
@@ -460,7 +464,8 @@ mod tests {
         assert_eq!(names(&pod(json!({}), "n"), std::slice::from_ref(&free)), ["s"]);
         assert!(names(&pod(json!({}), ""), std::slice::from_ref(&free)).is_empty(), "the scheduler's work");
         let mine = claim("s", None, json!({"allocation": {}, "reservedFor": [{"resource": "pods", "name": "p", "uid": "u"}]}));
-        assert!(names(&pod(json!({}), "n"), &[mine]).is_empty());
+        assert!(names(&pod(json!({}), "n"), std::slice::from_ref(&mine)).is_empty());
+        assert_eq!(mine.status.as_ref().and_then(|s| s.reserved_for.clone()), Some(vec![consumer(&pod(json!({}), "n"))]));
         assert!(names(&pod(json!({}), "n"), &[claim("s", None, json!({}))]).is_empty());
         assert_eq!(names(&pod(json!({}), "n"), &[claim("r", None, json!({"allocation": {}})), free]), ["s"], "the other one is not its");
         let reserved = |count: usize| {

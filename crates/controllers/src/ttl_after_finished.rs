@@ -31,6 +31,15 @@ pub fn plan(job: &Job, now: Timestamp) -> Plan {
     if left.is_positive() { Plan::Wait(left.unsigned_abs()) } else { Plan::Delete }
 }
 
+/// Removes a job with its pods, unless it has been changed meanwhile.
+fn removal(job: &Job) -> DeleteParams {
+    DeleteParams {
+        propagation_policy: Some(PropagationPolicy::Foreground),
+        preconditions: Some(Preconditions { uid: job.uid(), resource_version: job.resource_version() }),
+        ..DeleteParams::default()
+    }
+}
+
 /// Starts the controller.
 pub fn start(context: &Context) {
     let jobs = context.informers.of::<Job>();
@@ -57,12 +66,7 @@ pub fn start(context: &Context) {
                 Plan::Wait(left) => return Ok(Requeue::After(left)),
                 Plan::Delete => {}
             }
-            let params = DeleteParams {
-                propagation_policy: Some(PropagationPolicy::Foreground),
-                preconditions: Some(Preconditions { uid: job.uid(), resource_version: job.resource_version() }),
-                ..DeleteParams::default()
-            };
-            match api.delete(&key.1, &params).await {
+            match api.delete(&key.1, &removal(&job)).await {
                 Ok(_) => Ok(Requeue::No),
                 Err(kube::Error::Api(s)) if s.code == 404 => Ok(Requeue::No),
                 Err(kube::Error::Api(s)) if s.code == 409 => Ok(Requeue::After(Duration::from_millis(100))),
@@ -99,5 +103,12 @@ mod tests {
         assert_eq!(planned(json!(10), "Suspended", false, late), Plan::Nothing, "it has not ended");
         assert_eq!(planned(Value::Null, "Complete", false, late), Plan::Nothing, "it stays");
         assert_eq!(planned(json!(10), "Complete", true, late), Plan::Nothing, "it is going already");
+    }
+
+    #[test]
+    fn what_goes_is_the_job_as_it_was_read_and_its_pods_before_it() {
+        let job: Job = serde_json::from_value(serde_json::json!({"metadata": {"name": "j", "uid": "u", "resourceVersion": "7"}})).expect("a job");
+        let sent = serde_json::to_value(removal(&job)).expect("JSON");
+        assert_eq!((&sent["propagationPolicy"], &sent["preconditions"]), (&"Foreground".into(), &serde_json::json!({"uid": "u", "resourceVersion": "7"})));
     }
 }
