@@ -385,5 +385,7 @@ mod tests {
         apply("apps", "v1", "Deployment", &mut with);
         assert_eq!(with.pointer("/spec/template/spec/enableServiceLinks"), None, "only pods get that");
         check("batch", "Job", json!({"spec": {"template": {"metadata": {"labels": {"a": "b"}}}}}), "/metadata/labels/a", json!("b"));
+        let set = json!({"spec": {"volumeClaimTemplates": [{"metadata": {"name": "v"}}]}});
+        check("apps", "StatefulSet", set, "/spec/volumeClaimTemplates/0/kind", json!("PersistentVolumeClaim"));
     }
 }

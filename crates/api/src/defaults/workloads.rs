@@ -70,6 +70,9 @@ pub(super) fn stateful_set(object: &mut Object) {
     list(Some(spec), "volumeClaimTemplates", |claim| {
         text(child(claim, "spec"), "volumeMode", "Filesystem");
         text(child(claim, "status"), "phase", "Pending");
+        // They always say what they are, as upstream's do.
+        claim.insert("apiVersion".into(), "v1".into());
+        claim.insert("kind".into(), "PersistentVolumeClaim".into());
     });
 }
 

@@ -225,6 +225,9 @@ impl Server {
                 let mut object = json!({"apiVersion": "apiregistration.k8s.io/v1", "kind": "APIService",
                     "metadata": {"name": name, "labels": {AUTOMANAGED: label}},
                     "spec": {"group": group.name, "version": version.version, "groupPriorityMinimum": group_priority, "versionPriority": version_priority}});
+                if group.name.is_empty() {
+                    crate::object::map_of(&mut object["spec"]).remove("group");
+                }
                 plan::local().tell(&mut object, &crate::ctx::format_time(jiff::Timestamp::now()));
                 missing.push(async move { (name, self.backend.writer.create(resource, object).await) });
             }

@@ -209,8 +209,14 @@ fn front_proxy(values: &Values) -> Result<Option<FrontProxy>> {
     let or = |flag: &str, usual: &str| Some(values.list(flag)).filter(|l| !l.is_empty()).unwrap_or_else(|| vec![usual.to_string()]);
     let ca_pem = read(&path)?;
     let allowed_names = values.list("requestheader-allowed-names");
-    if allowed_names.is_empty() && values.given("client-ca-file").is_some_and(|client| read(&client).is_ok_and(|c| c.trim() == ca_pem.trim())) {
-        tracing::warn!("--requestheader-client-ca-file and --client-ca-file contain the same certificates, and --requestheader-allowed-names is not given: every client may speak for others");
+    let certificates = |text: &str| pki::pem_decode(text).into_iter().map(|b| b.der).collect::<Vec<_>>();
+    let clients = values.given("client-ca-file").map(|path| read(&path)).transpose()?.map(|text| certificates(&text)).unwrap_or_default();
+    if allowed_names.is_empty() && certificates(&ca_pem).iter().any(|c| clients.contains(c)) {
+        // Upstream refuses to start; guides of before have such lines.
+        tracing::warn!(
+            "--requestheader-client-ca-file and --client-ca-file contain overlapping certificates; --requestheader-allowed-names must be specified to ensure regular client certificates cannot set authenticating proxy headers for arbitrary users: no front proxy is taken at its word"
+        );
+        return Ok(None);
     }
     Ok(Some(FrontProxy {
         ca_pem,
@@ -387,7 +393,10 @@ mod tests {
         assert_eq!((setup.registry.issuer.as_str(), setup.registry.service_cidr.as_str()), ("https://192.0.2.7:6443", "10.32.0.0/24"));
         assert_eq!(setup.registry.node_ports, 30000..=32767);
         assert_eq!(setup.registry.access.authorization, [AuthorizationMode::Node, AuthorizationMode::Rbac]);
-        assert!(setup.server.anonymous && setup.registry.access.front_proxy.is_some() && setup.registry.access.bootstrap_tokens);
+        assert!(setup.server.anonymous && setup.registry.access.bootstrap_tokens);
+        assert!(setup.registry.access.front_proxy.is_none(), "every client could speak for others");
+        let named = with(dir.path(), &["--requestheader-allowed-names=front-proxy-client"]).expect("settings");
+        assert_eq!(named.registry.access.front_proxy.expect("it is known by name").allowed_names, ["front-proxy-client"]);
         assert_eq!(setup.server.encryption.0[0].resources, ["secrets"]);
         assert_eq!(setup.etcd.endpoints, ["https://127.0.0.1:2379"]);
         assert!(setup.etcd.ca.is_some() && setup.etcd.identity.is_some());

@@ -270,7 +270,9 @@ fn authentication(facts: &Facts) -> Value {
         data["requestheader-client-ca-file"] = proxy.ca_pem.as_str().into();
         data["requestheader-allowed-names"] = list(&proxy.allowed_names);
         data["requestheader-username-headers"] = list(&proxy.username_headers);
-        data["requestheader-uid-headers"] = list(&proxy.uid_headers);
+        if !proxy.uid_headers.is_empty() {
+            data["requestheader-uid-headers"] = list(&proxy.uid_headers);
+        }
         data["requestheader-group-headers"] = list(&proxy.group_headers);
         data["requestheader-extra-headers-prefix"] = list(&proxy.extra_prefixes);
     }

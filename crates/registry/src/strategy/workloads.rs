@@ -65,6 +65,12 @@ impl Strategy for Jobs {
         ] {
             labels.entry(key).or_insert_with(|| value.clone().into());
         }
+        // A job without labels of its own has its pods'.
+        let labels = labels.clone();
+        let own = object(&mut job["metadata"], "labels");
+        if own.is_empty() {
+            *own = labels;
+        }
         let spec = object(job, "spec");
         let selector = spec.entry("selector").or_insert_with(|| json!({}));
         object(selector, "matchLabels").entry("batch.kubernetes.io/controller-uid").or_insert_with(|| uid.into());
@@ -112,5 +118,9 @@ mod tests {
         Jobs.prepare_create(&ctx, &mut job);
         assert_eq!(job["spec"]["selector"], json!({"matchLabels": {"batch.kubernetes.io/controller-uid": "u"}}));
         assert_eq!(job["spec"]["template"]["metadata"]["labels"]["job-name"], "j");
+        assert_eq!(job["metadata"]["labels"], job["spec"]["template"]["metadata"]["labels"]);
+        let mut own = json!({"metadata": {"name": "j", "uid": "u", "labels": {"a": "b"}}, "spec": {"template": {"spec": {}}}});
+        Jobs.prepare_create(&ctx, &mut own);
+        assert_eq!(own["metadata"]["labels"], json!({"a": "b"}));
     }
 }
