@@ -35,6 +35,15 @@ fn rename(event: &mut Value, to_core: bool) {
             map.insert(to.into(), value);
         }
     }
+    // Of these, an empty one is not shown by events.k8s.io, and the core version shows it always.
+    let (controller, instance) = if to_core { ("reportingComponent", "reportingInstance") } else { ("reportingController", "reportingInstance") };
+    for key in [controller, instance] {
+        if to_core {
+            map.entry(key).or_insert_with(|| "".into());
+        } else if map.get(key).is_some_and(|v| v == "") {
+            map.remove(key);
+        }
+    }
     if to_core {
         map.entry("involvedObject").or_insert_with(|| json!({}));
         map.entry("source").or_insert_with(|| json!({}));
@@ -141,7 +150,8 @@ mod tests {
         let core = convert(("events.k8s.io", "v1", "Event"), ("", "v1"), event);
         assert_eq!(core["message"], "n");
         assert_eq!(core["involvedObject"]["name"], "x");
-        assert_eq!(core["apiVersion"], "v1");
+        assert_eq!((&core["apiVersion"], &core["reportingComponent"]), (&json!("v1"), &json!("")));
+        assert!(convert(("", "v1", "Event"), ("events.k8s.io", "v1"), core).get("reportingController").is_none());
         let v1 = json!({"apiVersion": "autoscaling/v1", "kind": "HorizontalPodAutoscaler", "metadata": {"name": "h"},
             "spec": {"maxReplicas": 3, "targetCPUUtilizationPercentage": 80}});
         let v2 = convert(("autoscaling", "v1", "HorizontalPodAutoscaler"), ("autoscaling", "v2"), v1.clone());

@@ -43,6 +43,8 @@ impl StorageMediaType {
 
 /// How JSON begins that was written here.
 const OURS: &[u8] = b"{\"kind\":\"";
+/// And how definitions begin that upstream wrote: so much like ours, but in an older version.
+const OLD_DEFINITION: &[u8] = b"{\"kind\":\"CustomResourceDefinition\",\"apiVersion\":\"apiextensions.k8s.io/v1beta1\"";
 
 /// The object, in its storage version.
 pub(crate) fn tree(plain: &[u8]) -> Result<Value, String> {
@@ -55,6 +57,7 @@ pub(crate) fn tree(plain: &[u8]) -> Result<Value, String> {
     // An older server may have stored another version than this one does.
     Ok(match api::resources::find_kind(&gvk.group, &gvk.version, &gvk.kind) {
         Some(from) if !model::is_storage_version(from) => model::convert(from, model::storage_resource(from), object),
+        _ if gvk.kind == "CustomResourceDefinition" && gvk.api_version() == api::crd::old::API_VERSION => api::crd::old::from_v1beta1(object),
         _ => object,
     })
 }
@@ -62,7 +65,7 @@ pub(crate) fn tree(plain: &[u8]) -> Result<Value, String> {
 /// The object as JSON in the layout that the cache needs.
 pub(crate) fn json(plain: &[u8]) -> Result<Cow<'_, [u8]>, String> {
     // The common case: what was written here is not parsed.
-    if plain.starts_with(OURS) && plain.ends_with(b"}") {
+    if plain.starts_with(OURS) && plain.ends_with(b"}") && !plain.starts_with(OLD_DEFINITION) {
         return Ok(Cow::Borrowed(plain));
     }
     Ok(Cow::Owned(object::encode_stored(&tree(plain)?)))
@@ -161,6 +164,17 @@ mod tests {
         let read = tree(&api::codec::encode_protobuf(&old).unwrap()).unwrap();
         assert_eq!(read["apiVersion"], "autoscaling/v2");
         assert_eq!(read["spec"]["metrics"][0]["resource"]["target"]["averageUtilization"], 50);
+    }
+
+    /// Definitions lose nothing, with a line's end (as upstream writes) or without.
+    #[test]
+    fn definitions_of_upstream_keep_their_schemas() {
+        let text = r#"{"kind":"CustomResourceDefinition","apiVersion":"apiextensions.k8s.io/v1beta1","metadata":{"name":"xs.example.com"},"spec":{"version":"v1","validation":{"openAPIV3Schema":{"type":"object"}},"versions":[{"name":"v1","served":true,"storage":true}],"preserveUnknownFields":false}}"#;
+        for text in [text.to_owned(), format!("{text}\n")] {
+            let read: Value = serde_json::from_slice(&json(text.as_bytes()).unwrap()).unwrap();
+            assert_eq!(read["apiVersion"], "apiextensions.k8s.io/v1");
+            assert_eq!(read["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["type"], "object");
+        }
     }
 
     #[test]

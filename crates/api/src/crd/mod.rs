@@ -8,6 +8,7 @@ pub mod conditions;
 pub mod definition;
 mod formats;
 mod lists;
+pub mod old;
 pub mod path;
 mod prune;
 pub mod schema;
