@@ -30,6 +30,7 @@ struct Known {
     drivers: Vec<Arc<CSIDriver>>,
     csi_nodes: Vec<Arc<CSINode>>,
     capacities: Vec<Arc<CSIStorageCapacity>>,
+    early: bool,
     /// Of the node `a`.
     attached: Vec<(String, String)>,
 }
@@ -60,7 +61,7 @@ impl Lookup for Known {
         if node == "a" { self.attached.clone() } else { Vec::new() }
     }
     fn ready(&self) -> bool {
-        true
+        !self.early
     }
 }
 
@@ -603,4 +604,17 @@ fn capacity_is_of_the_class_and_the_place() {
         assert_eq!(space(short.clone()), "node(s) did not have enough free storage", "{short}");
     }
     assert_eq!(space(json!({"capacity": "1Mi", "maximumVolumeSize": "2Gi"})), "c=new");
+}
+
+#[test]
+fn pods_with_volumes_wait_until_those_are_known() {
+    let known = Arc::new(Known { early: true, ..Known::new() });
+    known.claim("c", "now", bound("v"));
+    let (profile, claims, plain) = (Profile::default(), using("p", &["c"]), pod("q", json!([])));
+    let plugins: [&dyn Plugin; 2] = [&VolumeZone(known.clone()), &VolumeBinding::over(known, |host| Some(labels(host)))];
+    for plugin in plugins {
+        let Prepared::Reject(why) = plugin.prepare(&claims, &profile) else { panic!("nothing is known yet") };
+        assert_eq!(why.reasons(&claims), ["the volumes of the cluster are not known yet"]);
+        assert!(matches!(plugin.prepare(&plain, &profile), Prepared::Skip));
+    }
 }

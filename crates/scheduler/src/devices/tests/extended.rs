@@ -91,3 +91,37 @@ fn a_claim_of_an_earlier_attempt_goes_first() {
     world.remove_claim(&read(stale));
     assert_eq!(got(&world, &pod, "a"), "container-0-request-0=1");
 }
+
+#[test]
+fn names_behind_which_devices_may_stand() {
+    use crate::devices::asked::{is_for, is_reserved_for, may_be_devices};
+    for yes in ["example.com/gpu", "deviceclass.resource.kubernetes.io/gpu"] {
+        assert!(may_be_devices(yes), "{yes}");
+    }
+    for no in ["cpu", "memory", "hugepages-2Mi", "attachable-volumes-csi", "kubernetes.io/x", "x.kubernetes.io/y", "requests.example.com/gpu"] {
+        assert!(!may_be_devices(no), "{no}");
+    }
+    let of = |controller: bool, uid: &str| -> ResourceClaim {
+        read(json!({"metadata": {"name": "c", "ownerReferences": [{"apiVersion": "v1", "kind": "Pod", "name": "p", "uid": uid, "controller": controller}]}, "spec": {}, "status": {"reservedFor": [{"resource": "pods", "name": "p", "uid": uid}]}}))
+    };
+    let pod = pod(&[]);
+    assert!(is_for(&pod, &of(true, "p")) && !is_for(&pod, &of(false, "p")) && !is_for(&pod, &of(true, "q")));
+    assert!(is_reserved_for(&pod, &of(true, "p")) && !is_reserved_for(&pod, &of(true, "q")));
+}
+
+#[test]
+fn the_largest_of_the_init_containers_serves_all_of_them() {
+    let gpu = |n: &str| json!({"example.com/gpu": n});
+    for (first, second, kept) in [("2", "5", "container-1-request-0"), ("5", "2", "container-0-request-0"), ("5", "5", "container-0-request-0")] {
+        let pod = asking(json!([container("i1", gpu(first)), container("i2", gpu(second))]), json!([container("main", json!({"cpu": "1"}))]));
+        let world = backed(&[]);
+        let made = extended::claim(&pod, &extended::wanted(&world, &pod, &Resources::default()).expect("devices"));
+        let requests: Vec<_> = made.claim.spec.devices.iter().flat_map(|d| d.requests.iter().flatten()).map(|r| (r.name.clone(), r.exactly.clone().expect("a request"))).collect();
+        assert_eq!(requests.len(), 1);
+        assert_eq!((requests[0].0.as_str(), requests[0].1.count, requests[0].1.allocation_mode.as_deref()), (kept, Some(5), Some("ExactCount")));
+        assert!(made.mappings.iter().all(|m| m.request_name == kept), "{:?}", made.mappings);
+        let metadata = &made.claim.metadata;
+        assert_eq!(metadata.owner_references.as_ref().map(|o| (o[0].kind.as_str(), o[0].uid.as_str())), Some(("Pod", "p")));
+        assert!(metadata.name.is_some() && metadata.uid.as_ref().is_some_and(|uid| uid.ends_with('p')), "it can be told from those that are there");
+    }
+}
