@@ -330,10 +330,13 @@ impl Server {
         let mut before = 0;
         loop {
             tokio::time::sleep(COMPACT_EVERY).await;
-            if before > 0
-                && let Err(error) = self.compact(before).await
-            {
-                tracing::warn!(%error, "compacting the store failed; trying again later");
+            if before > 0 {
+                match self.compact(before).await {
+                    Ok(()) => {}
+                    // Another server of a shared store was first.
+                    Err(store::Error::Compacted { .. }) => self.core.cache.compact(before.max(0) as u64),
+                    Err(error) => tracing::warn!(%error, "compacting the store failed; trying again later"),
+                }
             }
             before = self.core.store.revision().await.unwrap_or(0);
         }
