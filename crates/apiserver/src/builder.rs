@@ -8,6 +8,7 @@ use std::time::Duration;
 use store::Store;
 
 use crate::admission::Admission;
+use crate::audit::Auditor;
 use crate::authn::Authenticator;
 use crate::authz::Authorizer;
 use crate::cache::Cache;
@@ -113,6 +114,8 @@ pub struct InProcess(pub UserInfo);
 
 /// How the server is to be.
 pub struct Config {
+    /// What is recorded of requests, and where.
+    pub audit: crate::audit::Config,
     /// Which resources are encrypted at rest, and with what.
     pub encryption: EncryptionConfig,
     /// PEM of the CA that kubelets' serving certificates must come from.
@@ -139,6 +142,7 @@ pub struct Config {
 impl Default for Config {
     fn default() -> Config {
         Config {
+            audit: crate::audit::Config::default(),
             encryption: EncryptionConfig::default(),
             kubelet_ca: None,
             kubelet_client: None,
@@ -158,6 +162,8 @@ impl Default for Config {
 pub enum BuildError {
     #[error("the encryption keys cannot be used")]
     Encryption(#[from] crate::encrypt::Error),
+    #[error(transparent)]
+    Audit(#[from] crate::audit::Error),
     #[error("the certificates for kubelets cannot be used: {0}")]
     Kubelet(String),
 }
@@ -187,7 +193,7 @@ impl Builder {
         self.core.backend()
     }
 
-    /// The finished server. It serves once [`crate::Server::run`] has filled the cache.
+    /// The finished server. It serves once [`crate::Server::run`] has filled the cache. Auditing needs a runtime here.
     pub fn build(self) -> Result<Arc<Server>, BuildError> {
         let mut parts = self.parts;
         let mut authorizers: Vec<Arc<dyn Authorizer>> = vec![Arc::new(crate::authz::Masters)];
@@ -197,6 +203,8 @@ impl Builder {
         let dialer = crate::proxy::Dialer::new(self.config.kubelet_ca.as_deref(), self.config.kubelet_client.as_ref())
             .map_err(BuildError::Kubelet)?;
         self.core.install(parts, authorizer, authenticator);
-        Ok(Arc::new(Server::new(self.config, self.core, dialer)))
+        let counters = Arc::default();
+        let auditor = Auditor::open(&self.config.audit, Arc::clone(&counters))?;
+        Ok(Arc::new(Server::new(self.config, self.core, dialer, auditor, counters)))
     }
 }

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 
+use crate::audit::{Level, Record};
 use crate::authn::Authenticator;
 use crate::authz::Authorizer;
 use crate::custom::Custom;
@@ -87,6 +88,8 @@ pub struct Ctx {
     pub backend: Backend,
     /// The version of the definition, when the resource is a custom one.
     pub(crate) custom: Option<Custom>,
+    /// What is recorded of the request, if anything is.
+    pub(crate) audit: Option<Arc<Record>>,
     rounds: Arc<Mutex<Rounds>>,
     warnings: Arc<Mutex<Vec<String>>>,
 }
@@ -103,6 +106,7 @@ impl Ctx {
             dry_run: false,
             backend,
             custom: None,
+            audit: None,
             rounds: Arc::default(),
             warnings: Arc::default(),
         }
@@ -115,6 +119,27 @@ impl Ctx {
         if !warnings.contains(&text) {
             warnings.push(text);
         }
+    }
+
+    /// Adds an annotation to the request's audit events, if there are any: only then is the value made. The first value
+    /// of a key stays.
+    pub fn audit(&self, key: &str, value: impl FnOnce() -> String) {
+        self.audit_at(Level::Metadata, key, value);
+    }
+
+    /// Whether anybody sees audit annotations.
+    pub fn is_audited(&self) -> bool {
+        self.audit.is_some()
+    }
+
+    /// As [`Ctx::audit`], where this level or more is recorded. A key has a prefix, a slash and a name.
+    pub fn audit_at(&self, level: Level, key: &str, value: impl FnOnce() -> String) {
+        let Some(record) = &self.audit else { return };
+        if key.split('/').count() != 2 || !api::names::qualified_name(key).is_empty() {
+            tracing::warn!(key, "an audit annotation has no key that could be one, and is left out");
+            return;
+        }
+        record.annotate(level, key, value);
     }
 
     /// What a plug-in's webhooks or policies have done so far in the admission of this write.

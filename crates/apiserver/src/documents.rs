@@ -94,7 +94,9 @@ impl Server {
             .collect();
         objects.sort();
         objects.dedup_by(|a, b| a.0 == b.0);
-        self.metrics.render(&objects)
+        let mut out = self.metrics.render(&objects);
+        self.audited.render(&mut out);
+        out
     }
 
     /// The checks of an endpoint, in order, and what they say.

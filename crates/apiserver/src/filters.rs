@@ -5,6 +5,7 @@ use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use http::{HeaderMap, header};
 
+use crate::audit::{Level, Record};
 use crate::authn::{Authenticator, AuthnRequest, Peer};
 use crate::authz::{Authorizer, AuthzAttributes, Decision};
 use crate::builder::InProcess;
@@ -127,19 +128,32 @@ pub fn always_allowed(info: &RequestInfo) -> bool {
 }
 
 /// Asks the authorizers about the request.
-pub fn authorize(authorizer: &dyn Authorizer, info: &RequestInfo, user: &UserInfo) -> Result<(), Status> {
+pub(crate) fn authorize(authorizer: &dyn Authorizer, info: &RequestInfo, user: &UserInfo, audit: Option<&Record>) -> Result<(), Status> {
+    let note = |decision: &str, reason: &str| {
+        if let Some(record) = audit {
+            record.annotate(Level::Metadata, "authorization.k8s.io/decision", || decision.to_string());
+            record.annotate(Level::Metadata, "authorization.k8s.io/reason", || reason.to_string());
+        }
+    };
     if always_allowed(info) {
+        note("allow", "");
         return Ok(());
     }
     let attributes = attributes(info, user);
     match authorizer.authorize(&attributes) {
-        (Decision::Allow, _) => Ok(()),
-        (_, reason) => Err(forbidden(&attributes, &reason)),
+        (Decision::Allow, reason) => {
+            note("allow", &reason);
+            Ok(())
+        }
+        (_, reason) => {
+            note("forbid", &reason);
+            Err(forbidden(&attributes, &reason))
+        }
     }
 }
 
 /// Acts as another user, where the headers say so and the real one may.
-pub fn impersonate(authorizer: &dyn Authorizer, headers: &HeaderMap, user: UserInfo) -> Result<UserInfo, Status> {
+pub(crate) fn impersonate(authorizer: &dyn Authorizer, headers: &HeaderMap, user: UserInfo, audit: Option<&Record>) -> Result<UserInfo, Status> {
     let text = |name: &str| headers.get(name).and_then(|v| v.to_str().ok()).unwrap_or_default().to_string();
     let name = text("impersonate-user");
     let uid = text("impersonate-uid");
@@ -204,6 +218,9 @@ pub fn impersonate(authorizer: &dyn Authorizer, headers: &HeaderMap, user: UserI
     } else if name == "system:anonymous" && !has("system:unauthenticated") && !has("system:authenticated") {
         result.groups.push("system:unauthenticated".into());
     }
+    if let Some(record) = audit {
+        record.impersonated(&result);
+    }
     Ok(result)
 }
 
@@ -242,10 +259,10 @@ mod tests {
     fn impersonation() {
         let mut headers = HeaderMap::new();
         headers.insert("impersonate-user", "system:serviceaccount:ns:sa".parse().unwrap());
-        let user = impersonate(&AlwaysAllow, &headers, UserInfo::new("admin", &["system:masters"])).unwrap();
+        let user = impersonate(&AlwaysAllow, &headers, UserInfo::new("admin", &["system:masters"]), None).unwrap();
         assert_eq!(user.groups, ["system:serviceaccounts", "system:serviceaccounts:ns", "system:authenticated"]);
         headers.remove("impersonate-user");
         headers.insert("impersonate-group", "g".parse().unwrap());
-        assert!(impersonate(&AlwaysAllow, &headers, UserInfo::default()).is_err());
+        assert!(impersonate(&AlwaysAllow, &headers, UserInfo::default(), None).is_err());
     }
 }

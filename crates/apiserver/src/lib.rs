@@ -8,11 +8,12 @@
 //!
 //! Custom resources take the same road: their definitions make rows of the resource table and schemas (`custom`).
 //!
-//! Not here yet: aggregation, audit, priority and fairness.
+//! Not here yet: priority and fairness.
 #![forbid(unsafe_code)]
 
 pub mod admission;
 mod aggregate;
+pub mod audit;
 pub mod authn;
 pub mod authz;
 pub mod body;

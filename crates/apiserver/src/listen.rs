@@ -98,6 +98,7 @@ impl Server {
         let _ = tokio::time::timeout(DRAIN, connections.wait()).await;
         self.writes.close();
         let _ = tokio::time::timeout(DRAIN, self.writes.wait()).await;
+        self.flush_audit().await;
     }
 
     async fn connection(

@@ -144,6 +144,7 @@ impl Server {
     ) -> Result<Response<Body>, Status> {
         let upgrade = wants_upgrade(rq.headers());
         let from_client = upgrade.then(|| hyper::upgrade::on(&mut rq.request));
+        let record = rq.audit.clone();
         let mut request = outgoing(rq, location, upgrade, prefix.is_some())?;
         request.headers_mut().extend(more);
         let (mut sender, connection) =
@@ -154,6 +155,9 @@ impl Server {
             }
         });
         let mut response = sender.send_request(request).await.map_err(unreachable)?;
+        if let Some(record) = &record {
+            record.passed_on();
+        }
         if response.status() == StatusCode::SWITCHING_PROTOCOLS
             && let Some(from_client) = from_client
         {
@@ -162,6 +166,8 @@ impl Server {
                 let (Ok(client), Ok(server)) = tokio::join!(from_client, from_server) else { return };
                 let (mut client, mut server) = (TokioIo::new(client), TokioIo::new(server));
                 let _ = tokio::io::copy_bidirectional(&mut client, &mut server).await;
+                // the request ends here
+                drop(record);
             });
             let (parts, _) = response.into_parts();
             return Ok(Response::from_parts(parts, body::empty()));

@@ -57,8 +57,10 @@ impl Server {
             ctx.warn(text);
         }
         ctx.custom = custom;
+        ctx.audit = rq.audit.clone();
         if let Some(text) = model::deprecation(resource) {
             ctx.warn(text);
+            ctx.audit("k8s.io/deprecated", || "true".into());
         }
         let warnings = ctx.clone();
         let result = if info.subresource.is_empty() { self.main(rq, ctx).await } else { self.subresource(rq, ctx).await };
@@ -224,7 +226,11 @@ impl Server {
     async fn read_object(&self, rq: &mut Rq, ctx: &Ctx, expect: &Expect, options: &WriteOptions) -> Result<Value, Status> {
         decode::content_format(rq.headers())?;
         let bytes = rq.body().await?;
-        decode::object(rq.headers(), &bytes, expect, options.field_validation, ctx)
+        let object = decode::object(rq.headers(), &bytes, expect, options.field_validation, ctx)?;
+        if let Some(record) = &rq.audit {
+            record.request_object(&object);
+        }
+        Ok(object)
     }
 
     async fn delete_options(&self, rq: &mut Rq) -> Result<DeleteOptions, Status> {
@@ -242,6 +248,13 @@ impl Server {
         }
         model::normalize("meta.k8s.io", "v1", "DeleteOptions", &mut value)
             .map_err(|why| api::status::bad_request(format!("DeleteOptions in version \"v1\" cannot be handled as a DeleteOptions: {why}")))?;
+        if let Some(record) = &rq.audit {
+            let mut object = value.clone();
+            let map = object::map_of(&mut object);
+            map.entry("kind").or_insert("DeleteOptions".into());
+            map.entry("apiVersion").or_insert("meta.k8s.io/v1".into());
+            record.request_object(&object);
+        }
         DeleteOptions::from_value(&value)
     }
 
@@ -260,6 +273,9 @@ impl Server {
         let kind = PatchType::of(rq.headers(), ctx.custom.is_some())?;
         let options = WriteOptions::parse(&rq.query, "PatchOptions", true, kind == PatchType::Apply)?;
         let bytes = rq.body().await?;
+        if let Some(record) = &rq.audit {
+            record.request_patch(&bytes);
+        }
         let patch = Patch::read(kind, &bytes)?;
         let mut op = self.op(rq, with_dry_run(ctx, options.dry_run));
         let updated = op.patch(&patch, &Expect::new(r.group, r.version, r.kind), &options).await?;
@@ -369,6 +385,9 @@ impl Server {
                 let kind = PatchType::of(rq.headers(), ctx.custom.is_some())?;
                 let options = WriteOptions::parse(&rq.query, "PatchOptions", true, kind == PatchType::Apply)?;
                 let bytes = rq.body().await?;
+                if let Some(record) = &rq.audit {
+                    record.request_patch(&bytes);
+                }
                 let patch = Patch::read(kind, &bytes)?;
                 self.op(rq, with_dry_run(ctx, options.dry_run)).patch_scale(&patch, &options).await?
             }
@@ -424,6 +443,7 @@ impl Server {
         let headers = rq.request.headers_mut();
         headers.remove(http::header::CONNECTION);
         headers.remove(http::header::UPGRADE);
+        let record = rq.audit.clone();
         let response = self.forward(rq, location).await?;
         if !response.status().is_success() {
             return Ok(response);
@@ -434,6 +454,7 @@ impl Server {
             if let Err(error) = send(data).await {
                 tracing::debug!(%error, "a log over a WebSocket ended");
             }
+            drop(record);
         });
         Ok(answer.map(crate::body::boxed))
     }

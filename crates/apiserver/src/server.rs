@@ -1,11 +1,11 @@
 //! The server: the filter chain from a request to a response, and the tasks that keep the cache alive.
 //!
 //! ```text
-//! handle: contain panics → request info → authenticate → impersonate → authorize → time limit → resource or document
+//! handle: contain panics → request info → authenticate → audit → impersonate → authorize → time limit → resource or document
 //! run:    load the cache → follow the store ∥ post-start hooks ∥ compaction   … until cancelled
 //! ```
 use std::panic::AssertUnwindSafe;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
@@ -18,6 +18,7 @@ use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::audit::{Auditor, Counters, Incoming, Record};
 use crate::body::{self, Body, BodyError};
 use crate::builder::Config;
 use crate::cache::Feed;
@@ -34,6 +35,8 @@ use crate::types::Status;
 /// History that is kept in the store for watches that resume: compaction takes what is older.
 const COMPACT_EVERY: Duration = Duration::from_secs(300);
 
+/// What tells a request from all others, in the audit log and in the answer.
+const AUDIT_ID: &str = "audit-id";
 /// Requests served at once, watches and streams aside (upstream: 400 reading and 200 writing ones).
 const MAX_INFLIGHT: usize = 600;
 /// How long a request waits for its turn.
@@ -52,6 +55,9 @@ pub struct Server {
     /// Bounds what is served at once.
     places: Semaphore,
     pub(crate) metrics: Metrics,
+    /// Records requests, if any are to be.
+    auditor: Option<Arc<Auditor>>,
+    pub(crate) audited: Arc<Counters>,
     pub(crate) documents: crate::published::Published,
     /// Post-start hooks that are not through: names.
     pub(crate) pending: Mutex<Vec<String>>,
@@ -68,6 +74,8 @@ pub(crate) struct Rq {
     pub query: Vec<(String, String)>,
     pub user: UserInfo,
     pub now: jiff::Timestamp,
+    /// What is recorded of it, if anything is.
+    pub audit: Option<Arc<Record>>,
 }
 
 impl Rq {
@@ -86,7 +94,7 @@ impl Rq {
 }
 
 impl Server {
-    pub(crate) fn new(config: Config, core: Arc<Core>, dialer: Dialer) -> Server {
+    pub(crate) fn new(config: Config, core: Arc<Core>, dialer: Dialer, auditor: Option<Arc<Auditor>>, audited: Arc<Counters>) -> Server {
         let pending = core.parts().post_start.iter().map(|(name, _)| name.clone()).collect();
         Server {
             config,
@@ -97,6 +105,8 @@ impl Server {
             streams: TaskTracker::new(),
             places: Semaphore::new(MAX_INFLIGHT),
             metrics: Metrics::default(),
+            auditor,
+            audited,
             documents: crate::published::Published::default(),
             pending: Mutex::new(pending),
             loaded: tokio::sync::watch::Sender::new(false),
@@ -118,8 +128,16 @@ impl Server {
         self.handle_boxed(request.map(body::boxed)).await
     }
 
-    async fn handle_boxed(self: &Arc<Server>, request: Request<Body>) -> Response<Body> {
+    async fn handle_boxed(self: &Arc<Server>, mut request: Request<Body>) -> Response<Body> {
         let started = Instant::now();
+        let audit_id = match request.headers().get(AUDIT_ID).filter(|id| !id.is_empty()) {
+            Some(id) => Some(id.clone()),
+            None => HeaderValue::from_str(&crate::object::new_uid()).ok(),
+        };
+        if let Some(id) = audit_id.as_ref().filter(|_| self.auditor.is_some() || self.core.aggregated().generation != 0) {
+            // whom the request is passed on to knows it by the same id
+            request.headers_mut().insert(AUDIT_ID, id.clone());
+        }
         let headers = request.headers().clone();
         let method = request.method().clone();
         let mut info = match RequestInfo::parse(&method, request.uri()) {
@@ -134,7 +152,8 @@ impl Server {
         if !long {
             self.metrics.inflight(mutating, 1);
         }
-        let chain = AssertUnwindSafe(self.chain(request, info.clone())).catch_unwind();
+        let record = OnceLock::new();
+        let chain = AssertUnwindSafe(self.chain(request, info.clone(), &record)).catch_unwind();
         let result = if long {
             chain.await
         } else {
@@ -148,18 +167,27 @@ impl Server {
         if !long {
             self.metrics.inflight(mutating, -1);
         }
-        let mut response = result.unwrap_or_else(|panic| {
-            let why = panic.downcast_ref::<String>().map(String::as_str).or(panic.downcast_ref::<&str>().copied()).unwrap_or("");
-            tracing::error!(why, method = %method, path = %info.path, "serving a request panicked");
-            let status = api::status::internal("This request caused apiserver to panic. Look in the logs for details.");
-            negotiate::respond_status(&headers, &status)
-        });
+        let mut response = match (result, record.get()) {
+            (Ok(response), None) => response,
+            (Ok(response), Some(record)) => record.respond(response).await,
+            (Err(panic), record) => {
+                let why = panic.downcast_ref::<String>().map(String::as_str).or(panic.downcast_ref::<&str>().copied()).unwrap_or("").to_string();
+                // it need not be one that could be shared between threads
+                drop(panic);
+                tracing::error!(why, method = %method, path = %info.path, "serving a request panicked");
+                if let Some(record) = record {
+                    record.panicked(&why).await;
+                }
+                let status = api::status::internal("This request caused apiserver to panic. Look in the logs for details.");
+                negotiate::respond_status(&headers, &status)
+            }
+        };
         let h = response.headers_mut();
         if !h.contains_key(header::CACHE_CONTROL) {
             h.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache, private"));
         }
-        if let Ok(id) = HeaderValue::from_str(&crate::object::new_uid()) {
-            h.entry("audit-id").or_insert(id);
+        if let Some(id) = audit_id {
+            h.entry(AUDIT_ID).or_insert(id);
         }
         let code = response.status().as_u16();
         self.metrics.request(&info, code, started.elapsed());
@@ -171,7 +199,7 @@ impl Server {
         self.config.request_timeout
     }
 
-    async fn chain(self: &Arc<Server>, request: Request<Body>, info: RequestInfo) -> Response<Body> {
+    async fn chain(self: &Arc<Server>, request: Request<Body>, info: RequestInfo, recorded: &OnceLock<Arc<Record>>) -> Response<Body> {
         let headers = request.headers().clone();
         let now = jiff::Timestamp::now();
         if info.resource_request && !self.wait_loaded().await {
@@ -182,12 +210,30 @@ impl Server {
         let extensions = request.extensions().clone();
         let user = async {
             let user = filters::authenticate(&*backend.authenticator, &extensions, &headers, &info.path, now).await?;
-            let user = user.or_else(|| self.config.anonymous.then(filters::anonymous)).ok_or_else(api::status::unauthorized)?;
-            let user = filters::impersonate(&*backend.authorizer, &headers, user)?;
-            filters::authorize(&*backend.authorizer, &info, &user)?;
-            Ok::<UserInfo, Status>(user)
+            user.or_else(|| self.config.anonymous.then(filters::anonymous)).ok_or_else(api::status::unauthorized)
         };
-        let user = match user.await {
+        let user = user.await;
+        let mut audit = None;
+        if let Some(auditor) = &self.auditor {
+            let peer = extensions.get::<crate::Peer>().and_then(|p| p.addr).map(|a| a.ip());
+            let incoming = Incoming { info: &info, uri: request.uri(), headers: &headers, peer, user: user.as_ref().ok(), received: now };
+            audit = auditor.begin(&incoming);
+        }
+        let user = match (user, &audit) {
+            (Ok(user), None) => user,
+            (Ok(user), Some(record)) => {
+                if !record.received().await {
+                    return unrecorded(&request);
+                }
+                let _ = recorded.set(record.clone());
+                user
+            }
+            (Err(status), None) => return negotiate::respond_status(&headers, &status),
+            (Err(status), Some(record)) => return record.unauthenticated(negotiate::respond_status(&headers, &status)).await,
+        };
+        let user = filters::impersonate(&*backend.authorizer, &headers, user, audit.as_deref())
+            .and_then(|user| filters::authorize(&*backend.authorizer, &info, &user, audit.as_deref()).map(|()| user));
+        let user = match user {
             Ok(user) => user,
             Err(status) => return negotiate::respond_status(&headers, &status),
         };
@@ -196,7 +242,7 @@ impl Server {
         let long = info.long_running();
         let resource = info.resource_request;
         let (parts, body) = request.into_parts();
-        let rq = Rq { request: Request::from_parts(parts, ()), body: Mutex::new(Some(body)), info, query, user, now };
+        let rq = Rq { request: Request::from_parts(parts, ()), body: Mutex::new(Some(body)), info, query, user, now, audit };
         if let Some(to) = self.core.aggregated().route(&rq.info.path).cloned() {
             return self.aggregate(rq, &to).await.unwrap_or_else(|status| negotiate::respond_status(&headers, &status));
         }
@@ -213,7 +259,15 @@ impl Server {
             if writes {
                 // a write that has begun is finished, whether or not somebody still waits for the answer
                 let server = self.clone();
-                match self.writes.spawn(async move { server.resource(rq).await }).await {
+                let write = async move {
+                    let record = rq.audit.clone();
+                    let result = server.resource(rq).await;
+                    if let Some(record) = record {
+                        record.ended(&result);
+                    }
+                    result
+                };
+                match self.writes.spawn(write).await {
                     Ok(result) => result,
                     Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
                     Err(_) => Err(api::status::unavailable("the server is shutting down")),
@@ -232,6 +286,13 @@ impl Server {
             _ => serve.await,
         };
         result.unwrap_or_else(|status| negotiate::respond_status(&headers, &status))
+    }
+
+    /// Delivers the audit events that still wait; a stage of the shutdown.
+    pub(crate) async fn flush_audit(&self) {
+        if let Some(auditor) = &self.auditor {
+            auditor.flush().await;
+        }
     }
 
     /// Encrypts by another configuration from now on. What is stored stays as it is until it is written again.
@@ -267,6 +328,7 @@ impl Server {
             // writes that have begun wait for the cache: it follows the store until they are through
             self.writes.close();
             let _ = tokio::time::timeout(Duration::from_secs(3), self.writes.wait()).await;
+            self.flush_audit().await;
         };
         tokio::select! {
             () = stop => {}
@@ -346,6 +408,16 @@ impl Server {
     pub fn drain(&self) {
         self.shutting_down.store(true, Ordering::Relaxed);
     }
+}
+
+/// The answer to a request that cannot be recorded as strictly as it should be.
+fn unrecorded<B>(request: &Request<B>) -> Response<Body> {
+    let uri = request.uri().path_and_query().map_or("/", |p| p.as_str());
+    let text = format!("Internal Server Error: {}: failed to store audit event\n", api::field::go_quote(uri));
+    let text = text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;");
+    let mut response = body::response(500, "text/plain; charset=utf-8", text);
+    response.headers_mut().insert("x-content-type-options", HeaderValue::from_static("nosniff"));
+    response
 }
 
 /// An error with its causes.

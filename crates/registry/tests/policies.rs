@@ -2,7 +2,7 @@
 
 mod common;
 
-use common::{Cluster, admin};
+use common::{AuditLog, Cluster, admin};
 use serde_json::{Value, json};
 
 const REGISTRATION: &str = "/apis/admissionregistration.k8s.io/v1";
@@ -146,4 +146,48 @@ async fn policies_that_make_no_sense_are_refused() {
     assert_eq!((code, &patched["spec"]["reinvocationPolicy"], &patched["metadata"]["generation"]), (200, &json!("IfNeeded"), &json!(2)));
     let (code, _) = cluster.call(&admin(), "DELETE", &format!("{path}?labelSelector=l=v"), None).await;
     assert_eq!((code, cluster.get(&admin(), &path).await["items"].as_array().map(Vec::len)), (200, Some(0)));
+}
+
+#[tokio::test]
+async fn the_audit_log_knows_of_policies() {
+    let (cluster, log) = AuditLog::start("policies", "Metadata").await;
+    let rules = json!([{"apiGroups": [""], "apiVersions": ["v1"], "operations": ["CREATE"], "resources": ["configmaps"]}]);
+    let policy = json!({"metadata": {"name": "p.example.com"}, "spec": {"matchConstraints": {"resourceRules": rules},
+        "validations": [{"expression": "true"}, {"expression": "size(object.data) < 2", "message": "too much"}],
+        "auditAnnotations": [{"key": "size", "valueExpression": "' ' + string(size(object.data)) + ' '"}, {"key": "none", "valueExpression": "null"}]}});
+    let (code, made) = cluster.post(&admin(), &format!("{REGISTRATION}/validatingadmissionpolicies"), &policy).await;
+    assert_eq!(code, 201, "{made}");
+    let binding = json!({"metadata": {"name": "b"}, "spec": {"policyName": "p.example.com", "validationActions": ["Audit", "Warn"]}});
+    let (code, made) = cluster.post(&admin(), &format!("{REGISTRATION}/validatingadmissionpolicybindings"), &binding).await;
+    assert_eq!(code, 201, "{made}");
+    let map = |data: Value| json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"generateName": "m"}, "data": data});
+    const MAPS: &str = "/api/v1/namespaces/a/configmaps";
+    let (code, made) = cluster.post(&admin(), MAPS, &map(json!({"a": "1"}))).await;
+    assert_eq!(code, 201, "{made}");
+    assert_eq!(log.annotations(), json!({"p.example.com/size": "1"}));
+    let (code, made) = cluster.post(&admin(), MAPS, &map(json!({"a": "1", "b": "2"}))).await;
+    assert_eq!(code, 201, "{made}");
+    let failure = r#"[{"message":"too much","policy":"p.example.com","binding":"b","expressionIndex":1,"validationActions":["Audit","Warn"]}]"#;
+    assert_eq!(log.annotations(), json!({"p.example.com/size": "2", "validation.policy.admission.k8s.io/validation_failure": failure}));
+}
+
+#[tokio::test]
+async fn the_audit_log_knows_of_pod_security() {
+    let (cluster, log) = AuditLog::start("security", "Metadata").await;
+    const PODS: &str = "/api/v1/namespaces/a/pods";
+    let pod = |name: &str| json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name}, "spec": {"hostNetwork": true, "containers": [{"name": "c", "image": "i"}]}});
+    cluster.post(&admin(), "/api/v1/namespaces/a/serviceaccounts", &json!({"metadata": {"name": "default"}})).await;
+    let (code, made) = cluster.post(&admin(), PODS, &pod("p")).await;
+    assert_eq!(code, 201, "{made}");
+    assert_eq!(log.annotations(), json!({"pod-security.kubernetes.io/enforce-policy": "privileged:latest"}));
+    let labels = json!({"metadata": {"labels": {"pod-security.kubernetes.io/audit": "baseline", "pod-security.kubernetes.io/audit-version": "v1.30"}}});
+    let (code, changed) = cluster.patch(&admin(), "application/merge-patch+json", "/api/v1/namespaces/a", &labels).await;
+    assert_eq!(code, 200, "{changed}");
+    let (code, made) = cluster.post(&admin(), PODS, &pod("q")).await;
+    assert_eq!(code, 201, "{made}");
+    let violation = "would violate PodSecurity \"baseline:v1.30\": host namespaces (hostNetwork=true)";
+    assert_eq!(
+        log.annotations(),
+        json!({"pod-security.kubernetes.io/enforce-policy": "privileged:latest", "pod-security.kubernetes.io/audit-violations": violation})
+    );
 }

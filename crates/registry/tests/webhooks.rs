@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex};
 
 use base64::Engine;
 use bytes::Bytes;
-use common::{Cluster, admin};
+use common::{AuditLog, Cluster, admin};
 use http::{Request, Response};
 use http_body_util::{BodyExt, Full};
 use hyper_util::rt::TokioIo;
@@ -193,4 +193,53 @@ async fn hooks_refuse_and_are_passed_over() {
     let why = "Internal error occurred: failed calling webhook \"h.example.com\": failed to call webhook: Post \"https://127.0.0.1:1/";
     assert!(refused["message"].as_str().unwrap().starts_with(why), "{refused}");
     assert_eq!(change("Ignore").await.0, 201);
+}
+
+#[tokio::test]
+async fn the_audit_log_knows_of_hooks() {
+    let (cluster, log) = AuditLog::start("hooks", "Request").await;
+    let noted = |request: &Value| {
+        let mut answer = if request["object"]["metadata"]["name"] == "same" { json!({"allowed": true}) } else { sign(request) };
+        answer["auditAnnotations"] = json!({"saw": request["object"]["metadata"]["name"], "not a key": "x"});
+        answer
+    };
+    let hooks = Hooks::start(noted).await;
+    hooks.register(&cluster, "mutating", &["configmaps"], json!({"reinvocationPolicy": "IfNeeded"})).await;
+    let (code, made) = cluster.post(&admin(), MAPS, &config_map("m")).await;
+    assert_eq!(code, 201, "{made}");
+    let seen = |n: usize| "w".repeat(n);
+    let mutation = |mutated: bool| json!(format!("{{\"configuration\":\"c\",\"webhook\":\"h.example.com\",\"mutated\":{mutated}}}"));
+    let patch = |n: usize| {
+        json!(format!(
+            "{{\"configuration\":\"c\",\"webhook\":\"h.example.com\",\"patch\":[{{\"op\":\"add\",\"path\":\"/data/seen\",\"value\":\"{}\"}}],\"patchType\":\"JSONPatch\"}}",
+            seen(n)
+        ))
+    };
+    assert_eq!(
+        log.annotations(),
+        json!({"h.example.com/saw": "m", "mutation.webhook.admission.k8s.io/round_0_index_0": mutation(true), "patch.webhook.admission.k8s.io/round_0_index_0": patch(1)})
+    );
+    assert_eq!(cluster.post(&admin(), MAPS, &config_map("same")).await.0, 201);
+    assert_eq!(log.annotations(), json!({"h.example.com/saw": "same", "mutation.webhook.admission.k8s.io/round_0_index_0": mutation(false)}));
+    // hooks that are passed over
+    let path = |kind: &str| format!("{REGISTRATION}/{kind}webhookconfigurations/c");
+    hooks.register(&cluster, "validating", &["configmaps"], json!({"failurePolicy": "Ignore"})).await;
+    for kind in ["mutating", "validating"] {
+        let mut configuration = cluster.get(&admin(), &path(kind)).await;
+        configuration["webhooks"][0]["clientConfig"] = json!({"url": "https://127.0.0.1:1/"});
+        configuration["webhooks"][0]["failurePolicy"] = "Ignore".into();
+        let (code, changed) = cluster.call(&admin(), "PUT", &path(kind), Some(&configuration)).await;
+        assert_eq!(code, 200, "{changed}");
+    }
+    assert_eq!(cluster.post(&admin(), MAPS, &config_map("open")).await.0, 201);
+    let open = |kind: &str| format!("failed-open.{kind}.webhook.admission.k8s.io/round_0_index_0");
+    assert_eq!(
+        log.annotations(),
+        json!({"mutation.webhook.admission.k8s.io/round_0_index_0": mutation(false), open("mutation"): "h.example.com", open("validating"): "h.example.com"})
+    );
+    // patches are no metadata
+    let (cluster, log) = AuditLog::start("metadata", "Metadata").await;
+    hooks.register(&cluster, "mutating", &["configmaps"], json!({})).await;
+    assert_eq!(cluster.post(&admin(), MAPS, &config_map("m")).await.0, 201);
+    assert_eq!(log.annotations(), json!({"h.example.com/saw": "m", "mutation.webhook.admission.k8s.io/round_0_index_0": mutation(true)}));
 }

@@ -1,6 +1,6 @@
 //! PodSecurity: the pod security standards, chosen by namespace labels
 //! (https://kubernetes.io/docs/concepts/security/pod-security-standards/). `enforce` refuses,
-//! `warn` warns, also about the templates of workloads.
+//! `warn` warns and `audit` tells the audit log, also about the templates of workloads.
 //!
 //! The checks are those of the newest version of the standards whatever version a label names.
 
@@ -15,6 +15,11 @@ use super::{forbidden, is_sub};
 use crate::util::{NAMESPACES, items, map, number, text, texts};
 
 pub(super) struct PodSecurity;
+
+const MODES: [&str; 3] = ["enforce", "audit", "warn"];
+/// What the audit log is told.
+const ENFORCED: &str = "pod-security.kubernetes.io/enforce-policy";
+const VIOLATIONS: &str = "pod-security.kubernetes.io/audit-violations";
 
 /// Where the pod specification is in the kinds that have a template.
 const TEMPLATES: [(&str, &str, &str); 8] = [
@@ -49,6 +54,10 @@ impl Admission for PodSecurity {
         };
         let Some(spec) = spec else { return Ok(()) };
         let Some(namespace) = ctx.backend.reader.get(&NAMESPACES, "", &ctx.namespace) else { return Ok(()) };
+        if pod && MODES.iter().all(|mode| policy(&namespace, mode).is_none()) {
+            ctx.audit(ENFORCED, || "privileged:latest".to_owned());
+            return Ok(());
+        }
         // Only a change of what is judged is judged again: images and metadata may change.
         if pod && attributes.old.is_some_and(|old| ctx.subresource.is_empty() && same_but_images(spec, old.get("spec"))) {
             return Ok(());
@@ -58,6 +67,14 @@ impl Admission for PodSecurity {
             let found = violations(object, spec, level);
             (!found.is_empty()).then(|| (format!("{level}:{version}"), found.join(", ")))
         };
+        if ctx.is_audited() {
+            if pod {
+                ctx.audit(ENFORCED, || enforced(&namespace));
+            }
+            if let Some((policy, what)) = violates("audit") {
+                ctx.audit(VIOLATIONS, || format!("would violate PodSecurity \"{policy}\": {what}"));
+            }
+        }
         if pod && let Some((policy, what)) = violates("enforce") {
             return Err(forbidden(attributes, Some(object), format!("violates PodSecurity \"{policy}\": {what}")));
         }
@@ -65,6 +82,17 @@ impl Admission for PodSecurity {
             ctx.warn(format!("would violate PodSecurity \"{policy}\": {what}"));
         }
         Ok(())
+    }
+}
+
+/// The policy that is enforced, by name.
+fn enforced(namespace: &Value) -> String {
+    match policy(namespace, "enforce") {
+        Some((level, version)) => format!("{level}:{version}"),
+        None => {
+            let version = &namespace["metadata"]["labels"]["pod-security.kubernetes.io/enforce-version"];
+            format!("privileged:{}", version.as_str().unwrap_or("latest"))
+        }
     }
 }
 

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use api::status;
+use apiserver::audit::Level;
 use apiserver::types::Status;
 use apiserver::webhook::{Client, Services};
 use apiserver::{Admission, Attributes, Ctx, Operation};
@@ -29,6 +30,7 @@ use crate::util::{MUTATING_HOOKS, Res, VALIDATING_HOOKS, items, map, number, quo
 struct Hook {
     /// Configuration, name and place: what tells it from others.
     id: String,
+    configuration: String,
     name: String,
     client: Result<Client, String>,
     matcher: Matcher,
@@ -74,6 +76,7 @@ fn environment() -> cel::Env {
 fn read(id: &str, hook: &Value) -> Hook {
     Hook {
         id: format!("{id}/{}", text(hook, "/name")),
+        configuration: id.split('/').next().unwrap_or_default().to_owned(),
         name: text(hook, "/name").to_owned(),
         client: Client::new(hook.get("clientConfig").unwrap_or(&Value::Null)),
         matcher: Matcher::of_hook(hook),
@@ -104,8 +107,9 @@ impl Hook {
         }
     }
 
-    /// Asks the hook. The outer error is a failure to ask, the inner one is its refusal.
-    async fn ask(&self, view: &View<'_>, mutating: bool) -> Result<Result<Option<Value>, Status>, String> {
+    /// Asks the hook; if it may change the object, in its place among the hooks. The outer error is a failure to ask, the
+    /// inner one is its refusal.
+    async fn ask(&self, view: &View<'_>, place: Option<&Place>) -> Result<Result<Option<Value>, Status>, String> {
         let ctx = view.attributes.ctx;
         if ctx.dry_run && self.side_effects {
             let why = format!("admission webhook {} does not support dry run", quote(&self.name));
@@ -133,6 +137,9 @@ impl Hook {
                 return Err(invalid(format!("expected webhook response of {api_version}, Kind=AdmissionReview, got {got}")));
             }
         }
+        for (key, value) in map(response, "/auditAnnotations").into_iter().flatten().filter(|_| ctx.is_audited()) {
+            ctx.audit(&format!("{}/{key}", self.name), || value.as_str().unwrap_or_default().to_owned());
+        }
         for warning in texts(response, "/warnings") {
             ctx.warn(warning);
         }
@@ -141,7 +148,7 @@ impl Hook {
         }
         let patch = text(response, "/patch");
         let kind = response.get("patchType").and_then(Value::as_str);
-        match (mutating, patch.is_empty(), kind) {
+        match (place.is_some(), patch.is_empty(), kind) {
             (false, false, _) => return Err(invalid("validating webhook may not return response.patch".into())),
             (false, true, Some(_)) if version == "v1" => return Err(invalid("validating webhook may not return response.patchType".into())),
             (true, false, None) if version == "v1" => return Err(invalid("webhook returned response.patch but not response.patchType".into())),
@@ -164,16 +171,38 @@ impl Hook {
             Ok(patched) => patched,
             Err(refused) => return Ok(Err(status::internal(refused.message))),
         };
-        Ok(view.back(patched).await.map(Some))
+        let back = view.back(patched).await;
+        if let (Some(place), Ok(_)) = (place, &back) {
+            let key = format!("patch.webhook.admission.k8s.io/{place}");
+            ctx.audit_at(Level::Request, &key, || self.noted(&format!(",\"patch\":{patch},\"patchType\":\"JSONPatch\"")));
+        }
+        Ok(back.map(Some))
     }
 
-    /// What a failure to ask means.
-    fn failed(&self, why: &str) -> Result<(), Status> {
+    /// What the audit log says of the hook: these fields, after what it is.
+    fn noted(&self, fields: &str) -> String {
+        format!("{{\"configuration\":{},\"webhook\":{}{fields}}}", json!(self.configuration), json!(self.name))
+    }
+
+    /// What a failure to ask means. `kind` and `place` are for the audit log.
+    fn failed(&self, why: &str, ctx: &Ctx, kind: &str, place: &Place) -> Result<(), Status> {
         if self.ignores {
+            if ctx.is_audited() {
+                ctx.audit(&format!("failed-open.{kind}.webhook.admission.k8s.io/{place}"), || self.name.clone());
+            }
             tracing::warn!(webhook = self.name, why, "a webhook could not be called and is passed over");
             return Ok(());
         }
         Err(status::internal(format!("failed calling webhook {}: {why}", quote(&self.name))))
+    }
+}
+
+/// In which round, and as which of the hooks, one is asked.
+struct Place(u8, usize);
+
+impl std::fmt::Display for Place {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "round_{}_index_{}", self.0, self.1)
     }
 }
 
@@ -230,21 +259,31 @@ impl Admission for Mutating {
         if ctx.is_second_round() && round.output.as_ref() != Some(object) {
             round.require_earlier();
         }
-        for hook in hooks.iter() {
+        for (i, hook) in hooks.iter().enumerate() {
             let given = (!object.is_null()).then_some(&*object);
             let Some(view) = hook.view(attributes, given).await? else { continue };
             if ctx.is_second_round() && !round.required.contains(&hook.id) {
                 continue;
             }
-            let answer = hook.ask(&view, true).await;
+            let place = Place(u8::from(ctx.is_second_round()), i);
+            let answer = hook.ask(&view, Some(&place)).await;
             drop(view);
+            let note = |mutated: bool| {
+                if ctx.is_audited() {
+                    ctx.audit(&format!("mutation.webhook.admission.k8s.io/{place}"), || hook.noted(&format!(",\"mutated\":{mutated}")));
+                }
+            };
+            if !matches!(answer, Ok(Ok(Some(_)))) {
+                note(false);
+            }
             match answer {
-                Err(why) => hook.failed(&why)?,
+                Err(why) => hook.failed(&why, ctx, "mutation", &place)?,
                 Ok(Err(refused)) => return Err(refused),
                 Ok(Ok(None)) => {}
                 Ok(Ok(Some(mut patched))) => {
                     // unlike policies' patches, those of webhooks may bring in unknown fields, which are dropped
                     let _unknown = ctx.settle(&mut patched).map_err(status::internal)?;
+                    note(patched != *object);
                     if patched != *object {
                         *object = patched;
                         round.require_earlier();
@@ -284,9 +323,9 @@ impl Admission for Validating {
                 calls.push((hook, view));
             }
         }
-        let asked = calls.iter().map(|(hook, view)| async move {
-            match hook.ask(view, false).await {
-                Err(why) => hook.failed(&why),
+        let asked = calls.iter().enumerate().map(|(i, (hook, view))| async move {
+            match hook.ask(view, None).await {
+                Err(why) => hook.failed(&why, ctx, "validating", &Place(0, i)),
                 Ok(answer) => answer.map(drop),
             }
         });

@@ -68,11 +68,14 @@ impl Creater for TokenRequests {
             lifetime = EXTENDED_SECONDS;
             private["warnafter"] = (now + seconds).into();
         }
+        let id = uuid();
         let claims = json!({
-            "aud": audiences, "exp": now + lifetime, "iat": now, "nbf": now, "iss": self.issuer, "jti": uuid(),
+            "aud": audiences, "exp": now + lifetime, "iat": now, "nbf": now, "iss": self.issuer, "jti": id,
             "sub": format!("system:serviceaccount:{}:{name}", ctx.namespace), "kubernetes.io": private,
         });
         let token = self.signer.sign(&claims).map_err(|e| status::internal(format!("failed to generate token: {e}")))?;
+        // the user's credential-id in what is done with it
+        ctx.audit("authentication.kubernetes.io/issued-credential-id", || format!("JTI={id}"));
         let end = ctx.now.saturating_add(SignedDuration::from_secs(seconds)).unwrap_or(ctx.now);
         let metadata = json!({"name": name, "namespace": ctx.namespace, "uid": uid, "creationTimestamp": ctx.now_string()});
         request["metadata"] = metadata;

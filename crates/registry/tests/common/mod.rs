@@ -36,6 +36,12 @@ impl Cluster {
         Self::over(store::memory::new(), Arc::new(ca)).await
     }
 
+    /// A server that is set up otherwise.
+    pub async fn configured(config: apiserver::Config) -> Self {
+        let ca = pki::Ca::new("kubernetes", Timestamp::now(), SignedDuration::from_hours(24)).unwrap();
+        Self::with(store::memory::new(), Arc::new(ca), config).await
+    }
+
     /// A server over a store that may already hold a cluster.
     pub async fn over(store: Arc<dyn Store>, ca: Arc<pki::Ca>) -> Self {
         Self::with(store, ca, Default::default()).await
@@ -152,5 +158,39 @@ impl Cluster {
         let account = json!({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "default"}});
         let (code, answer) = self.post(&admin(), &format!("/api/v1/namespaces/{name}/serviceaccounts"), &account).await;
         assert_eq!(code, 201, "{answer}");
+    }
+}
+
+/// An audit log of a server of its own; it goes with the test.
+pub struct AuditLog(std::path::PathBuf);
+
+impl AuditLog {
+    /// A server that records at this level what is written in the namespace `a`.
+    pub async fn start(name: &str, level: &str) -> (Cluster, AuditLog) {
+        let folder = std::env::temp_dir().join(format!("knarr-annotations-{name}-{}", std::process::id()));
+        std::fs::create_dir_all(&folder).unwrap();
+        let rule = format!("{{level: {level}, namespaces: [a], verbs: [create, update]}}");
+        std::fs::write(folder.join("policy"), format!("apiVersion: audit.k8s.io/v1\nkind: Policy\nomitStages: [RequestReceived]\nrules: [{rule}]\n")).unwrap();
+        let mut config = apiserver::Config::default();
+        config.audit.policy_file = Some(folder.join("policy"));
+        config.audit.log.path = folder.join("log").display().to_string();
+        let cluster = Cluster::configured(config).await;
+        cluster.namespace("a").await;
+        (cluster, AuditLog(folder))
+    }
+
+    /// The annotations of the last event, but for those of authorization.
+    pub fn annotations(&self) -> Value {
+        let text = std::fs::read_to_string(self.0.join("log")).unwrap();
+        let mut event: Value = serde_json::from_str(text.lines().last().unwrap()).unwrap();
+        let annotations = event["annotations"].as_object_mut().unwrap();
+        assert!(annotations.remove("authorization.k8s.io/decision").is_some() && annotations.remove("authorization.k8s.io/reason").is_some());
+        event["annotations"].take()
+    }
+}
+
+impl Drop for AuditLog {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
     }
 }

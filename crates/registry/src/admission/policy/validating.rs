@@ -1,13 +1,15 @@
 //! ValidatingAdmissionPolicy: what a policy says of a write, and what its bindings make of that.
 
+use std::collections::BTreeMap;
+
 use api::status::Cause;
 use apiserver::types::Status;
-use apiserver::{Admission, Attributes, Operation};
+use apiserver::{Admission, Attributes, Ctx, Operation};
 use async_trait::async_trait;
 use cel::{Activation, RUNTIME_BUDGET, Type};
-use serde_json::Value;
+use serde_json::{Value, json};
 
-use super::{Hook, Policy, environment, hooks, invocations, is_exempt, namespace_object};
+use super::{Binding, Hook, Policy, environment, hooks, invocations, is_exempt, namespace_object};
 use crate::admission::conditions::{self, Data, Expression, OUT_OF_BUDGET, Spent};
 use crate::admission::configured::Configured;
 use crate::admission::forbidden;
@@ -16,6 +18,9 @@ use crate::util::{ADMISSION_POLICIES, ADMISSION_POLICY_BINDINGS, items, text, te
 
 /// The longest message that an expression may make, in bytes.
 const LONGEST_MESSAGE: usize = 5 * 1024;
+
+/// The longest value of an audit annotation, in bytes.
+const LONGEST_NOTE: usize = 10 * 1024;
 
 /// The plug-in, with what it compiled.
 #[derive(Default)]
@@ -26,7 +31,8 @@ pub(in crate::admission) struct ValidatingAdmissionPolicy {
 /// What a policy asks of writes.
 struct Rules {
     validations: Vec<Validation>,
-    annotations: Vec<Expression>,
+    /// Keys, and what makes their values.
+    annotations: Vec<(String, Expression)>,
 }
 
 struct Validation {
@@ -39,10 +45,12 @@ struct Validation {
 /// What is against a write.
 #[derive(Debug, PartialEq, Eq)]
 enum Outcome {
-    /// A validation is not met, or could not be asked.
-    Denied { message: String, reason: String },
+    /// A validation, by its place, is not met, or could not be asked.
+    Denied { message: String, reason: String, index: usize },
     /// An audit annotation could not be made.
     Annotation { message: String },
+    /// The audit log is told.
+    Note { key: String, value: String },
 }
 
 /// A write that is refused: by which policy and binding, and why.
@@ -62,7 +70,7 @@ fn compile(policy: &Value) -> Policy<Rules> {
             message: text(v, "/message").trim().to_owned(),
             reason: text(v, "/reason").to_owned(),
         };
-        let annotation = |a: &Value| Expression::new(full, text(a, "/valueExpression"), &[Type::String, Type::Null]);
+        let annotation = |a: &Value| (text(a, "/key").to_owned(), Expression::new(full, text(a, "/valueExpression"), &[Type::String, Type::Null]));
         Rules { validations: items(spec, "/validations").map(validation).collect(), annotations: items(spec, "/auditAnnotations").map(annotation).collect() }
     })
 }
@@ -71,7 +79,8 @@ impl Policy<Rules> {
     /// What the policy has against a write.
     fn evaluate(&self, view: &View<'_>, params: Option<&Value>, namespace: Option<&Value>) -> Vec<Outcome> {
         let data = Data::new(view, params);
-        let failed = |message: String| if self.fails { vec![Outcome::Denied { message, reason: String::new() }] } else { Vec::new() };
+        let failed_at = |index: usize, message: String| if self.fails { vec![Outcome::Denied { message, reason: String::new(), index }] } else { Vec::new() };
+        let failed = |message: String| failed_at(0, message);
         match conditions::all_hold(&self.conditions, &data, &self.variables) {
             Ok(true) => {}
             Ok(false) => return Vec::new(),
@@ -87,25 +96,31 @@ impl Policy<Rules> {
             }
         }
         let mut outcomes = Vec::new();
-        for (validation, result) in self.rules.validations.iter().zip(results) {
+        for (index, (validation, result)) in self.rules.validations.iter().zip(results).enumerate() {
             match result {
-                Err(message) => outcomes.extend(failed(message)),
+                Err(message) => outcomes.extend(failed_at(index, message)),
                 Ok(value) if value.as_bool() == Some(true) => {}
                 Ok(_) => match validation.message(&activation, &mut budget) {
                     Ok(message) => {
                         let reason = if validation.reason.is_empty() { "Invalid".to_string() } else { validation.reason.clone() };
-                        outcomes.push(Outcome::Denied { message, reason });
+                        outcomes.push(Outcome::Denied { message, reason, index });
                     }
-                    Err(Spent) => outcomes.extend(failed(format!("failed messageExpression: {OUT_OF_BUDGET}"))),
+                    Err(Spent) => outcomes.extend(failed_at(index, format!("failed messageExpression: {OUT_OF_BUDGET}"))),
                 },
             }
         }
         let mut budget = RUNTIME_BUDGET;
-        for annotation in &self.rules.annotations {
+        for (key, annotation) in &self.rules.annotations {
             match annotation.evaluate(&activation, &mut budget) {
                 Err(Spent) => return failed(OUT_OF_BUDGET.to_string()),
                 Ok(Err(message)) if self.fails => outcomes.push(Outcome::Annotation { message }),
-                Ok(_) => {}
+                Ok(Err(_)) => {}
+                Ok(Ok(value)) => {
+                    let value = value.as_str().unwrap_or_default().trim();
+                    if !value.is_empty() {
+                        outcomes.push(Outcome::Note { key: key.clone(), value: cut(value, LONGEST_NOTE).to_owned() });
+                    }
+                }
             }
         }
         outcomes
@@ -124,6 +139,41 @@ impl Validation {
             }
         }
         Ok(if self.message.is_empty() { format!("failed expression: {}", self.check.text.trim()) } else { self.message.clone() })
+    }
+}
+
+/// The key under which the audit log finds what bindings only want to know of.
+const FAILURE: &str = "validation.policy.admission.k8s.io/validation_failure";
+
+/// A validation that is not met, as the audit log shows it.
+fn failure(policy: &Policy<Rules>, binding: Option<&Binding>, message: &str, index: usize) -> String {
+    let (name, actions) = binding.map_or(("", json!([])), |b| (&b.name, json!(texts(&b.object, "/spec/validationActions").collect::<Vec<_>>())));
+    let (message, policy, binding) = (json!(message), json!(policy.name), json!(name));
+    format!("[{{\"message\":{message},\"policy\":{policy},\"binding\":{binding},\"expressionIndex\":{index},\"validationActions\":{actions}}}]")
+}
+
+/// As much of a text as fits.
+fn cut(text: &str, most: usize) -> &str {
+    let end = (0..=most.min(text.len())).rev().find(|at| text.is_char_boundary(*at)).unwrap_or(0);
+    &text[..end]
+}
+
+/// The annotations that policies want: by policy and key, the values that its bindings come to.
+#[derive(Default)]
+struct Notes(BTreeMap<(String, String), Vec<String>>);
+
+impl Notes {
+    fn add(&mut self, policy: &str, key: String, value: String) {
+        let values = self.0.entry((policy.to_owned(), key)).or_default();
+        if !values.contains(&value) {
+            values.push(value);
+        }
+    }
+
+    fn publish(self, ctx: &Ctx) {
+        for ((policy, key), values) in self.0.into_iter().filter(|_| ctx.is_audited()) {
+            ctx.audit(&format!("{policy}/{key}"), || values.join(", "));
+        }
     }
 }
 
@@ -149,6 +199,7 @@ impl Admission for ValidatingAdmissionPolicy {
         }
         let namespace = namespace_object(ctx).await?;
         let mut denials = Vec::new();
+        let mut notes = Notes::default();
         for asked in asked {
             let (policy, binding) = match &asked {
                 Ok(i) => (i.policy, Some(i.binding)),
@@ -172,21 +223,23 @@ impl Admission for ValidatingAdmissionPolicy {
             };
             for outcome in outcomes {
                 match outcome {
-                    Outcome::Denied { message, reason } => {
+                    Outcome::Denied { message, reason, index } => {
                         for action in texts(binding.map_or(&Value::Null, |b| &b.object), "/spec/validationActions") {
                             match action {
                                 "Deny" => denials.push(Denial { message: format!("{of} denied request: {message}"), reason: reason.clone() }),
                                 "Warn" => ctx.warn(format!("Validation failed for {of}: {message}")),
-                                // Nobody audits yet.
+                                "Audit" => ctx.audit(FAILURE, || failure(policy, binding, &message, index)),
                                 _ => {}
                             }
                         }
                     }
+                    Outcome::Note { key, value } => notes.add(&policy.name, key, value),
                     // Whatever the binding wants done, an annotation that cannot be made refuses.
                     Outcome::Annotation { message } => denials.push(Denial { message: format!("{of} denied request: {message}"), reason: String::new() }),
                 }
             }
         }
+        notes.publish(ctx);
         let Some(denial) = denials.into_iter().next() else { return Ok(()) };
         let mut status = forbidden(attributes, object, &denial.message).with_cause(Cause { message: denial.message, ..Cause::default() });
         status.reason = if denial.reason.is_empty() { "Invalid".to_string() } else { denial.reason };
