@@ -52,6 +52,24 @@ pub struct Flags {
     /// CA bundle in PEM that registries may be signed by, besides the host's
     #[arg(long, value_name = "FILE")]
     pub registry_ca: Vec<PathBuf>,
+    /// The API server's audit policy; without one nothing is recorded
+    #[arg(long, value_name = "FILE")]
+    pub audit_policy_file: Option<PathBuf>,
+    /// File that audit events are written to; `-` is standard output
+    #[arg(long, value_name = "FILE")]
+    pub audit_log_path: Option<PathBuf>,
+    /// Days that old audit logs are kept; 0 for ever [default: 366]
+    #[arg(long, value_name = "DAYS")]
+    pub audit_log_maxage: Option<u32>,
+    /// How many old audit logs are kept; 0 for all [default: 100]
+    #[arg(long, value_name = "NUMBER")]
+    pub audit_log_maxbackup: Option<u32>,
+    /// Megabytes after which an audit log is put aside; 0 for never [default: 100]
+    #[arg(long, value_name = "MB")]
+    pub audit_log_maxsize: Option<u32>,
+    /// Kubeconfig of a server that audit events are sent to
+    #[arg(long, value_name = "FILE")]
+    pub audit_webhook_config_file: Option<PathBuf>,
     /// Parts that others run, beside this server or elsewhere: controllers, scheduler
     #[arg(long, value_name = "PART", value_delimiter = ',')]
     pub disable: Vec<Part>,
@@ -131,6 +149,7 @@ pub struct Config {
     pub tls_san: Vec<String>,
     pub insecure_registries: Vec<String>,
     pub registry_cas: Vec<Vec<u8>>,
+    pub audit: apiserver::audit::Config,
     /// Parts that others run.
     pub disabled: Vec<Part>,
     pub log: String,
@@ -165,7 +184,7 @@ impl Flags {
         ensure!(!cluster_cidr.overlaps(&service_cidr), "--cluster-cidr {cluster_cidr} and --service-cidr {service_cidr} overlap: choose networks that do not");
         ensure!(cluster_cidr.prefix <= 24, "--cluster-cidr {cluster_cidr} is too small: each node takes a /24 of it");
         ensure!(service_cidr.prefix <= 28, "--service-cidr {service_cidr} is too small: DNS has its tenth address");
-        let node_name = match self.node_name.clone().or(file.node_name) {
+        let node_name = match self.node_name.clone().or_else(|| file.node_name.clone()) {
             Some(name) => name,
             None => host_name()?,
         };
@@ -178,6 +197,7 @@ impl Flags {
         for path in self.registry_ca.iter().chain(&file.registry_ca) {
             registry_cas.push(std::fs::read(path).with_context(|| format!("--registry-ca: cannot read {}", path.display()))?);
         }
+        let audit = self.audit(&file)?;
         Ok(Config {
             data_dir: path(&self.data_dir, &file.data_dir, "/var/lib/knarr")?,
             run_dir: path(&self.run_dir, &file.run_dir, "/run/knarr")?,
@@ -191,9 +211,31 @@ impl Flags {
             tls_san: all(&self.tls_san, &file.tls_san),
             insecure_registries: all(&self.insecure_registry, &file.insecure_registry),
             registry_cas,
+            audit,
             disabled: self.disable.iter().chain(&file.disable).copied().collect(),
             log: text(&self.log, &file.log, "info"),
         })
+    }
+
+    fn audit(&self, file: &Flags) -> Result<apiserver::audit::Config> {
+        let absolute = |flag: &Option<PathBuf>, file: &Option<PathBuf>| -> Result<Option<PathBuf>> {
+            let Some(path) = flag.as_ref().or(file.as_ref()) else { return Ok(None) };
+            if path.as_os_str() == "-" {
+                return Ok(Some(path.clone()));
+            }
+            std::path::absolute(path).map(Some).with_context(|| format!("{} cannot be made absolute", path.display()))
+        };
+        let mut audit = apiserver::audit::Config { policy_file: absolute(&self.audit_policy_file, &file.audit_policy_file)?, ..Default::default() };
+        audit.webhook.config_file = absolute(&self.audit_webhook_config_file, &file.audit_webhook_config_file)?;
+        if let Some(path) = absolute(&self.audit_log_path, &file.audit_log_path)? {
+            audit.log.path = path.to_str().with_context(|| format!("--audit-log-path {} is no text", path.display()))?.into();
+        }
+        let number = |flag: Option<u32>, file: Option<u32>, default: i64| flag.or(file).map_or(default, i64::from);
+        audit.log.max_age = number(self.audit_log_maxage, file.audit_log_maxage, audit.log.max_age);
+        audit.log.max_backups = number(self.audit_log_maxbackup, file.audit_log_maxbackup, audit.log.max_backups);
+        audit.log.max_size = number(self.audit_log_maxsize, file.audit_log_maxsize, audit.log.max_size);
+        audit.check()?;
+        Ok(audit)
     }
 
     /// The same flags as arguments for another process.
@@ -217,6 +259,13 @@ impl Flags {
         add("service-cidr", self.service_cidr.clone().map(Into::into));
         add("cluster-domain", self.cluster_domain.clone().map(Into::into));
         add("log", self.log.clone().map(Into::into));
+        let log = |p: &PathBuf| if p.as_os_str() == "-" { p.clone().into_os_string() } else { absolute(p) };
+        add("audit-policy-file", self.audit_policy_file.as_ref().map(absolute));
+        add("audit-log-path", self.audit_log_path.as_ref().map(log));
+        add("audit-log-maxage", self.audit_log_maxage.map(|n| n.to_string().into()));
+        add("audit-log-maxbackup", self.audit_log_maxbackup.map(|n| n.to_string().into()));
+        add("audit-log-maxsize", self.audit_log_maxsize.map(|n| n.to_string().into()));
+        add("audit-webhook-config-file", self.audit_webhook_config_file.as_ref().map(absolute));
         self.disable.iter().for_each(|part| add("disable", Some(part.name().into())));
         self.tls_san.iter().for_each(|s| add("tls-san", Some(s.into())));
         self.insecure_registry.iter().for_each(|s| add("insecure-registry", Some(s.into())));
@@ -278,6 +327,27 @@ mod tests {
         std::fs::write(&file, "secure-prt: 7443\n").expect("written");
         let error = format!("{:#}", with(|f| f.config = Some(file.clone())).expect_err("an unknown name"));
         assert!(error.contains("secure-prt") && error.contains("config.yaml"), "{error}");
+    }
+
+    #[test]
+    fn auditing() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let policy = dir.path().join("policy.yaml");
+        std::fs::write(&policy, "apiVersion: audit.k8s.io/v1\nkind: Policy\nrules: [{level: Metadata}]\n").expect("written");
+        let flags = Flags {
+            node_name: Some("n".into()),
+            audit_policy_file: Some(policy.clone()),
+            audit_log_path: Some("-".into()),
+            audit_log_maxbackup: Some(3),
+            ..Flags::default()
+        };
+        let audit = flags.resolve().expect("a configuration").audit;
+        assert_eq!((audit.policy_file.as_ref(), audit.log.path.as_str(), audit.log.max_backups, audit.log.max_age), (Some(&policy), "-", 3, 366));
+        let arguments = flags.arguments().join(std::ffi::OsStr::new(" "));
+        assert!(arguments.to_string_lossy().contains("--audit-log-path - --audit-log-maxbackup 3"), "{arguments:?}");
+        std::fs::write(&policy, "apiVersion: audit.k8s.io/v1\nkind: Policy\nrules: [{level: Much}]\n").expect("written");
+        let error = format!("{:#}", flags.resolve().expect_err("no level"));
+        assert!(error.contains("rules[0].level: Unsupported value: \"Much\""), "{error}");
     }
 
     #[test]

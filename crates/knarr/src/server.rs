@@ -191,6 +191,7 @@ async fn api_server(config: &Config, layout: &Layout, material: &Material, node_
         .with_context(|| format!("the store in {} cannot be opened", layout.store().display()))?;
     let key = EncryptionKey { name: "key1".into(), secret: material.encryption_key.to_vec() };
     let settings = apiserver::Config {
+        audit: config.audit.clone(),
         encryption: EncryptionConfig::of(&["secrets"], vec![Provider::AesGcm(vec![key]), Provider::Identity]),
         kubelet_ca: Some(material.ca.cert_pem().into()),
         kubelet_client: Some((material.kubelet_client.cert_pem.clone(), material.kubelet_client.key_pem.clone())),

@@ -68,14 +68,25 @@ pub(crate) struct Auditor {
     closing: CancellationToken,
 }
 
-impl Auditor {
-    /// Checks the settings, reads what they name and starts the backends. Nothing, where nothing is to be recorded.
-    pub fn open(config: &Config, counters: Arc<Counters>) -> Result<Option<Arc<Auditor>>, Error> {
-        let mistakes = config.mistakes();
+impl Config {
+    /// Whether the settings can be used, and the policy is one.
+    pub fn check(&self) -> Result<(), Error> {
+        self.policy().map(drop)
+    }
+
+    fn policy(&self) -> Result<Option<Policy>, Error> {
+        let mistakes = self.mistakes();
         if !mistakes.is_empty() {
             return Err(Error::Config(mistakes));
         }
-        let policy = config.policy_file.as_deref().map(read).transpose()?;
+        self.policy_file.as_deref().map(read).transpose()
+    }
+}
+
+impl Auditor {
+    /// Checks the settings, reads what they name and starts the backends. Nothing, where nothing is to be recorded.
+    pub fn open(config: &Config, counters: Arc<Counters>) -> Result<Option<Arc<Auditor>>, Error> {
+        let policy = config.policy()?;
         let has_log = !config.log.path.is_empty();
         if has_log || config.webhook.config_file.is_some() {
             if policy.is_none() {

@@ -405,7 +405,7 @@ mod tests {
             ("resources: [{group: '', resources: ['pods/*']}]", &["get pods/log a p", "get pods a p"], &["get nodes/proxy - n"]),
             ("resources: [{group: '', resources: ['*/status']}]", &["update pods/status a p", "update nodes/status - n"], &["get pods a", "update pods/resize a p"]),
             ("resources: [{group: '', resources: ['*']}]", &["get pods a", "get pods/log a p"], &["get apps:deployments a"]),
-            ("resources: [{group: '', resources: [configmaps], resourceNames: [x, y]}]", &["get configmaps a x", "get configmaps a y"], &["get configmaps a z", "list configmaps a"]),
+            ("resources: [{group: '', resources: [configmaps], resourceNames: [one, two]}]", &["get configmaps a one", "get configmaps a two"], &["get configmaps a three", "list configmaps a"]),
             ("resources: [{group: ''}]\n  namespaces: [a]", &["get pods a"], &["get pods b", "get apps:deployments a"]),
             ("nonResourceURLs: [/healthz, '/api*']", &["get /healthz", "get /apis", "get /api/v1"], &["get /healthz/ping", "get /version", "get pods a"]),
             ("nonResourceURLs: ['*']", &["get /anything"], &["get pods a"]),

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
+use apiserver::audit::{self, BatchConfig, LogConfig, TruncateConfig, WebhookConfig};
 use apiserver::{Builder, EncryptionConfig, Server, ServingTls};
 use pki::jwt::{Signer, Verifier};
 use reconcile::Tasks;
@@ -58,7 +59,10 @@ impl Setup {
                 _ => bail!("--{cert} and --{key} belong together: one of them is missing"),
             }
         };
+        let audit = audit(values);
+        audit.check()?;
         let server = apiserver::Config {
+            audit,
             encryption,
             kubelet_ca: values.given("kubelet-certificate-authority").map(|path| read(&path)).transpose()?,
             kubelet_client: pair("kubelet-client-certificate", "kubelet-client-key")?,
@@ -131,6 +135,45 @@ fn media_type(values: &Values) -> Result<apiserver::StorageMediaType> {
     let text = values.text("storage-media-type");
     let allowed = "application/json, application/vnd.kubernetes.protobuf";
     apiserver::StorageMediaType::parse(&text).with_context(|| format!("--storage-media-type {text:?} invalid, allowed values: {allowed}"))
+}
+
+fn audit(values: &Values) -> audit::Config {
+    let batch = |plugin: &str| BatchConfig {
+        buffer_size: values.int(&format!("audit-{plugin}-batch-buffer-size")),
+        max_size: values.int(&format!("audit-{plugin}-batch-max-size")),
+        max_wait: values.duration(&format!("audit-{plugin}-batch-max-wait")),
+        throttle: values.bool(&format!("audit-{plugin}-batch-throttle-enable")),
+        qps: values.float(&format!("audit-{plugin}-batch-throttle-qps")),
+        burst: values.int(&format!("audit-{plugin}-batch-throttle-burst")),
+    };
+    let truncate = |plugin: &str| TruncateConfig {
+        enabled: values.bool(&format!("audit-{plugin}-truncate-enabled")),
+        max_event_size: values.int(&format!("audit-{plugin}-truncate-max-event-size")),
+        max_batch_size: values.int(&format!("audit-{plugin}-truncate-max-batch-size")),
+    };
+    audit::Config {
+        policy_file: values.given("audit-policy-file").map(PathBuf::from),
+        log: LogConfig {
+            path: values.text("audit-log-path"),
+            format: values.text("audit-log-format"),
+            version: values.text("audit-log-version"),
+            max_age: values.int("audit-log-maxage"),
+            max_backups: values.int("audit-log-maxbackup"),
+            max_size: values.int("audit-log-maxsize"),
+            compress: values.bool("audit-log-compress"),
+            mode: values.text("audit-log-mode"),
+            batch: batch("log"),
+            truncate: truncate("log"),
+        },
+        webhook: WebhookConfig {
+            config_file: values.given("audit-webhook-config-file").map(PathBuf::from),
+            initial_backoff: values.duration("audit-webhook-initial-backoff"),
+            version: values.text("audit-webhook-version"),
+            mode: values.text("audit-webhook-mode"),
+            batch: batch("webhook"),
+            truncate: truncate("webhook"),
+        },
+    }
 }
 
 fn etcd(values: &Values) -> Result<store::etcd::Options> {
@@ -402,6 +445,9 @@ mod tests {
         assert!(setup.etcd.ca.is_some() && setup.etcd.identity.is_some());
         assert_eq!(setup.server.event_ttl, 3600);
         assert_eq!(setup.server.storage_media_type, Some(apiserver::StorageMediaType::Protobuf));
+        let mut audit = audit::Config::default();
+        (audit.log.path, audit.log.max_age, audit.log.max_backups) = ("/var/log/kube-api-audit.log".into(), 30, 3);
+        assert_eq!(setup.server.audit, audit, "the flags' defaults are ours");
     }
 
     #[test]
@@ -420,6 +466,10 @@ mod tests {
         assert!(why(&["--client-ca-file=/nowhere/ca.crt"]).contains("cannot read /nowhere/ca.crt"));
         let old = why(&["--enable-admission-plugins=NodeRestriction,DenyEscalatingExec"]);
         assert!(old.starts_with("enable-admission-plugins plugin \"DenyEscalatingExec\" is unknown\nHint: upstream removed it"), "{old}");
+        assert_eq!(why(&["--audit-log-mode=fast"]), "invalid audit log mode fast, allowed modes are \"batch,blocking,blocking-strict\"");
+        assert_eq!(why(&["--audit-log-maxsize=-1"]), "--audit-log-maxsize -1 can't be a negative number");
+        let wrong = why(&["--audit-policy-file=DIR/ca.crt"]);
+        assert!(wrong.starts_with("loading audit policy file: ") && wrong.ends_with("ca.crt"), "{wrong}");
         let both = why(&["--admission-control=NodeRestriction"]);
         assert!(both.contains("mutually exclusive"), "{both}");
         assert!(why(&["--encryption-provider-config", "--encryption-provider-config-automatic-reload=true"]).contains("must be set with"));
