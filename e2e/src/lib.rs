@@ -187,6 +187,35 @@ pub fn eventually<T>(what: &str, seconds: u64, mut probe: impl FnMut() -> Result
     }
 }
 
+/// Runs this program again on a host of its own, a network namespace that is made for it and taken away, with the
+/// variable `inside` set; and ends with its code.
+pub fn on_host(host: &str, inside: &str) -> ! {
+    let ip = |text: &str| output(Command::new("ip").args(text.split(' '))).with_context(|| format!("ip {text}"));
+    let run = || -> Result<i32> {
+        if Path::new("/run/netns").join(host).exists() {
+            ip(&format!("netns del {host}"))?;
+        }
+        ip(&format!("netns add {host}"))?;
+        ip(&format!("-n {host} link set lo up"))?;
+        ip(&format!("-n {host} link add eth0 type veth peer name other"))?;
+        ip(&format!("-n {host} link set other up"))?;
+        ip(&format!("-n {host} addr add 198.18.9.1/24 dev eth0"))?;
+        ip(&format!("-n {host} link set eth0 up"))?;
+        ip(&format!("-n {host} route add default via 198.18.9.2"))?;
+        // Not by `ip netns exec`, which would hide the control groups behind another /sys.
+        let mut own = Command::new("nsenter");
+        own.arg(format!("--net=/run/netns/{host}")).arg(std::env::current_exe()?).args(std::env::args_os().skip(1)).env(inside, "1");
+        let status = own.status()?;
+        ip(&format!("netns del {host}"))?;
+        Ok(status.code().unwrap_or(1))
+    };
+    let code = run().unwrap_or_else(|error| {
+        println!("{error:?}");
+        1
+    });
+    std::process::exit(code)
+}
+
 /// An HTTP GET of a URL by curl.
 pub fn curl(args: &[&str]) -> Result<String> {
     output(Command::new("curl").args(["-sS", "--max-time", "5", "--noproxy", "*"]).args(args))

@@ -3,13 +3,13 @@
 
 use std::fs::{self, File};
 use std::os::unix::fs::symlink;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Child, Command};
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use e2e::{Client, Env, Step, curl, eventually, output, run_steps};
+use e2e::{Client, Env, Step, curl, eventually, on_host, output, run_steps};
 use serde_json::Value;
 
 /// The host: a network namespace.
@@ -21,11 +21,7 @@ const LEASE: Duration = Duration::from_secs(15);
 
 fn main() {
     if std::env::var_os(INSIDE).is_none() {
-        let code = outside().unwrap_or_else(|error| {
-            println!("{error:?}");
-            1
-        });
-        std::process::exit(code);
+        on_host(HOST, INSIDE);
     }
     let env = match Env::on_port("components", 16643) {
         Ok(env) => env,
@@ -52,27 +48,6 @@ fn main() {
         step("down --purge", purge),
     ];
     run_steps(steps, &["a server without controllers and scheduler", "kubeconfigs as in the guides", "the lines of the guides start both"]);
-}
-
-/// Makes the host, runs this program again in it, and takes it away.
-fn outside() -> Result<i32> {
-    let ip = |text: &str| output(Command::new("ip").args(text.split(' '))).with_context(|| format!("ip {text}"));
-    if Path::new("/run/netns").join(HOST).exists() {
-        ip(&format!("netns del {HOST}"))?;
-    }
-    ip(&format!("netns add {HOST}"))?;
-    ip(&format!("-n {HOST} link set lo up"))?;
-    ip(&format!("-n {HOST} link add eth0 type veth peer name other"))?;
-    ip(&format!("-n {HOST} link set other up"))?;
-    ip(&format!("-n {HOST} addr add 198.18.9.1/24 dev eth0"))?;
-    ip(&format!("-n {HOST} link set eth0 up"))?;
-    ip(&format!("-n {HOST} route add default via 198.18.9.2"))?;
-    // Not by `ip netns exec`, which would hide the control groups behind another /sys.
-    let mut own = Command::new("nsenter");
-    own.arg(format!("--net=/run/netns/{HOST}")).arg(std::env::current_exe()?).args(std::env::args_os().skip(1)).env(INSIDE, "1");
-    let status = own.status()?;
-    ip(&format!("netns del {HOST}"))?;
-    Ok(status.code().unwrap_or(1))
 }
 
 struct Test {
