@@ -11,7 +11,7 @@ use tokio_util::task::TaskTracker;
 use super::config::{BatchConfig, TruncateConfig};
 use super::counters::Counters;
 use super::event::Event;
-use super::hook::Hook;
+use super::hook::{self, Hook};
 use super::log::{self, Log};
 
 /// Batches that are on their way at once; while a server is gone, the rest waits in the buffer.
@@ -108,11 +108,17 @@ impl Sink {
                 }
             },
             Backend::Hook(hook) => {
+                // a request may end with the runtime itself
+                let Ok(runtime) = tokio::runtime::Handle::try_current() else {
+                    self.counters.failed(hook::PLUGIN, "audit backend shut down", &[event]);
+                    return Offered::Done(false);
+                };
                 let (hook, (done, sent)) = (hook.clone(), oneshot::channel());
                 // who waits for it may give up; it is sent all the same
-                self.tasks.spawn(async move {
+                let delivery = async move {
                     let _ = done.send(hook.deliver(&[event]).await);
-                });
+                };
+                self.tasks.spawn_on(delivery, &runtime);
                 Offered::Waits(sent)
             }
         }
