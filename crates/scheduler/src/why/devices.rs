@@ -114,3 +114,48 @@ fn remedy(s: &Survey) -> String {
         _ => "delete pods that use such devices, or add devices".into(),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    #[test]
+    fn pods_that_devices_concern() {
+        let about = |spec: Value| concern(&serde_json::from_value(json!({"spec": spec})).expect("a pod"));
+        let asking = |name: &str| json!({"containers": [{"name": "c", "resources": {"requests": {name: "1"}}}]});
+        assert!(about(json!({"containers": [], "resourceClaims": [{"name": "c"}]})));
+        assert!(about(asking("example.com/gpu")));
+        assert!(!about(asking("cpu")));
+        assert!(!about(json!({"containers": [], "resourceClaims": []})));
+        let init = json!({"containers": [], "initContainers": [{"name": "i", "resources": {"requests": {"example.com/gpu": "1"}}}]});
+        assert!(about(init));
+    }
+
+    #[test]
+    fn what_a_node_lacks_and_what_would_help() {
+        let survey = |near: usize, matching: usize, taken: usize, tainted: usize| Survey {
+            claim: "c".into(),
+            request: "r".into(),
+            class: "gpu".into(),
+            wanted: Some(2),
+            near,
+            matching,
+            taken,
+            tainted,
+            unusable: Vec::new(),
+        };
+        let told = |s: Survey| (lacking(&s).split(": ").nth(1).unwrap_or_default().to_string(), remedy(&s));
+        let (what, help) = told(survey(0, 0, 0, 0));
+        assert_eq!(what, "no driver offers devices there");
+        assert!(help.starts_with("run the driver"));
+        let (what, help) = told(survey(4, 0, 0, 0));
+        assert_eq!((what.as_str(), help.as_str()), ("none of 4 devices there is what the selectors want", "relax the selectors of the claim or of the class gpu"));
+        let (what, help) = told(survey(4, 2, 0, 1));
+        assert_eq!((what.as_str(), help.as_str()), ("2 devices there match, 1 have taints that the request does not tolerate", "tolerate the taints in the claim, or mend the devices"));
+        let (what, help) = told(survey(4, 2, 1, 0));
+        assert_eq!((what.as_str(), help.as_str()), ("2 devices there match, 1 of them belong to other claims", "delete pods that use such devices, or add devices"));
+        assert_eq!(told(survey(4, 1, 0, 0)).0, "1 devices there match");
+    }
+}

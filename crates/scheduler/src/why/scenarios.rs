@@ -70,7 +70,7 @@ fn each_refusal_has_its_remedy() {
     let rule = json!({"affinity": {"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": [{"matchExpressions": [{"key": "disk", "operator": "Exists"}]}]}}}});
     assert_eq!(refused(rule, json!({}), vec![]).1, "the node does not match the pod's required node affinity");
     let web = json!({"containers": [{"name": "c", "ports": [{"containerPort": 80, "hostPort": 80}]}]});
-    assert_eq!(refused(web.clone(), json!({}), vec![there("x", web)]).0, "NodePorts");
+    assert_eq!(refused(web.clone(), json!({}), vec![there("x", web)]), texts("NodePorts", "another pod has one of the pod's host ports", "use another hostPort, or none and a Service instead"));
     assert_eq!(refused(json!({}), json!({}), vec![there("x", json!({})), there("y", json!({}))]), texts("NodeResourcesFit", "2 pods are on the node, which takes 2", "delete pods there, or add a node"));
 }
 

@@ -131,6 +131,7 @@ mod tests {
         assert_eq!(first(&ask(storage(json!({"storageClassName": "now"}), Listed::default()))), ("claim data (VolumeBinding)", "it is not bound yet; p.io/x is to make its volume"));
         assert_eq!(first(&ask(storage(json!({"storageClassName": "nope"}), Listed::default()))).1, "its storage class nope does not exist");
         assert!(first(&ask(storage(json!({"storageClassName": ""}), Listed::default()))).1.contains("names no storage class"));
+        assert_eq!(first(&ask(storage(json!({"volumeName": "v"}), Listed::default()))).1, "its volume v does not exist any more");
     }
 
     #[test]
@@ -144,7 +145,8 @@ mod tests {
         assert_eq!(first(&ask(storage(json!({"volumeName": "v"}), zoned))), ("node n1 (VolumeZone)", "the node is not in the zone of the volume v"));
         let other = json!([{"metadata": {"name": "o", "namespace": "default", "uid": "o"}, "spec": {"nodeName": "n1", "containers": [], "volumes": [{"name": "d", "persistentVolumeClaim": {"claimName": "data"}}]}}]);
         let once = json!({"accessModes": ["ReadWriteOncePod"], "volumeName": "v"});
-        assert_eq!(first(&ask_beside(storage(once.clone(), volume(json!({}))), other)).0, "node n1 (VolumeRestrictions)");
+        let beside = ask_beside(storage(once.clone(), volume(json!({}))), other);
+        assert_eq!(first(&beside), ("node n1 (VolumeRestrictions)", "another pod uses a claim that one pod at a time may use (ReadWriteOncePod)"));
         // Where nothing is wrong with the volume, nothing is said of it.
         for fits in [storage(once, volume(json!({}))), storage(json!({}), volume(json!({})))] {
             assert_eq!(first(&ask(fits)).1, "the pod fits node n1 but is not bound yet");

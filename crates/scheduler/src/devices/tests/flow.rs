@@ -106,6 +106,12 @@ fn devices_get_ready_or_do_not() {
     assert_eq!(state(json!([condition("Attached", "False")])), Readiness::Waiting);
     assert_eq!(state(json!([condition("Attached", "True"), condition("Broken", "False")])), Readiness::Ready);
     assert_eq!(state(json!([condition("Attached", "True"), condition("Broken", "True")])), Readiness::Failed("device binding failed: claim=c, reason=R, message=\"m\"".into()));
+    // What is said of another device of that name counts for nothing.
+    for (field, value) in [("driver", "e.io"), ("pool", "other"), ("device", "2")] {
+        let mut elsewhere = with(json!([condition("Attached", "True")]), "1970-01-12T13:40:00Z");
+        elsewhere["status"]["devices"][0][field] = json!(value);
+        assert_eq!(readiness(&read(elsewhere)), Readiness::Waiting, "{field}");
+    }
     // It is second 1,000,000, and devices have ten minutes.
     let slices = [on_a(plain(&["1"]))];
     check(&slices, &[with(json!([]), "1970-01-12T13:40:00Z")], "");

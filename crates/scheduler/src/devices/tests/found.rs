@@ -99,6 +99,38 @@ fn constraints_hold_between_devices() {
 }
 
 #[test]
+fn attributes_of_every_type_are_compared() {
+    let alike = || [claim("c", json!([exactly("r", json!({"count": 2}))]), json!({"constraints": [{"matchAttribute": "d.io/x"}]}))];
+    let with = |values: [Value; 3]| {
+        let devices: Vec<Value> = values.into_iter().enumerate().map(|(n, v)| json!({"name": format!("{}", n + 1), "attributes": {"x": v}})).collect();
+        [on_a(json!(devices))]
+    };
+    check(&with([json!({"bool": true}), json!({"bool": false}), json!({"bool": false})]), &alike(), "r=2 r=3");
+    check(&with([json!({"version": "1.0.0"}), json!({"version": "2.0.0"}), json!({"version": "1.0.0"})]), &alike(), "r=1 r=3");
+    check(&with([json!({"int": 1}), json!({"int": 2}), json!({"int": 2})]), &alike(), "r=2 r=3");
+    check(&with([json!({"string": "1.0.0"}), json!({"version": "1.0.0"}), json!({"int": 1})]), &alike(), NONE);
+    // What is of a type that is not known equals nothing.
+    check(&with([json!({}), json!({}), json!({})]), &alike(), NONE);
+}
+
+#[test]
+fn a_claim_may_have_just_as_many_devices_as_the_limit() {
+    let many = |n: usize| [on_a((0..n).map(|i| json!({"name": format!("d{i:02}")})).collect())];
+    let given = |n: usize, request: Value| on(&world(&many(n), &[claim("c", json!([exactly("r", request)]), json!({}))]), &pod(&["c"]), "a");
+    let number = |given: Result<Vec<AllocationResult>, String>| given.map(|all| all[0].devices.iter().flat_map(|d| d.results.iter().flatten()).count());
+    assert_eq!(number(given(32, json!({"count": 32}))), Ok(32));
+    assert_eq!(number(given(32, json!({"allocationMode": "All", "count": 0}))), Ok(32));
+    assert!(given(40, json!({"count": 33})).is_err());
+    let first = json!({"name": "r", "firstAvailable": [
+        {"name": "greedy", "deviceClassName": "gpu", "allocationMode": "ExactCount", "count": 20},
+        {"name": "modest", "deviceClassName": "gpu", "allocationMode": "ExactCount", "count": 12}]});
+    let both = claim("c", json!([exactly("q", json!({"count": 20})), first]), json!({}));
+    let got = on(&world(&many(40), &[both]), &pod(&["c"]), "a").expect("devices");
+    let texts = devices(&got);
+    assert_eq!((texts.matches("q=").count(), texts.matches("r/modest=").count()), (20, 12), "twenty and twenty would be too many: {texts}");
+}
+
+#[test]
 fn administrators_see_devices_that_others_have() {
     let slices = [on_a(plain(&["1"]))];
     let admin = claim("c", json!([exactly("r", json!({"adminAccess": true}))]), json!({}));
@@ -184,6 +216,19 @@ fn devices_are_reached_from_where_their_slices_say() {
     assert_eq!(reach(&each, "b"), ("r=1".into(), named("b")));
     assert_eq!(reach(&each, "a"), ("r=2".into(), selector));
     assert_eq!(reach(&each, "c"), ("r=3".into(), Value::Null));
+    // What several devices want of the node is said once.
+    let zone = |key: &str, value: &str| json!({"nodeSelectorTerms": [{"matchExpressions": [{"key": key, "operator": "In", "values": [value]}]}]});
+    let pair = |one: Value, other: Value| {
+        let devices = json!([{"name": "1", "nodeSelector": one}, {"name": "2", "nodeSelector": other}]);
+        let two = [claim("c", json!([exactly("r", json!({"count": 2}))]), json!({}))];
+        let given = on(&world(&[slice("s", json!({"perDeviceNodeSelection": true, "devices": devices}))], &two), &pod(&["c"]), "a").expect("devices");
+        serde_json::to_value(&given[0].node_selector).expect("json")["nodeSelectorTerms"][0]["matchExpressions"].as_array().map(Vec::len)
+    };
+    assert_eq!(pair(zone("zone", "a"), zone("zone", "a")), Some(1));
+    let several = json!({"nodeSelectorTerms": [{"matchExpressions": [{"key": "zone", "operator": "In", "values": ["a", "b"]}]}]});
+    assert_eq!(pair(zone("zone", "a"), several), Some(2), "they differ in their values");
+    let exists = json!({"nodeSelectorTerms": [{"matchExpressions": [{"key": "zone", "operator": "Exists"}]}]});
+    assert_eq!(pair(zone("zone", "a"), exists), Some(2), "and in their operators");
     let bound = [slice("s", json!({"allNodes": true, "devices": [{"name": "1", "bindsToNode": true}]}))];
     assert_eq!(reach(&bound, "c"), ("r=1".into(), named("c")));
     check(&[slice("s", json!({"devices": plain(&["1"])}))], &want(), NONE);
