@@ -153,7 +153,8 @@ impl Server {
             self.metrics.inflight(mutating, 1);
         }
         let record = OnceLock::new();
-        let chain = AssertUnwindSafe(self.chain(request, info.clone(), &record)).catch_unwind();
+        // Boxed: what a request may come to need is large, and callers in this process keep it on their stacks.
+        let chain = Box::pin(AssertUnwindSafe(self.chain(request, info.clone(), &record)).catch_unwind());
         let result = if long {
             chain.await
         } else {
