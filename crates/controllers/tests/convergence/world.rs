@@ -50,8 +50,9 @@ const LOOKED_AT: [&str; 22] = [
 
 /// Terminated pods that stay.
 pub const KEPT: usize = 20;
-/// How long anything may take: seconds on a machine of its own, far more on one that is busy.
-const PATIENCE: Duration = Duration::from_secs(120);
+/// How long anything may take: seconds on a machine of its own, far more on one that is busy, where what is refused often
+/// (by a quota) comes to be tried again minutes later.
+const PATIENCE: Duration = Duration::from_secs(300);
 /// What takes longer is told of.
 const SLOW: Duration = Duration::from_secs(2);
 /// How long an end state must last.
