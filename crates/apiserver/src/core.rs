@@ -276,6 +276,11 @@ impl Reader for Core {
         Some(tree)
     }
 
+    fn labels(&self, resource: &Resource, namespace: &str, name: &str) -> Option<Value> {
+        let entry = self.entry(resource, namespace, name)?;
+        Some(entry.indexed(|object| crate::select::index(resource, object)).labels.clone())
+    }
+
     fn list(&self, resource: &Resource, namespace: Option<&str>) -> Vec<Arc<Value>> {
         let Some(cached) = self.cache.resource(resource.storage_prefix) else { return Vec::new() };
         let prefix = namespace.filter(|n| !n.is_empty()).map(|n| format!("{n}/")).unwrap_or_default();

@@ -99,7 +99,7 @@ impl Selection {
 }
 
 /// What is worth keeping of an object: labels, and the fields that informers select by all the time.
-fn index(resource: &Resource, object: &Value) -> Index {
+pub(crate) fn index(resource: &Resource, object: &Value) -> Index {
     let labels = object.get("metadata").and_then(|m| m.get("labels")).cloned().unwrap_or_default();
     let mut fields = Vec::new();
     for path in ["metadata.name", "metadata.namespace", "spec.nodeName", "status.phase"] {

@@ -11,6 +11,10 @@ use crate::types::{Resource, Status};
 pub trait Reader: Send + Sync {
     /// `namespace` is empty for cluster-scoped resources.
     fn get(&self, resource: &Resource, namespace: &str, name: &str) -> Option<Arc<Value>>;
+    /// An object's labels, Null without; cheaper than the whole where they are asked for often.
+    fn labels(&self, resource: &Resource, namespace: &str, name: &str) -> Option<Value> {
+        Some(self.get(resource, namespace, name)?.pointer("/metadata/labels").cloned().unwrap_or_default())
+    }
     /// All of one namespace, or of all when it is `None` or empty.
     fn list(&self, resource: &Resource, namespace: Option<&str>) -> Vec<Arc<Value>>;
     /// All resources that show the same objects as this one, itself included: its other versions.

@@ -138,12 +138,19 @@ pub(crate) async fn connect(tls: &TlsConnector, host: &str, targets: &[(String, 
 
 /// One request over a connection of its own: the answer's code and body.
 pub(crate) async fn exchange(tls: &TlsConnector, host: &str, targets: &[(String, u16)], request: Request<Full<Bytes>>) -> Result<(u16, Bytes), String> {
-    let tls = connect(tls, host, targets).await?;
-    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(tls)).await.map_err(|e| e.to_string())?;
+    over(TokioIo::new(connect(tls, host, targets).await?), request, MAX_ANSWER).await
+}
+
+/// One request over this connection, which ends with it; an answer of more than `longest` bytes is an error.
+pub(crate) async fn over<I>(io: I, request: Request<Full<Bytes>>, longest: usize) -> Result<(u16, Bytes), String>
+where
+    I: hyper::rt::Read + hyper::rt::Write + Unpin,
+{
+    let (mut sender, connection) = hyper::client::conn::http1::handshake(io).await.map_err(|e| e.to_string())?;
     let exchange = async {
         let response = sender.send_request(request).await.map_err(|e| e.to_string())?;
         let code = response.status().as_u16();
-        let bytes = Limited::new(response.into_body(), MAX_ANSWER).collect().await.map_err(|e| e.to_string())?.to_bytes();
+        let bytes = Limited::new(response.into_body(), longest).collect().await.map_err(|e| e.to_string())?.to_bytes();
         Ok((code, bytes))
     };
     // the connection is driven here, and ends with the call

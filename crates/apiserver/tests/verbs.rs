@@ -365,6 +365,21 @@ async fn an_unchanged_object_is_written_anew_when_its_key_writes_no_more() {
 }
 
 #[tokio::test]
+async fn labels_are_those_of_the_present_state() {
+    let c = cluster().await;
+    let maps = api::resources::find("", "v1", "configmaps").unwrap();
+    let labels = || c.server.backend().reader.labels(maps, "default", "a");
+    assert_eq!(labels(), None, "there is no such object");
+    c.post(MAPS, map("a", json!({}))).await.ok();
+    assert_eq!(labels(), Some(Value::Null));
+    let uri = format!("{MAPS}/a");
+    for zone in ["x", "y"] {
+        c.patch(&uri, "merge-patch+json", json!({"metadata": {"labels": {"zone": zone}}})).await.ok();
+        assert_eq!(labels(), Some(json!({"zone": zone})));
+    }
+}
+
+#[tokio::test]
 async fn concurrent_patches_all_count() {
     let c = cluster().await;
     c.post(MAPS, map("a", json!({}))).await.ok();

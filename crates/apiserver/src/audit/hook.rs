@@ -8,7 +8,7 @@ use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use http::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HOST, USER_AGENT};
 use http::{Method, Request, Uri};
-use http_body_util::{BodyExt, Full, Limited};
+use http_body_util::Full;
 use hyper_util::rt::TokioIo;
 use serde_json::Value;
 use tokio::net::TcpStream;
@@ -159,11 +159,11 @@ impl Hook {
         let (code, answer) = match &self.tls {
             Some((connector, name)) => {
                 let tls = webhook::connect(connector, name, &[target]).await?;
-                exchange(TokioIo::new(tls), request).await?
+                webhook::over(TokioIo::new(tls), request, MAX_ANSWER).await?
             }
             None => {
                 let tcp = TcpStream::connect((target.0.as_str(), target.1)).await.map_err(|e| format!("dial tcp {}:{}: {e}", target.0, target.1))?;
-                exchange(TokioIo::new(tcp), request).await?
+                webhook::over(TokioIo::new(tcp), request, MAX_ANSWER).await?
             }
         };
         if (200..300).contains(&code) {
@@ -174,27 +174,5 @@ impl Hook {
             "" => Err(format!("the server responded with the status code {code} but did not return more information")),
             said => Err(said.to_string()),
         }
-    }
-}
-
-async fn exchange<I>(io: I, request: Request<Full<Bytes>>) -> Result<(u16, Bytes), String>
-where
-    I: hyper::rt::Read + hyper::rt::Write + Unpin,
-{
-    let (mut sender, connection) = hyper::client::conn::http1::handshake(io).await.map_err(|e| e.to_string())?;
-    let exchange = async {
-        let response = sender.send_request(request).await.map_err(|e| e.to_string())?;
-        let code = response.status().as_u16();
-        let bytes = Limited::new(response.into_body(), MAX_ANSWER).collect().await.map_err(|e| e.to_string())?.to_bytes();
-        Ok((code, bytes))
-    };
-    tokio::pin!(exchange);
-    tokio::pin!(connection);
-    tokio::select! {
-        answer = &mut exchange => answer,
-        ended = &mut connection => match ended {
-            Ok(()) => exchange.await,
-            Err(error) => Err(error.to_string()),
-        },
     }
 }
