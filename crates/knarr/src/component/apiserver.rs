@@ -49,7 +49,7 @@ impl Setup {
         let reloads = values.bool("encryption-provider-config-automatic-reload");
         ensure!(encryption_file.is_some() || !reloads, "--encryption-provider-config-automatic-reload must be set with --encryption-provider-config");
         let encryption = match &encryption_file {
-            Some(path) => encryption(&read(&path.to_string_lossy())?).with_context(|| format!("error while parsing encryption provider configuration file {path:?}"))?,
+            Some(path) => EncryptionConfig::from_text(&read(&path.to_string_lossy())?).with_context(|| format!("error while parsing encryption provider configuration file {path:?}"))?,
             None => EncryptionConfig::default(),
         };
         let pair = |cert: &str, key: &str| -> Result<Option<(String, String)>> {
@@ -105,7 +105,6 @@ impl Setup {
             tasks.spawn("encryption", async move { follow_encryption(&path, &server).await });
         }
         signals.wait().await;
-        tokio::time::sleep(values.duration("shutdown-delay-duration")).await;
         if !tasks.shutdown(DRAIN).await {
             tracing::warn!("some requests did not end in time");
         }
@@ -186,10 +185,6 @@ fn etcd(values: &Values) -> Result<store::etcd::Options> {
         _ => bail!("--etcd-certfile and --etcd-keyfile belong together: one of them is missing"),
     };
     Ok(store::etcd::Options { endpoints: servers, ca: file("etcd-cafile")?, identity, ..Default::default() })
-}
-
-fn encryption(text: &str) -> Result<EncryptionConfig> {
-    Ok(EncryptionConfig::from_text(text)?)
 }
 
 fn modes(values: &Values) -> Result<Vec<AuthorizationMode>> {
@@ -366,7 +361,8 @@ async fn follow_encryption(path: &std::path::Path, server: &Server) {
         if text == last {
             continue;
         }
-        match encryption(&text).and_then(|config| Ok(server.reload_encryption(&config)?)) {
+        let reloaded = EncryptionConfig::from_text(&text).map_err(anyhow::Error::from).and_then(|config| Ok(server.reload_encryption(&config)?));
+        match reloaded {
             Ok(()) => tracing::info!("another encryption configuration is used from now on"),
             Err(error) => tracing::error!("the encryption configuration has changed and cannot be used: {error:#}"),
         }
