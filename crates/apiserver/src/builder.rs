@@ -127,6 +127,10 @@ pub struct Config {
     /// The form in which objects are written; unless told, JSON where the store is this server's alone, and upstream's
     /// protobuf where others may read it.
     pub storage_media_type: Option<StorageMediaType>,
+    /// What the keys in the store begin with (upstream's `--etcd-prefix`).
+    pub storage_prefix: String,
+    /// How often history is forgotten that is older than this; never, if zero.
+    pub compact_every: Duration,
     /// How long events live, in seconds.
     pub event_ttl: u64,
     /// Whether requests without credentials are those of `system:anonymous`; refused otherwise.
@@ -148,6 +152,8 @@ impl Default for Config {
             kubelet_client: None,
             proxy_client: None,
             storage_media_type: None,
+            storage_prefix: "/registry".into(),
+            compact_every: Duration::from_secs(300),
             event_ttl: 3600,
             anonymous: true,
             request_timeout: Duration::from_secs(60),
@@ -181,7 +187,8 @@ impl Builder {
             crate::model::all().iter().filter(|r| crate::model::is_stored(r)).map(|r| r.storage_prefix.to_string()).collect();
         prefixes.sort();
         prefixes.dedup();
-        let transformer = Transformer::new(&config.encryption)?;
+        let transformer = Transformer::new(&config.encryption)?.under(&config.storage_prefix);
+        let store = store::under(store, &config.storage_prefix);
         let own = if store.is_shared() { StorageMediaType::Protobuf } else { StorageMediaType::Json };
         let media_type = config.storage_media_type.unwrap_or(own);
         let core = Core::new(store, Cache::new(prefixes), transformer, media_type, config.event_ttl);

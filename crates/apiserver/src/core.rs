@@ -31,7 +31,7 @@ const PATIENCE: Duration = Duration::from_secs(3);
 pub struct Core {
     pub store: Arc<dyn Store>,
     pub cache: Arc<Cache>,
-    pub(crate) transformer: Transformer,
+    pub(crate) transformer: Arc<Transformer>,
     /// The form in which objects are written.
     media_type: StorageMediaType,
     /// Ends all watches when the server stops.
@@ -93,7 +93,7 @@ impl Core {
             this: this.clone(),
             store,
             cache,
-            transformer,
+            transformer: Arc::new(transformer),
             media_type,
             closing: CancellationToken::new(),
             event_ttl,
@@ -366,6 +366,15 @@ pub fn store_error(error: store::Error) -> Status {
             api::status::too_large_because(format!("the object has {size} bytes, the limit is {limit}"))
         }
         store::Error::Closed => api::status::unavailable("the server is shutting down"),
+        // Not to be tried again by itself: it may have been done.
+        timeout @ store::Error::Timeout { .. } => {
+            tracing::error!(error = %timeout, "the store does not answer");
+            api::status::timeout(timeout, 0)
+        }
+        unavailable @ store::Error::Unavailable { .. } => {
+            tracing::error!(error = %unavailable, "the store takes no requests");
+            api::status::unavailable(unavailable.to_string()).retry_after(1)
+        }
         other => {
             tracing::error!(error = %other, "the store failed");
             api::status::internal(other)

@@ -1,6 +1,7 @@
 //! Non-resource paths: version, health, metrics, discovery, OpenAPI, fixed documents.
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
 
 use http::{Method, Response};
 use serde_json::{Value, json};
@@ -11,8 +12,14 @@ use crate::resource::page_not_found;
 use crate::server::{Rq, Server};
 use crate::types::Status;
 
+/// How long a health check waits for the store (upstream's `--etcd-healthcheck-timeout`).
+const PROBE: Duration = Duration::from_secs(2);
+
 impl Server {
     pub(crate) async fn document(self: &Arc<Server>, rq: Rq) -> Result<Response<Body>, Status> {
+        if let Some(what) = rq.info.path.strip_prefix("/knarr/store/") {
+            return Ok(self.tend_store(&rq, what).await);
+        }
         if !matches!(*rq.request.method(), Method::GET | Method::HEAD) {
             return Ok(page_not_found());
         }
@@ -128,15 +135,28 @@ impl Server {
         checks
     }
 
+    /// Whether the store works: asked now, or a moment ago. A full one serves reads, and counts as well.
+    async fn store_health(&self) -> Result<(), String> {
+        let mut last = self.probe.lock().await;
+        if let Some((at, result)) = &*last
+            && at.elapsed() < PROBE / 2
+        {
+            return result.clone();
+        }
+        let result = match tokio::time::timeout(PROBE, self.core.store.status()).await {
+            Ok(Ok(status)) if status.full => Ok(()),
+            Ok(Ok(status)) => status.error.map_or(Ok(()), Err),
+            Ok(Err(error)) => Err(error.to_string()),
+            Err(_) => Err(format!("the store has not answered within {PROBE:?}")),
+        };
+        *last = Some((Instant::now(), result.clone()));
+        result
+    }
+
     async fn health(&self, rq: &Rq, endpoint: &str, path: &str) -> Response<Body> {
         let mut checks = self.checks(endpoint);
-        if let Some(check) = checks.iter_mut().find(|(n, _)| n == "etcd")
-            && check.1.is_ok()
-        {
-            check.1 = match self.core.store.status().await {
-                Ok(status) => status.error.map_or(Ok(()), Err),
-                Err(error) => Err(error.to_string()),
-            };
+        for check in checks.iter_mut().filter(|(name, so_far)| name.starts_with("etcd") && so_far.is_ok()) {
+            check.1 = self.store_health().await;
         }
         let one = path.trim_start_matches('/').strip_prefix(endpoint).unwrap_or_default().trim_start_matches('/');
         if !one.is_empty() {

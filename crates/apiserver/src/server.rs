@@ -32,9 +32,6 @@ use crate::proxy::Dialer;
 use crate::request::{RequestInfo, parse_query};
 use crate::types::Status;
 
-/// History that is kept in the store for watches that resume: compaction takes what is older.
-const COMPACT_EVERY: Duration = Duration::from_secs(300);
-
 /// What tells a request from all others, in the audit log and in the answer.
 const AUDIT_ID: &str = "audit-id";
 /// Requests served at once, watches and streams aside (upstream: 400 reading and 200 writing ones).
@@ -61,6 +58,8 @@ pub struct Server {
     pub(crate) documents: crate::published::Published,
     /// Post-start hooks that are not through: names.
     pub(crate) pending: Mutex<Vec<String>>,
+    /// How the store was when it was last asked.
+    pub(crate) probe: tokio::sync::Mutex<Option<(Instant, Result<(), String>)>>,
     pub(crate) loaded: tokio::sync::watch::Sender<bool>,
     pub(crate) shutting_down: AtomicBool,
 }
@@ -109,6 +108,7 @@ impl Server {
             audited,
             documents: crate::published::Published::default(),
             pending: Mutex::new(pending),
+            probe: tokio::sync::Mutex::default(),
             loaded: tokio::sync::watch::Sender::new(false),
             shutting_down: AtomicBool::new(false),
         }
@@ -390,18 +390,17 @@ impl Server {
     }
 
     async fn compaction(&self) {
-        let mut before = 0;
+        let every = self.config.compact_every;
+        if every.is_zero() {
+            return;
+        }
+        let mut turns = crate::compact::Turns::new(self.core.store.is_shared());
         loop {
-            tokio::time::sleep(COMPACT_EVERY).await;
-            if before > 0 {
-                match self.compact(before).await {
-                    Ok(()) => {}
-                    // Another server of a shared store was first.
-                    Err(store::Error::Compacted { .. }) => self.core.cache.compact(before.max(0) as u64),
-                    Err(error) => tracing::warn!(%error, "compacting the store failed; trying again later"),
-                }
+            tokio::time::sleep(every).await;
+            match turns.take(&*self.core.store).await {
+                Ok(compacted) => self.core.cache.compact(compacted.max(0) as u64),
+                Err(error) => tracing::warn!(%error, "compacting the store failed; trying again later"),
             }
-            before = self.core.store.revision().await.unwrap_or(0);
         }
     }
 

@@ -6,7 +6,7 @@ use anyhow::Result;
 use clap::{Args, Parser, Subcommand};
 
 use crate::config::Flags;
-use crate::{agent, down, images, server, status, up, why};
+use crate::{agent, down, images, server, status, tools, up, why};
 
 /// Kubernetes, whole, in one small binary.
 #[derive(Parser)]
@@ -33,6 +33,9 @@ enum Command {
     /// Images on this node
     #[command(subcommand)]
     Image(images::ImageCommand),
+    /// All objects: snapshots, restoring, moving to etcd and back, rewriting under a new encryption key
+    #[command(subcommand)]
+    Store(tools::StoreCommand),
     /// Say what keeps a pod from running or a node from Ready: pod/NAME or node/NAME
     Why(why::WhyArgs),
 }
@@ -59,6 +62,7 @@ impl Cli {
             Command::Down(args) => down::run(&args),
             Command::Token(place) => agent::print_token(&place),
             Command::Image(command) => images::run(command),
+            Command::Store(command) => tools::run(command),
             Command::Why(args) => why::run(&args),
         }
     }

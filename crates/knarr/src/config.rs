@@ -8,6 +8,8 @@ use anyhow::{Context, Result, bail, ensure};
 use clap::Args;
 use serde::{Deserialize, Serialize};
 
+use crate::engine::{Etcd, EtcdArgs};
+
 /// The flags; each can also stand in the configuration file, under the same name.
 #[derive(Args, Clone, Default, Deserialize, Serialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
@@ -70,6 +72,21 @@ pub struct Flags {
     /// Kubeconfig of a server that audit events are sent to
     #[arg(long, value_name = "FILE")]
     pub audit_webhook_config_file: Option<PathBuf>,
+    /// Members of an etcd that keeps the objects instead of the data directory, as https://host:port
+    #[arg(long, value_name = "URL", value_delimiter = ',')]
+    pub etcd_servers: Vec<String>,
+    /// CA by which etcd is known
+    #[arg(long, value_name = "FILE")]
+    pub etcd_cafile: Option<PathBuf>,
+    /// Certificate that is shown to etcd
+    #[arg(long, value_name = "FILE")]
+    pub etcd_certfile: Option<PathBuf>,
+    /// Its key
+    #[arg(long, value_name = "FILE")]
+    pub etcd_keyfile: Option<PathBuf>,
+    /// What keys in etcd begin with [default: /registry]
+    #[arg(long, value_name = "PREFIX")]
+    pub etcd_prefix: Option<String>,
     /// Parts that others run, beside this server or elsewhere: controllers, scheduler
     #[arg(long, value_name = "PART", value_delimiter = ',')]
     pub disable: Vec<Part>,
@@ -150,6 +167,8 @@ pub struct Config {
     pub insecure_registries: Vec<String>,
     pub registry_cas: Vec<Vec<u8>>,
     pub audit: apiserver::audit::Config,
+    /// Where the objects are, if not in the data directory.
+    pub etcd: Option<Etcd>,
     /// Parts that others run.
     pub disabled: Vec<Part>,
     pub log: String,
@@ -212,9 +231,21 @@ impl Flags {
             insecure_registries: all(&self.insecure_registry, &file.insecure_registry),
             registry_cas,
             audit,
+            etcd: Etcd::of(&self.etcd_with(&file))?,
             disabled: self.disable.iter().chain(&file.disable).copied().collect(),
             log: text(&self.log, &file.log, "info"),
         })
+    }
+
+    fn etcd_with(&self, file: &Flags) -> EtcdArgs {
+        let or = |flag: &Option<PathBuf>, file: &Option<PathBuf>| flag.clone().or_else(|| file.clone());
+        EtcdArgs {
+            etcd_servers: if self.etcd_servers.is_empty() { file.etcd_servers.clone() } else { self.etcd_servers.clone() },
+            etcd_cafile: or(&self.etcd_cafile, &file.etcd_cafile),
+            etcd_certfile: or(&self.etcd_certfile, &file.etcd_certfile),
+            etcd_keyfile: or(&self.etcd_keyfile, &file.etcd_keyfile),
+            etcd_prefix: self.etcd_prefix.clone().or_else(|| file.etcd_prefix.clone()),
+        }
     }
 
     fn audit(&self, file: &Flags) -> Result<apiserver::audit::Config> {
@@ -266,6 +297,11 @@ impl Flags {
         add("audit-log-maxbackup", self.audit_log_maxbackup.map(|n| n.to_string().into()));
         add("audit-log-maxsize", self.audit_log_maxsize.map(|n| n.to_string().into()));
         add("audit-webhook-config-file", self.audit_webhook_config_file.as_ref().map(absolute));
+        self.etcd_servers.iter().for_each(|s| add("etcd-servers", Some(s.into())));
+        add("etcd-cafile", self.etcd_cafile.as_ref().map(absolute));
+        add("etcd-certfile", self.etcd_certfile.as_ref().map(absolute));
+        add("etcd-keyfile", self.etcd_keyfile.as_ref().map(absolute));
+        add("etcd-prefix", self.etcd_prefix.clone().map(Into::into));
         self.disable.iter().for_each(|part| add("disable", Some(part.name().into())));
         self.tls_san.iter().for_each(|s| add("tls-san", Some(s.into())));
         self.insecure_registry.iter().for_each(|s| add("insecure-registry", Some(s.into())));

@@ -30,6 +30,17 @@ impl Layout {
     pub fn store(&self) -> PathBuf {
         self.data.join("store")
     }
+    /// A store in the making, and one that was replaced.
+    pub fn new_store(&self) -> PathBuf {
+        self.data.join("store.new")
+    }
+    pub fn old_store(&self) -> PathBuf {
+        self.data.join("store.old")
+    }
+    /// Says that the objects are in etcd, and in which.
+    pub fn etcd(&self) -> PathBuf {
+        self.data.join("etcd.json")
+    }
     pub fn images(&self) -> PathBuf {
         self.data.join("images")
     }

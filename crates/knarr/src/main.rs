@@ -7,6 +7,7 @@ mod component;
 mod config;
 mod down;
 mod echo;
+mod engine;
 mod files;
 mod images;
 mod layout;
@@ -19,6 +20,7 @@ mod progress;
 mod server;
 mod status;
 mod storage;
+mod tools;
 mod up;
 mod why;
 

@@ -5,6 +5,7 @@ use std::net::Ipv4Addr;
 use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
+use apiserver::{EncryptionConfig, EncryptionKey, Provider};
 use jiff::{SignedDuration, Timestamp};
 use pki::{Ca, CertKey, CertRequest, Credentials, Kubeconfig, Usage};
 
@@ -30,8 +31,8 @@ pub struct Material {
     pub front_proxy: CertKey,
     /// Signs service account tokens (PEM).
     pub service_account_key: String,
-    /// Encrypts Secrets at rest.
-    pub encryption_key: [u8; 32],
+    /// Encrypt Secrets at rest: the first one writes, all read.
+    pub encryption_keys: Vec<EncryptionKey>,
     /// Joins agents: `abcdef.0123456789abcdef`.
     pub join_token: String,
 }
@@ -74,14 +75,7 @@ pub fn prepare(layout: &Layout, config: &Config, node_ip: Ipv4Addr, random: &mut
 
     let service_account_key = kept(&dir.join("sa.key"), || pki::jwt::new_key_pem().context("making the service account key"))?;
     kept(&dir.join("sa.pub"), || pki::jwt::public_key_pem(&service_account_key).context("deriving the service account public key"))?;
-    let encryption = kept(&dir.join("encryption.key"), || {
-        let mut key = [0; 32];
-        random(&mut key);
-        Ok(hex::encode(key))
-    })?;
-    let mut encryption_key = [0; 32];
-    hex::decode_to_slice(encryption.trim(), &mut encryption_key)
-        .with_context(|| format!("{} is not a key of 64 hexadecimal digits: restore it from a copy", dir.join("encryption.key").display()))?;
+    let encryption_keys = encryption_keys(layout, Some(random))?;
     let join_token = kept(&dir.join("join.token"), || {
         let mut bytes = [0; 22];
         random(&mut bytes);
@@ -91,7 +85,49 @@ pub fn prepare(layout: &Layout, config: &Config, node_ip: Ipv4Addr, random: &mut
     let kubeconfig = pki::kubeconfig(&admin_entry(&ca, &admin, config.secure_port, Ipv4Addr::LOCALHOST))?;
     files::write(&layout.admin(), kubeconfig.as_bytes(), 0o600)?;
     let front_proxy_ca = front_proxy_ca.cert_pem().into();
-    Ok(Material { ca, apiserver, kubelet_client, kubelet_serving, front_proxy_ca, front_proxy, service_account_key, encryption_key, join_token: join_token.trim().into() })
+    Ok(Material { ca, apiserver, kubelet_client, kubelet_serving, front_proxy_ca, front_proxy, service_account_key, encryption_keys, join_token: join_token.trim().into() })
+}
+
+/// The keys that encrypt at rest, the one that writes first; makes one if there is none yet and it may.
+///
+/// Each line of the file is a key, as `NAME:HEX`, or as HEX alone for `key1`, the first one of every cluster.
+pub fn encryption_keys(layout: &Layout, random: Option<&mut dyn FnMut(&mut [u8])>) -> Result<Vec<EncryptionKey>> {
+    let path = layout.pki().join("encryption.key");
+    let text = match random {
+        Some(random) => kept(&path, || Ok(new_secret(random)))?,
+        None if !path.exists() => return Ok(Vec::new()),
+        None => read(&path)?,
+    };
+    let key = |line: &str| {
+        let (name, digits) = line.trim().split_once(':').unwrap_or(("key1", line.trim()));
+        let mut secret = vec![0; 32];
+        hex::decode_to_slice(digits, &mut secret)
+            .with_context(|| format!("{} is not a key of 64 hexadecimal digits: restore it from a copy", path.display()))?;
+        Ok(EncryptionKey { name: name.into(), secret })
+    };
+    let keys = text.lines().filter(|l| !l.trim().is_empty()).map(key).collect::<Result<Vec<_>>>()?;
+    ensure!(!keys.is_empty(), "{} holds no key: restore it from a copy", path.display());
+    Ok(keys)
+}
+
+fn new_secret(random: &mut dyn FnMut(&mut [u8])) -> String {
+    let mut key = [0; 32];
+    random(&mut key);
+    hex::encode(key)
+}
+
+/// Replaces the keys.
+pub fn write_encryption_keys(layout: &Layout, keys: &[EncryptionKey]) -> Result<()> {
+    let text: String = keys.iter().map(|k| format!("{}:{}\n", k.name, hex::encode(&k.secret))).collect();
+    files::write(&layout.pki().join("encryption.key"), text.as_bytes(), 0o600)
+}
+
+/// What is encrypted at rest in a cluster of knarr's.
+pub fn encryption(keys: &[EncryptionKey]) -> EncryptionConfig {
+    match keys {
+        [] => EncryptionConfig::default(),
+        keys => EncryptionConfig::of(&["secrets"], vec![Provider::AesGcm(keys.to_vec()), Provider::Identity]),
+    }
 }
 
 /// The kubeconfig entry of the administrator.

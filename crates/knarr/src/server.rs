@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use apiserver::{Builder, EncryptionConfig, EncryptionKey, InProcess, Provider, Server, UserInfo};
+use apiserver::{Builder, InProcess, Server, UserInfo};
 use controllers::csr::{Authority, Signing};
 use k8s_openapi::api::core::v1::{Node, ServiceAccount};
 use kube::Client;
@@ -23,7 +23,7 @@ use crate::files::{self, State};
 use crate::layout::Layout;
 use crate::material::{self, Material};
 use crate::progress::Progress;
-use crate::{images, network, node, preflight, storage, up};
+use crate::{engine, images, network, node, preflight, storage, up};
 
 /// The version of Kubernetes that is served.
 pub const KUBERNETES: &str = "v1.36.0";
@@ -38,6 +38,7 @@ pub fn run(flags: &Flags) -> Result<()> {
     let config = flags.resolve()?;
     let layout = Layout::new(&config.data_dir, &config.run_dir);
     preflight::data_dir(&layout.data)?;
+    engine::check(&config, &layout)?;
     let _lock = if layout.marker().exists() { Some(files::lock(&layout.lock())?) } else { None };
     preflight::check(&config, &layout, &[("secure-port", config.secure_port), ("kubelet-port", config.kubelet_port)])?;
     files::public_dir(&layout.data)?;
@@ -187,12 +188,11 @@ async fn start(config: &Config, layout: &Layout, progress: &Progress, core: &Tas
 }
 
 async fn api_server(config: &Config, layout: &Layout, material: &Material, node_ip: Ipv4Addr, core: &Tasks) -> Result<(Arc<Server>, ::metrics::Service)> {
-    let store = store::embedded::open(layout.store(), store::embedded::Options::default())
-        .with_context(|| format!("the store in {} cannot be opened", layout.store().display()))?;
-    let key = EncryptionKey { name: "key1".into(), secret: material.encryption_key.to_vec() };
+    let store = engine::open(config, layout).await?;
     let settings = apiserver::Config {
         audit: config.audit.clone(),
-        encryption: EncryptionConfig::of(&["secrets"], vec![Provider::AesGcm(vec![key]), Provider::Identity]),
+        encryption: material::encryption(&material.encryption_keys),
+        storage_prefix: config.etcd.as_ref().map_or("/registry".into(), |etcd| etcd.prefix.clone()),
         kubelet_ca: Some(material.ca.cert_pem().into()),
         kubelet_client: Some((material.kubelet_client.cert_pem.clone(), material.kubelet_client.key_pem.clone())),
         proxy_client: Some((material.front_proxy.cert_pem.clone(), material.front_proxy.key_pem.clone())),
@@ -227,6 +227,8 @@ async fn api_server(config: &Config, layout: &Layout, material: &Material, node_
     let server = builder.build()?;
     let (running, stop) = (server.clone(), core.token());
     core.spawn_uncancelled(async move { running.run(stop).await });
+    let (reloads, layout, keys) = (server.clone(), layout.clone(), material.encryption_keys.clone());
+    core.spawn("encryption keys", async move { engine::follow_keys(&reloads, &layout, keys).await });
     Ok((server, usage))
 }
 

@@ -14,7 +14,7 @@ use sha2::{Digest, Sha256};
 use crate::config::{Config, Flags};
 use crate::files::{self, State};
 use crate::layout::Layout;
-use crate::{material, preflight, progress};
+use crate::{engine, material, preflight, progress};
 
 /// Does it.
 pub fn run(flags: &Flags) -> Result<()> {
@@ -27,6 +27,7 @@ pub fn run(flags: &Flags) -> Result<()> {
         println!("knarr is already running (process {pid}{what}); nothing was changed");
         return Ok(());
     }
+    engine::check(&config, &layout)?;
     preflight::check(&config, &layout, &[("secure-port", config.secure_port), ("kubelet-port", config.kubelet_port)])?;
     files::public_dir(&layout.data)?;
     preflight::mark(&layout)?;

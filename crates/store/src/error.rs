@@ -48,6 +48,23 @@ pub enum Error {
         /// The cause.
         message: String,
     },
+    /// The store has not answered in time, or the connection was lost meanwhile. Whether a transaction was applied is
+    /// not known.
+    #[error("the store in {path} failed: {message}")]
+    Timeout {
+        /// The store's directory, or etcd's endpoints.
+        path: PathBuf,
+        /// The cause.
+        message: String,
+    },
+    /// The store takes no requests at the moment. Nothing was changed; it comes back by itself.
+    #[error("the store in {path} cannot be used: {message}")]
+    Unavailable {
+        /// The store's directory, or etcd's endpoints.
+        path: PathBuf,
+        /// The cause.
+        message: String,
+    },
     /// The store has been closed.
     #[error("the store is closed")]
     Closed,

@@ -21,6 +21,7 @@ mod error;
 pub mod etcd;
 pub mod memory;
 mod types;
+mod under;
 mod watch;
 
 pub use error::Error;
@@ -28,7 +29,11 @@ pub use types::{
     Compare, Event, KeyValue, Op, RangeRequest, RangeResponse, Status, Txn, TxnResponse,
     WatchEvent, prefix_end,
 };
+pub use under::under;
 pub use watch::{WatchStream, Watcher};
+
+/// A key that is written to and deleted again, only for the revisions that this takes.
+const SCRATCH: &[u8] = b"knarr/revision";
 
 /// The largest sum of keys and values in one transaction, in bytes (etcd's default request limit is
 /// 1.5 MiB; the API server refuses larger bodies before they come here).
@@ -57,6 +62,16 @@ pub trait Store: Send + Sync + 'static {
 
     /// The revision of the last acknowledged change.
     async fn revision(&self) -> Result<i64, Error>;
+
+    /// Moves on to a revision above `beyond`, which is returned. What is stored stays as it is. Takes a transaction for
+    /// each revision.
+    async fn advance(&self, beyond: i64) -> Result<i64, Error> {
+        let mut revision = self.revision().await?;
+        while revision < beyond {
+            revision = self.txn(Txn::put(SCRATCH, "")).await?.revision;
+        }
+        Ok(self.txn(Txn::put(SCRATCH, "")).await?.revision.max(self.txn(Txn::delete(SCRATCH)).await?.revision))
+    }
 
     /// Figures for `knarr status`, metrics and health checks.
     async fn status(&self) -> Result<Status, Error>;

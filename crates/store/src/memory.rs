@@ -361,6 +361,7 @@ impl Store for Memory {
                 .map(|kv| (kv.key.len() + kv.value.len()) as u64)
                 .sum(),
             error: None,
+            full: false,
         })
     }
 

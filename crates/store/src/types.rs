@@ -30,6 +30,8 @@ pub struct RangeRequest {
     pub limit: usize,
     /// Return [`RangeResponse::count`] only.
     pub count_only: bool,
+    /// With a limit: the count need not be right, so that what is beyond the limit need not be read.
+    pub uncounted: bool,
 }
 
 impl RangeRequest {
@@ -55,6 +57,17 @@ impl RangeRequest {
     pub fn at(mut self, revision: i64) -> Self {
         self.revision = revision;
         self
+    }
+
+    /// Reads the page of `limit` keys that begins with `key`, of a range that may be long.
+    pub fn page(key: impl Into<Vec<u8>>, end: impl Into<Vec<u8>>, limit: usize) -> Self {
+        Self {
+            key: key.into(),
+            end: Some(end.into()),
+            limit,
+            uncounted: true,
+            ..Self::default()
+        }
     }
 
     /// Reads at most `limit` keys.
@@ -284,4 +297,6 @@ pub struct Status {
     pub size_bytes: u64,
     /// The last error, if the engine has not recovered from it yet.
     pub error: Option<String>,
+    /// Whether that is want of space: reads are served nevertheless.
+    pub full: bool,
 }

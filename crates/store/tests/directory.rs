@@ -192,7 +192,7 @@ async fn a_full_disk_stops_writes_until_there_is_space() {
     assert!(!acknowledged.is_empty());
     // A write in the background may have failed before this one.
     assert!(
-        matches!(error, Error::NoSpace { .. } | Error::Io { .. }),
+        matches!(error, Error::NoSpace { .. } | Error::Io { .. } | Error::Unavailable { .. }),
         "{error:?}"
     );
     assert!(

@@ -6,6 +6,7 @@
 mod config;
 mod key;
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 
 use arc_swap::ArcSwap;
@@ -30,8 +31,20 @@ pub enum Error {
 /// What every sealed value begins with.
 const SEALED: &[u8] = b"k8s:enc:";
 
+/// Under which key a value is stored: `aesgcm:key1`, or `identity`.
+pub fn key_of(stored: &[u8]) -> String {
+    let Some(rest) = stored.strip_prefix(SEALED) else { return "identity".into() };
+    let mut parts = rest.splitn(4, |b| *b == b':').map(String::from_utf8_lossy);
+    let (provider, _version, name) = (parts.next(), parts.next(), parts.next());
+    format!("{}:{}", provider.unwrap_or_default(), name.unwrap_or_default())
+}
+
 /// Seals and opens values, by keys that may be exchanged meanwhile.
-pub struct Transformer(ArcSwap<Keys>);
+pub struct Transformer {
+    keys: ArcSwap<Keys>,
+    /// Where keys lie in the store, if not under `/registry`: a sealed value is bound to its whole key.
+    prefix: Option<String>,
+}
 
 struct Keys {
     /// The ways of each part of the configuration, the one that writes first.
@@ -89,24 +102,43 @@ impl Keys {
 
 impl Transformer {
     pub fn new(config: &EncryptionConfig) -> Result<Transformer, Error> {
-        Ok(Transformer(ArcSwap::from_pointee(Keys::new(config)?)))
+        Ok(Transformer { keys: ArcSwap::from_pointee(Keys::new(config)?), prefix: None })
+    }
+
+    /// The same for a store whose keys lie under this prefix ([`store::under`]).
+    pub fn under(self, prefix: &str) -> Transformer {
+        let prefix = prefix.trim_matches('/');
+        let prefix = if prefix.is_empty() { String::new() } else { format!("/{prefix}") };
+        Transformer { prefix: (prefix != "/registry").then_some(prefix), ..self }
+    }
+
+    fn bound<'a>(&self, storage_key: &'a [u8]) -> Cow<'a, [u8]> {
+        match (&self.prefix, storage_key.strip_prefix(b"/registry")) {
+            (Some(prefix), Some(rest)) => Cow::Owned([prefix.as_bytes(), rest].concat()),
+            _ => Cow::Borrowed(storage_key),
+        }
+    }
+
+    /// The key that writes values of a resource: `aesgcm:key1`, or `identity`.
+    pub fn writes(&self, storage_key: &[u8]) -> String {
+        self.seal(storage_key, Vec::new()).map(|sealed| key_of(&sealed)).unwrap_or_default()
     }
 
     /// Goes on with another configuration.
     pub fn reload(&self, config: &EncryptionConfig) -> Result<(), Error> {
-        self.0.store(std::sync::Arc::new(Keys::new(config)?));
+        self.keys.store(std::sync::Arc::new(Keys::new(config)?));
         Ok(())
     }
 
     /// Whether anything is encrypted at all.
     pub fn is_on(&self) -> bool {
-        !self.0.load().parts.is_empty()
+        !self.keys.load().parts.is_empty()
     }
 
     /// The value as it is stored under `storage_key`.
     pub fn seal(&self, storage_key: &[u8], plain: Vec<u8>) -> Result<Vec<u8>, Error> {
-        match self.0.load().ways(storage_key).and_then(<[Way]>::first) {
-            Some(Way::Sealed(key)) => key.seal(storage_key, &plain),
+        match self.keys.load().ways(storage_key).and_then(<[Way]>::first) {
+            Some(Way::Sealed(key)) => key.seal(&self.bound(storage_key), &plain),
             Some(Way::Plain) | None => Ok(plain),
         }
     }
@@ -122,7 +154,8 @@ impl Transformer {
     }
 
     fn opened(&self, storage_key: &[u8], stored: &Bytes) -> Result<(Bytes, bool), Error> {
-        let keys = self.0.load();
+        let keys = self.keys.load();
+        let bound = self.bound(storage_key);
         let Some(ways) = keys.ways(storage_key) else {
             return if stored.starts_with(SEALED) { Err(Error::Open) } else { Ok((stored.clone(), false)) };
         };
@@ -131,7 +164,7 @@ impl Transformer {
                 Way::Plain if !stored.starts_with(SEALED) => return Ok((stored.clone(), n > 0)),
                 Way::Plain => {}
                 Way::Sealed(key) => {
-                    if let Some(plain) = key.open(storage_key, stored) {
+                    if let Some(plain) = key.open(&bound, stored) {
                         return Ok((plain.into(), n > 0));
                     }
                 }

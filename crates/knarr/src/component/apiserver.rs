@@ -68,6 +68,8 @@ impl Setup {
             kubelet_client: pair("kubelet-client-certificate", "kubelet-client-key")?,
             proxy_client: pair("proxy-client-cert-file", "proxy-client-key-file")?,
             storage_media_type: Some(media_type(values)?),
+            storage_prefix: values.text("etcd-prefix"),
+            compact_every: values.duration("etcd-compaction-interval"),
             event_ttl: values.duration("event-ttl").as_secs().max(1),
             anonymous: values.bool("anonymous-auth") && !always_allows(values),
             request_timeout: values.duration("request-timeout"),
@@ -123,8 +125,6 @@ fn refuse(values: &Values) -> Result<()> {
     ] {
         ensure!(values.given(flag).is_none(), "--{flag} is not supported: {why}");
     }
-    let prefix = values.text("etcd-prefix");
-    ensure!(prefix.trim_matches('/') == "registry", "--etcd-prefix {prefix:?} is not supported: it is /registry");
     let backend = values.text("storage-backend");
     ensure!(matches!(backend.as_str(), "" | "etcd3"), "--storage-backend invalid, allowed values: etcd3. If not specified, it will default to 'etcd3'");
     Ok(())
@@ -178,13 +178,8 @@ fn audit(values: &Values) -> audit::Config {
 fn etcd(values: &Values) -> Result<store::etcd::Options> {
     let servers = values.list("etcd-servers");
     ensure!(!servers.is_empty(), "--etcd-servers must be specified");
-    let file = |flag: &str| values.given(flag).map(|path| Ok::<_, anyhow::Error>(read(&path)?.into_bytes())).transpose();
-    let identity = match (file("etcd-certfile")?, file("etcd-keyfile")?) {
-        (Some(cert), Some(key)) => Some((cert, key)),
-        (None, None) => None,
-        _ => bail!("--etcd-certfile and --etcd-keyfile belong together: one of them is missing"),
-    };
-    Ok(store::etcd::Options { endpoints: servers, ca: file("etcd-cafile")?, identity, ..Default::default() })
+    let file = |flag: &str| values.given(flag).map(PathBuf::from);
+    crate::engine::options(&servers, file("etcd-cafile").as_deref(), file("etcd-certfile").as_deref(), file("etcd-keyfile").as_deref())
 }
 
 fn modes(values: &Values) -> Result<Vec<AuthorizationMode>> {

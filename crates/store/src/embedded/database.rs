@@ -96,6 +96,21 @@ impl Database {
         self.commit(writes, Some(PersistMode::SyncData))
     }
 
+    /// The entries of a version that is put in from elsewhere, with its revisions as they were there.
+    pub fn import(kv: &KeyValue, deadline: Option<i64>, writes: &mut Writes) {
+        writes.put.push((layout::version_key(&kv.key, kv.mod_revision), layout::version_value(kv)));
+        if let Some(deadline) = deadline {
+            writes.put.push((layout::ttl_key(deadline, &kv.key), kv.mod_revision.to_be_bytes().to_vec()));
+        }
+    }
+
+    /// Makes `revision` the present one, before which nothing is known.
+    pub fn begin_at(&self, revision: i64) -> Result<(), Failed> {
+        let number = revision.to_be_bytes().to_vec();
+        let put = vec![(REVISION.to_vec(), number.clone()), (layout::COMPACTED.to_vec(), number)];
+        self.write(Writes { put, remove: Vec::new() })
+    }
+
     /// Writes a batch that becomes durable with the next one.
     pub fn write_later(&self, writes: Writes) -> Result<(), Failed> {
         self.commit(writes, None)
@@ -187,6 +202,9 @@ impl View<'_> {
             return Ok(response);
         }
         let range = layout::version_bound(&request.key)..layout::version_bound(end);
+        // One more tells that there is more.
+        let enough = |found| request.uncounted && request.limit > 0 && found > request.limit;
+        let mut found = 0;
         // The newest version so far of the key that is being passed.
         let mut newest: Option<(Vec<u8>, i64, fjall::Slice)> = None;
         for item in self.snapshot.range(self.data, range) {
@@ -200,7 +218,11 @@ impl View<'_> {
             if let Some((passed, version, value)) = newest.take_if(|(passed, ..)| *passed != key)
                 && let Some(kv) = layout::parse_version(&passed, version, &value)
             {
+                found += 1;
                 add(kv);
+                if enough(found) {
+                    return Ok(response);
+                }
             }
             newest = Some((key, version, value));
         }

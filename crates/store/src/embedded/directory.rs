@@ -45,6 +45,12 @@ pub enum OpenError {
         /// What its format file says.
         found: String,
     },
+    /// A new store is wanted, and there is one already.
+    #[error("there is a store in {path} already: choose an empty directory, or say that it is to be replaced")]
+    Exists {
+        /// The directory.
+        path: PathBuf,
+    },
     /// Its files are damaged.
     #[error(
         "the store in {path} is damaged ({message}): restore a backup into it, or move it away to start empty"
@@ -189,6 +195,11 @@ impl Directory {
     /// The store's directory.
     pub fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// Whether it is not a store yet.
+    pub fn is_new(&self) -> bool {
+        self.new
     }
 
     /// Where the database is.

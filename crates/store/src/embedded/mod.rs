@@ -8,18 +8,20 @@
 
 mod database;
 mod directory;
+mod import;
 mod layout;
 mod writer;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use parking_lot::{Mutex, RwLock};
 use tokio::sync::oneshot;
 
 pub use directory::OpenError;
+pub use import::Import;
 
 use crate::watch::{Feed, History, Source};
 use crate::{Error, RangeRequest, RangeResponse, Status, Store, Txn, TxnResponse, WatchStream};
@@ -42,7 +44,12 @@ pub struct Options {
     pub cache_bytes: u64,
     /// Bytes of recent changes that watchers get from memory.
     pub feed_bytes: usize,
+    /// How long a request waits for the disk.
+    pub patience: Duration,
 }
+
+/// A write that takes longer than this makes the store's status bad.
+const SLOW: Duration = Duration::from_secs(2);
 
 impl Default for Options {
     fn default() -> Self {
@@ -53,6 +60,7 @@ impl Default for Options {
             memtable_bytes: 4 << 20,
             cache_bytes: 1 << 20,
             feed_bytes: 256 << 10,
+            patience: Duration::from_secs(10),
         }
     }
 }
@@ -103,6 +111,8 @@ pub fn open(dir: impl AsRef<Path>, options: Options) -> Result<Arc<dyn Store>, O
         database: RwLock::new(Some(database)),
         compacted: AtomicI64::new(compacted),
         error: Mutex::new(None),
+        writing: Mutex::new(None),
+        patience: options.patience,
         feed,
     });
     let (requests, receiver) = std::sync::mpsc::channel();
@@ -135,10 +145,19 @@ struct Shared {
     database: RwLock<Option<Database>>,
     compacted: AtomicI64,
     error: Mutex<Option<String>>,
+    /// Since when the disk has been busy with a write.
+    writing: Mutex<Option<Instant>>,
+    patience: Duration,
     feed: Arc<Feed>,
 }
 
 impl Shared {
+    /// Waits for the disk, but not for ever.
+    async fn in_time<T>(&self, what: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
+        let late = |_| Error::Timeout { path: self.path.clone(), message: format!("no answer within {:?}: the disk is too slow, or has stopped", self.patience) };
+        tokio::time::timeout(self.patience, what).await.map_err(late)?
+    }
+
     fn error(&self, failed: &Failed) -> Error {
         if failed.no_space() {
             return Error::NoSpace {
@@ -163,15 +182,14 @@ impl Shared {
             None if this.directory.lock().is_none() => Err(Error::Closed),
             None => {
                 let message = this.error.lock().clone().unwrap_or_default();
-                Err(Error::Io {
+                Err(Error::Unavailable {
                     path: this.path.clone(),
                     message,
                 })
             }
         };
-        tokio::task::spawn_blocking(read)
-            .await
-            .unwrap_or(Err(Error::Closed))
+        let read = async { tokio::task::spawn_blocking(read).await.unwrap_or(Err(Error::Closed)) };
+        self.in_time(read).await
     }
 
     fn range(&self, database: &Database, request: &RangeRequest) -> Result<RangeResponse, Error> {
@@ -254,7 +272,8 @@ impl Store for Embedded {
 
     async fn txn(&self, txn: Txn) -> Result<TxnResponse, Error> {
         txn.check()?;
-        self.request(|reply| Request::Txn { txn, reply }).await?
+        let request = async { self.request(|reply| Request::Txn { txn, reply }).await? };
+        self.shared.in_time(request).await
     }
 
     async fn watch(&self, prefix: &[u8], from_revision: i64) -> Result<WatchStream, Error> {
@@ -293,12 +312,16 @@ impl Store for Embedded {
             .ok()
             .flatten()
             .ok_or(Error::Closed)?;
+        let slow = self.shared.writing.lock().map(|since| since.elapsed()).filter(|took| *took > SLOW);
+        let slow = slow.map(|took| format!("the disk has not finished a write for {} s", took.as_secs()));
+        let error = self.shared.error.lock().clone();
         Ok(Status {
             engine: "embedded",
             revision: self.shared.feed.revision(),
             compacted: self.shared.compacted.load(Ordering::SeqCst),
             size_bytes: size,
-            error: self.shared.error.lock().clone(),
+            full: error.as_deref() == Some(writer::NO_SPACE),
+            error: error.or(slow),
         })
     }
 

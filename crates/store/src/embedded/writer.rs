@@ -170,6 +170,11 @@ impl Writer {
                     break;
                 }
             };
+            if reply.is_closed() {
+                // Whoever asked was told that it took too long.
+                next = self.requests.try_recv().ok();
+                continue;
+            }
             let shared = self.shared.clone();
             let database = shared.database.read();
             let applied = match database.as_ref() {
@@ -324,9 +329,11 @@ impl Writer {
         if !group.writes.is_empty() {
             let shared = self.shared.clone();
             let database = shared.database.read();
+            *shared.writing.lock() = Some(Instant::now());
             let written = database
                 .as_ref()
                 .map(|database| database.write(group.writes));
+            *shared.writing.lock() = None;
             drop(database);
             match written {
                 Some(Ok(())) => {}
@@ -483,7 +490,7 @@ impl Writer {
                 advice: "free some space on the file system that holds it",
             };
         }
-        Error::Io {
+        Error::Unavailable {
             path: self.shared.path.clone(),
             message,
         }
@@ -566,7 +573,7 @@ impl Writer {
 }
 
 /// Marks the error that is a full disk.
-const NO_SPACE: &str = "no space left";
+pub(super) const NO_SPACE: &str = "no space left";
 
 impl Group {
     fn latest(&self, database: &Database, key: &[u8]) -> Result<Option<KeyValue>, Failed> {

@@ -19,6 +19,8 @@ use crate::watch::Batch;
 pub(super) enum Broken {
     /// The revisions that come next are compacted; which revision is, if it was told.
     Compacted(Option<i64>),
+    /// This is not the etcd, or not the state of it, that was followed before.
+    Lost,
     /// The connection, or etcd. A new watch may do better.
     Failed(Status),
 }
@@ -91,8 +93,8 @@ pub(super) struct Follow {
 }
 
 impl Follow {
-    /// Watches what comes after revision `last`. Also tells the member's revision.
-    pub async fn start(link: &Link, last: i64, deadline: Instant) -> Result<(Self, i64), Broken> {
+    /// Watches what comes after revision `last`. Also tells the member's revision and cluster.
+    pub async fn start(link: &Link, last: i64, deadline: Instant) -> Result<(Self, i64, u64), Broken> {
         let create = pb::WatchCreateRequest {
             key: vec![0],
             range_end: vec![0],
@@ -109,9 +111,10 @@ impl Follow {
                 return Err(Broken::Failed(Status::new(Code::Unavailable, "etcd ended the watch")));
             };
             let revision = convert::revision(&created.header);
+            let cluster = created.header.as_ref().map_or(0, |header| header.cluster_id);
             let mut assembler = Assembler::new(last);
             assembler.take(created)?;
-            Ok((Self { responses, assembler, _requests: requests }, revision))
+            Ok((Self { responses, assembler, _requests: requests }, revision, cluster))
         };
         let late = || Broken::Failed(Status::new(Code::DeadlineExceeded, "etcd did not begin the watch in time"));
         tokio::time::timeout_at(deadline, begin).await.unwrap_or_else(|_| Err(late()))

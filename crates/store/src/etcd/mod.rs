@@ -4,7 +4,11 @@
 //! here, and who reads the revision can wait for it (progress requests of etcd before 3.4.31 cannot be relied on for
 //! that). Watchers that are behind what is held here read etcd's own history. Two tasks run: one follows the watch and
 //! begins it anew where it broke; one makes room when etcd is full.
+//!
+//! An etcd that was restored from a backup has lost revisions that were seen here. Then requests are refused until it
+//! has been moved on to a higher revision than any of those, and compacted there: whoever knows older ones reads anew.
 
+mod back;
 mod convert;
 mod follow;
 mod lease;
@@ -13,7 +17,7 @@ mod room;
 
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::time::Duration;
 
 use parking_lot::Mutex;
@@ -27,7 +31,7 @@ use tokio::time::Instant;
 pub use pool::OpenError;
 
 use crate::watch::{Feed, History, Source};
-use crate::{Error, Op, RangeRequest, RangeResponse, Status, Store, Txn, TxnResponse, WatchStream};
+use crate::{Error, Op, RangeRequest, RangeResponse, SCRATCH, Status, Store, Txn, TxnResponse, WatchStream};
 use follow::{Broken, Follow};
 use lease::Leases;
 use pool::{Pool, Repeat};
@@ -67,7 +71,7 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 
 /// Connects, and starts to follow. Waits for etcd as long as upstream does, 20 seconds.
 pub async fn open(options: Options) -> Result<Arc<dyn Store>, OpenError> {
-    let pool = Pool::new(&options)?;
+    let pool = Arc::new(Pool::new(&options)?);
     let shared = Arc::new(Shared {
         path: PathBuf::from(pool.name()),
         pool,
@@ -76,6 +80,7 @@ pub async fn open(options: Options) -> Result<Arc<dyn Store>, OpenError> {
         compacted: AtomicI64::new(0),
         error: Mutex::new(None),
         went_back: AtomicBool::new(false),
+        cluster: AtomicU64::new(0),
         leases: Mutex::new(Leases::default()),
         read: tokio::sync::Mutex::new((0, 0)),
         asked: AtomicI64::new(0),
@@ -95,7 +100,7 @@ struct Etcd {
 
 struct Shared {
     path: PathBuf,
-    pool: Pool,
+    pool: Arc<Pool>,
     feed: Arc<Feed>,
     timeout: Duration,
     /// As far as it is known here.
@@ -104,6 +109,8 @@ struct Shared {
     error: Mutex<Option<String>>,
     /// etcd has lost revisions that were seen here.
     went_back: AtomicBool,
+    /// The id of the cluster that was followed last.
+    cluster: AtomicU64,
     leases: Mutex<Leases>,
     /// The last reading of the revision: which one it was, and what it found.
     read: tokio::sync::Mutex<(i64, i64)>,
@@ -127,8 +134,8 @@ impl Shared {
         limit: Duration,
     ) -> Result<S, Failure> {
         if self.went_back.load(Ordering::Relaxed) {
-            let why = "etcd has lost revisions that were seen before (was it restored from a backup?): restart the servers that use it";
-            return Err(Failure::new(Code::DataLoss, why));
+            let why = "etcd has lost revisions that were seen before (was it restored from a backup?): it is being moved on to higher ones";
+            return Err(Failure { unsent: true, ..Failure::new(Code::Unavailable, why) });
         }
         self.pool.call(method, request, repeat, limit).await
     }
@@ -150,7 +157,18 @@ impl Shared {
             }
             "etcdserver: key is not provided" => Error::Invalid("key is not provided"),
             "etcdserver: too many operations in txn request" => Error::Invalid("too many operations in one transaction"),
-            _ => Error::Io { path: self.path.clone(), message: failure.to_string() },
+            _ => self.failed(failure),
+        }
+    }
+
+    /// What became of a request whose answer says nothing of what was asked.
+    fn failed(&self, failure: Failure) -> Error {
+        let (path, message) = (self.path.clone(), failure.to_string());
+        match failure.code {
+            Code::DeadlineExceeded => Error::Timeout { path, message },
+            Code::Unavailable if failure.message.starts_with("etcdserver: request timed out") => Error::Timeout { path, message },
+            Code::Unavailable => Error::Unavailable { path, message },
+            _ => Error::Io { path, message },
         }
     }
 
@@ -160,7 +178,7 @@ impl Shared {
         let ask = async {
             let link = self.pool.link(deadline).await.ok()?;
             match Follow::start(&link, 1, deadline).await {
-                Ok((mut watch, _)) => match watch.next().await {
+                Ok((mut watch, ..)) => match watch.next().await {
                     Err(Broken::Compacted(revision)) => revision,
                     _ => None,
                 },
@@ -193,7 +211,7 @@ impl Shared {
                 drop(failure);
                 Err(Error::Closed)
             }
-            Err(failure) => Err(Error::Io { path: self.path.clone(), message: failure.to_string() }),
+            Err(failure) => Err(self.failed(failure)),
         }
     }
 
@@ -219,6 +237,10 @@ impl Shared {
                         Err(error) => error.to_string(),
                     }
                 }
+                Broken::Lost => match back::pass(&self).await {
+                    Ok(()) => continue,
+                    Err(failure) => failure.to_string(),
+                },
                 Broken::Failed(status) => status.to_string(),
             };
             if began.elapsed() > LONGEST_PAUSE {
@@ -238,7 +260,7 @@ impl Shared {
         let last = self.feed.revision();
         let followed = async {
             let link = self.pool.link(deadline).await?;
-            let (mut watch, at) = match Follow::start(&link, last, deadline).await {
+            let (mut watch, at, cluster) = match Follow::start(&link, last, deadline).await {
                 Ok(started) => started,
                 Err(broken) => {
                     if matches!(broken, Broken::Failed(_)) {
@@ -248,12 +270,14 @@ impl Shared {
                 }
             };
             // The member may be behind the others; a quorum may not.
-            if at < last {
-                let now = self.revision_within(self.timeout).await;
-                if now.is_ok_and(|now| now < last) {
-                    tracing::error!(revision = at, seen = last, "etcd has lost revisions that were seen before: restart the servers that use it");
+            let known = self.cluster.swap(cluster, Ordering::Relaxed);
+            let went_back = self.went_back.load(Ordering::Relaxed);
+            if went_back || (known != 0 && known != cluster) || (at < last && self.revision_within(self.timeout).await.is_ok_and(|now| now < last)) {
+                if !went_back {
+                    tracing::error!(revision = at, seen = last, "etcd has lost revisions that were seen before: it is moved on to higher ones");
                     self.went_back.store(true, Ordering::Relaxed);
                 }
+                return Err(Broken::Lost);
             }
             if self.error.lock().take().is_some() {
                 tracing::info!("the watch of etcd goes on");
@@ -278,7 +302,7 @@ impl Shared {
         let through = self.feed.revision();
         let deadline = Instant::now() + self.timeout;
         let link = self.pool.link(deadline).await?;
-        let (mut watch, _) = Follow::start(&link, from - 1, deadline).await?;
+        let (mut watch, ..) = Follow::start(&link, from - 1, deadline).await?;
         let mut history = History { batches: Vec::new(), through: from - 1 };
         let mut bytes = 0;
         while history.through < through && bytes < HISTORY_BYTES {
@@ -351,8 +375,9 @@ impl Source for Arc<Shared> {
                     return Err(Error::Compacted { revision });
                 }
                 Err(Broken::Compacted(None)) => return Err(Error::Compacted { revision: self.find_compacted().await }),
-                Err(Broken::Failed(_)) if self.closed.load(Ordering::SeqCst) => return Err(Error::Closed),
+                Err(Broken::Failed(_) | Broken::Lost) if self.closed.load(Ordering::SeqCst) => return Err(Error::Closed),
                 Err(Broken::Failed(status)) => tracing::debug!(%status, from, "reading etcd's history failed; trying again"),
+                Err(Broken::Lost) => {}
             }
             tokio::time::sleep(pause).await;
             pause = (pause * 2).min(LONGEST_PAUSE);
@@ -406,8 +431,19 @@ impl Store for Etcd {
                 Code::ResourceExhausted if failure.message.starts_with("grpc: received message larger than max") => {
                     return Err(Error::TooLarge { size: txn.then.iter().map(Op::size).sum(), limit: REQUEST_BYTES });
                 }
+                // It was sent, and the answer is lost.
+                Code::Unavailable if !failure.unsent && failure.message != "etcdserver: no leader" => {
+                    return Err(Error::Timeout { path: shared.path.clone(), message: failure.to_string() });
+                }
                 _ => return Err(shared.error(failure, 0).await),
             }
+        }
+    }
+
+    async fn advance(&self, beyond: i64) -> Result<i64, Error> {
+        match back::advance(&self.shared.pool, self.shared.timeout, beyond).await {
+            Ok(revision) => Ok(revision),
+            Err(failure) => Err(self.shared.error(failure, 0).await),
         }
     }
 
@@ -454,6 +490,7 @@ impl Store for Etcd {
             revision: self.revision().await?,
             compacted: shared.compacted.load(Ordering::SeqCst),
             size_bytes: found.db_size.max(0) as u64,
+            full: found.errors.iter().any(|e| e.contains("NOSPACE")) && shared.error.lock().is_none(),
             error,
         })
     }

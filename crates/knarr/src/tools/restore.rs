@@ -1,0 +1,167 @@
+//! `knarr store restore`.
+
+use std::path::PathBuf;
+
+use anyhow::{Context, Result, bail, ensure};
+use apiserver::encrypt::Transformer;
+use apiserver::offline::{self, Item, Snapshot};
+use clap::Args;
+use jiff::Timestamp;
+use store::KeyValue;
+
+use super::{At, Meter, put_in_place, take};
+use crate::engine::{self, Etcd};
+use crate::layout::Layout;
+use crate::files;
+
+/// So many revisions above the snapshot's the store goes on at least, and so many more for each second since then: what
+/// was written after it is lost, and its revisions must not come again.
+const AT_LEAST: i64 = 100_000;
+const A_SECOND: i64 = 20;
+
+#[derive(Args)]
+pub struct RestoreArgs {
+    /// The snapshot
+    pub file: PathBuf,
+    /// Replace what is there
+    #[arg(long)]
+    pub force: bool,
+    /// How far above the snapshot's revision the store goes on [default: 100000, and 20 for each second since it was taken]
+    #[arg(long, value_name = "NUMBER")]
+    pub bump_revision: Option<u32>,
+    #[command(flatten)]
+    pub at: At,
+}
+
+pub async fn run(args: &RestoreArgs) -> Result<()> {
+    let snapshot = Snapshot::open(&args.file)?;
+    let header = &snapshot.header;
+    println!("{}: {} objects at revision {}, taken {}", args.file.display(), snapshot.objects, header.revision, header.taken);
+    let age = header.taken.parse::<Timestamp>().map_or(0, |taken| Timestamp::now().duration_since(taken).as_secs().max(0));
+    let bump = args.bump_revision.map_or(AT_LEAST + A_SECOND.saturating_mul(age), i64::from);
+    let beyond = header.revision + bump;
+    match Etcd::of(&args.at.etcd)? {
+        Some(etcd) => into_etcd(args, &snapshot, &etcd, beyond).await,
+        None => into_directory(args, &snapshot, beyond).await,
+    }
+}
+
+fn objects(snapshot: &Snapshot) -> Result<Vec<KeyValue>> {
+    let mut all = Vec::with_capacity(snapshot.objects as usize);
+    snapshot.read(|item| {
+        if let Item::Object(kv) = item {
+            all.push(kv);
+        }
+        Ok(())
+    })?;
+    Ok(all)
+}
+
+async fn into_etcd(args: &RestoreArgs, snapshot: &Snapshot, etcd: &Etcd, beyond: i64) -> Result<()> {
+    let store = etcd.open().await?;
+    let values = objects(snapshot)?.into_iter().map(|kv| (kv.key, kv.value)).collect();
+    let mut meter = Meter::default();
+    let copied = offline::fill(&store, values, beyond, args.force, |what, done, of| meter.say(what, done, of)).await;
+    store.close().await;
+    let copied = copied.with_context(|| format!("restoring into etcd in {}", etcd.name()))?;
+    println!("{} objects are in etcd, which goes on at revision {}", copied.objects, copied.revision);
+    tell_keys(snapshot, &args.at.transformer(Some(etcd))?)
+}
+
+async fn into_directory(args: &RestoreArgs, snapshot: &Snapshot, beyond: i64) -> Result<()> {
+    let layout = args.at.layout()?;
+    let _lock = take(&layout)?;
+    if let Some(there) = engine::noted(&layout)?
+        && !args.force
+    {
+        bail!("this cluster's objects are in etcd ({}): name it by --etcd-servers; or say --force to leave it", there.etcd_servers.join(","));
+    }
+    let there = engine::has_embedded(&layout);
+    ensure!(args.force || !there, "there is a store in {} already: restore into an empty directory, or say --force to replace it", layout.store().display());
+    let beyond = if there { above(&layout, beyond).await } else { beyond };
+    let files = restore_files(&layout, snapshot, args.force)?;
+    if layout.new_store().exists() {
+        // Of a restore that was cut short.
+        std::fs::remove_dir_all(layout.new_store()).with_context(|| format!("cannot remove {}", layout.new_store().display()))?;
+    }
+    let copied = offline::import(&layout.new_store(), beyond, objects(snapshot)?).await;
+    if copied.is_err() {
+        // What is told is why there is no store.
+        let _ = std::fs::remove_dir_all(layout.new_store());
+    }
+    let copied = copied?;
+    put_in_place(&layout)?;
+    engine::note(&layout, None)?;
+    println!("{} objects are in {}, which goes on at revision {}", copied.objects, layout.store().display(), copied.revision);
+    if files > 0 {
+        println!("{files} keys and certificates are in {}", layout.pki().display());
+    }
+    tell_keys(snapshot, &args.at.transformer(None)?)
+}
+
+/// A revision above those of the store that is replaced, if it can be read.
+async fn above(layout: &Layout, beyond: i64) -> i64 {
+    match engine::embedded(layout) {
+        Ok(store) => {
+            let revision = store.revision().await.unwrap_or(0);
+            store.close().await;
+            beyond.max(revision + 1)
+        }
+        Err(error) => {
+            println!("the store that is replaced cannot be read, so its revision is guessed: {error:#}");
+            beyond
+        }
+    }
+}
+
+/// Puts the cluster's files back that the snapshot holds; those that are there stay.
+fn restore_files(layout: &Layout, snapshot: &Snapshot, force: bool) -> Result<usize> {
+    let mut found = Vec::new();
+    snapshot.read(|item| {
+        if let Item::File(name, bytes) = item {
+            found.push((name, bytes));
+        }
+        Ok(())
+    })?;
+    if found.is_empty() {
+        return Ok(0);
+    }
+    files::private_dir(&layout.pki())?;
+    for (name, bytes) in &found {
+        let Some(name) = name.strip_prefix("pki/").filter(|n| !n.is_empty() && !n.contains('/') && !n.starts_with('.')) else {
+            bail!("the snapshot holds a file named {name:?}: it was not made by knarr");
+        };
+        let path = layout.pki().join(name);
+        if let Ok(there) = std::fs::read(&path)
+            && there != *bytes
+            && !force
+        {
+            bail!("{} is there, and is not the one in the snapshot: move it away, or say --force to replace it", path.display());
+        }
+    }
+    for (name, bytes) in &found {
+        let name = name.trim_start_matches("pki/");
+        let mode = if name.ends_with(".crt") || name.ends_with(".pub") { 0o644 } else { 0o600 };
+        files::write(&layout.pki().join(name), bytes, mode)?;
+    }
+    Ok(found.len())
+}
+
+/// Says whether what is encrypted can be read with the keys that are there.
+fn tell_keys(snapshot: &Snapshot, transformer: &Transformer) -> Result<()> {
+    let (mut unreadable, mut key) = (0u64, String::new());
+    snapshot.read(|item| {
+        if let Item::Object(kv) = item
+            && transformer.open(&kv.key, &kv.value).is_err()
+        {
+            unreadable += 1;
+            key = apiserver::encrypt::key_of(&kv.value);
+        }
+        Ok(())
+    })?;
+    if unreadable > 0 {
+        println!("{unreadable} objects are encrypted under keys that are not here ({key}): put the cluster's encryption.key back before the server starts");
+    }
+    Ok(())
+}
+
