@@ -54,7 +54,7 @@ impl Env {
         if placed {
             command.arg("--data-dir").arg(&self.data).arg("--run-dir").arg(&self.run);
         }
-        if args.first() == Some(&"image") {
+        if matches!(args.first(), Some(&("image" | "store"))) {
             command.arg("--data-dir").arg(&self.data);
         }
         if matches!(args.first(), Some(&("up" | "server"))) {

@@ -223,6 +223,122 @@ async fn a_full_disk_stops_writes_until_there_is_space() {
     store.close().await;
 }
 
+/// A file system of its own on a file.
+fn disk(dir: &Path) -> Mount {
+    let (image, at) = (dir.join("image"), dir.join("at"));
+    std::fs::create_dir(&at).unwrap();
+    std::fs::File::create(&image).unwrap().set_len(256 << 20).unwrap();
+    assert!(Command::new("mkfs.ext4").arg("-q").arg(&image).status().unwrap().success());
+    let mount = Mount(at);
+    assert!(mount.run("mount", &["-o", "loop", image.to_str().unwrap()]), "this test needs root and a loop device");
+    mount
+}
+
+#[tokio::test]
+async fn a_read_only_file_system_stops_writes_until_it_is_writable() {
+    let dir = tempfile::tempdir().unwrap();
+    let mount = disk(dir.path());
+    let store = open(mount.0.join("store"), Options::default()).unwrap();
+    store.txn(Txn::put("a", "1")).await.unwrap();
+    // As the kernel does after an error of the disk: files that are open are no exception.
+    assert!(mount.run("mount", &["-o", "remount,abort"]) , "ext4 can be told to give up");
+    let error = store.txn(Txn::put("b", "1")).await.unwrap_err();
+    assert!(matches!(error, Error::Io { .. } | Error::Unavailable { .. }), "{error:?}");
+    assert!(store.status().await.unwrap().error.is_some());
+    store.close().await;
+}
+
+struct Frozen(std::path::PathBuf);
+
+impl Frozen {
+    fn thaw(&self) {
+        let _ = Command::new("fsfreeze").arg("-u").arg(&self.0).output();
+    }
+}
+
+impl Drop for Frozen {
+    fn drop(&mut self) {
+        self.thaw();
+    }
+}
+
+/// A disk that does not finish a write: requests end in their time, nothing that was refused is done later, and all is
+/// well when the disk is.
+#[tokio::test]
+async fn a_disk_that_stands_still() {
+    let dir = tempfile::tempdir().unwrap();
+    let mount = disk(dir.path());
+    let at = mount.0.clone();
+    let options = Options { patience: Duration::from_secs(1), ..Options::default() };
+    let store = open(at.join("store"), options).unwrap();
+    store.txn(Txn::put("a", "1")).await.unwrap();
+    let frozen = Frozen(at.clone());
+    assert!(Command::new("fsfreeze").arg("-f").arg(&at).status().unwrap().success());
+    let start = std::time::Instant::now();
+    let first = store.txn(Txn::put("b", "1")).await.unwrap_err();
+    assert!(matches!(&first, Error::Timeout { message, .. } if message.contains("too slow")), "{first}");
+    for _ in 0..3 {
+        let error = store.txn(Txn::put("never", "1")).await.unwrap_err();
+        assert!(matches!(error, Error::Timeout { .. }), "{error}");
+    }
+    assert!(start.elapsed() < Duration::from_secs(8), "{:?}", start.elapsed());
+    assert_eq!(store.range(RangeRequest::key("a")).await.unwrap().count, 1, "reads go on");
+    let status = store.status().await.unwrap();
+    assert!(status.error.as_deref().is_some_and(|e| e.contains("has not finished a write")) && !status.full, "{status:?}");
+    frozen.thaw();
+    let written = async {
+        while store.txn(Txn::put("after", "1")).await.is_err() {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(10), written).await.expect("the store resumes");
+    assert!(store.status().await.unwrap().error.is_none());
+    assert_eq!(store.range(RangeRequest::key("never")).await.unwrap().count, 0);
+    assert_eq!(store.range(RangeRequest::prefix("a")).await.unwrap().count, 2);
+    store.close().await;
+}
+
+/// A store that is made of another one keeps revisions, and knows nothing of before.
+#[tokio::test]
+async fn an_import() {
+    let dir = tempfile::tempdir().unwrap();
+    let kv = |n: i64| store::KeyValue { key: format!("k{n:05}").into_bytes(), value: vec![7; 3000].into(), create_revision: n, mod_revision: n + 5, version: 3 };
+    let begun = || store::embedded::Import::begin(dir.path());
+    let mut import = begun().unwrap();
+    import.put(&kv(1), None).unwrap();
+    drop(import);
+    // Cut short, it is no store; the next one begins anew.
+    let mut import = begun().unwrap();
+    for n in 10..2010 {
+        import.put(&kv(n), (n == 10).then_some(Duration::from_secs(1))).unwrap();
+    }
+    import.finish(100_000).unwrap();
+    assert!(matches!(begun().err().unwrap(), OpenError::Exists { .. }));
+    let store = open(dir.path(), Options::default()).unwrap();
+    let found = store.range(RangeRequest::prefix("k")).await.unwrap();
+    assert_eq!((found.revision, found.kvs.len()), (100_000, 2000));
+    assert_eq!(found.kvs[1000], kv(1010));
+    assert!(matches!(store.watch(b"", 100_000).await.err(), Some(Error::Compacted { .. })));
+    assert!(matches!(store.range(RangeRequest::key("k00011").at(99_999)).await, Err(Error::Compacted { .. })));
+    let mut watch = store.watch(b"", 100_001).await.unwrap();
+    let changed = store.txn(Txn::put("k00011", "new").when("k00011", 16)).await.unwrap();
+    assert!(changed.succeeded && changed.previous[0].as_ref() == Some(&kv(11)));
+    let mut expired = false;
+    while !expired {
+        let event = tokio::time::timeout(Duration::from_secs(10), watch.next()).await.expect("an event").unwrap().unwrap();
+        if let store::WatchEvent::Events { events, .. } = event {
+            expired = events.iter().any(|e| matches!(e, store::Event::Delete { key, .. } if key == b"k00010"));
+        }
+    }
+    store.compact(changed.revision).await.unwrap();
+    let page = store.range(RangeRequest::page("k", "l", 100)).await.unwrap();
+    assert!(page.kvs.len() == 100 && page.more && page.kvs[0].key == b"k00011");
+    store.close().await;
+    let store = open(dir.path(), Options::default()).unwrap();
+    assert_eq!(store.range(RangeRequest::prefix("k")).await.unwrap().kvs.len(), 1999);
+    store.close().await;
+}
+
 /// Rewriting the same keys for long must not take ever more space.
 #[tokio::test]
 async fn the_size_is_bounded() {

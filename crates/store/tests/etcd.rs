@@ -290,6 +290,73 @@ async fn a_full_store_makes_room() {
     store.close().await;
 }
 
+/// etcd comes back from an older backup, or with nothing: it is moved on above all that was seen, and whoever knows older
+/// revisions is told to read anew.
+#[tokio::test]
+async fn an_etcd_that_went_back() {
+    let mut cluster = Cluster::start(1);
+    let store = cluster.open().await;
+    put(&store, "kept", "1").await;
+    cluster.kill(0);
+    let copy = cluster.backup(0);
+    cluster.run(0);
+    within(20, put_at_last(&store, "a")).await;
+    for lose_all in [false, true] {
+        let mut watch = store.watch(b"", 0).await.unwrap();
+        let mut seen = 0;
+        for n in 0..700 {
+            seen = put(&store, "lost", &n.to_string()).await;
+        }
+        while next(&mut watch).await.0 < seen {}
+        cluster.kill(0);
+        if lose_all { cluster.lose(0) } else { cluster.put_back(0, &copy) }
+        cluster.run(0);
+        let revision = within(30, put_at_last(&store, "new")).await;
+        let found = within(30, async {
+            loop {
+                // What is written before that is noticed may have a low revision, once.
+                let revision = put_at_last(&store, "new").await;
+                if revision > seen { return revision }
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+        });
+        let found = found.await.max(revision);
+        let error = within(20, watch.next()).await.unwrap().unwrap_err();
+        assert!(matches!(error, Error::Compacted { revision } if revision > seen && revision < found), "{error}");
+        for old in [2, seen - 300, seen] {
+            assert!(matches!(store.watch(b"", old).await.err(), Some(Error::Compacted { .. })), "{old}");
+            assert!(matches!(store.range(RangeRequest::key("lost").at(old)).await, Err(Error::Compacted { .. })), "{old}");
+        }
+        let keys = store.range(RangeRequest::prefix("")).await.unwrap().kvs;
+        let keys: Vec<_> = keys.iter().map(|kv| String::from_utf8_lossy(&kv.key)).collect();
+        let expected: &[&str] = if lose_all { &["new"] } else { &["kept", "new"] };
+        assert_eq!(keys, expected, "{}", cluster.log(0));
+        let mut anew = store.watch(b"", 0).await.unwrap();
+        let revision = put(&store, "after", "1").await;
+        assert_eq!(next(&mut anew).await, (revision, vec!["after".to_owned()]));
+        store.txn(Txn::delete("after")).await.unwrap();
+        assert!(store.status().await.unwrap().error.is_none());
+    }
+    store.close().await;
+}
+
+/// Revisions are passed over without a change to what is stored.
+#[tokio::test]
+async fn advancing() {
+    let cluster = Cluster::start(1);
+    let store = cluster.open().await;
+    put(&store, "a", "1").await;
+    let start = Instant::now();
+    let revision = store.advance(5000).await.unwrap();
+    println!("5000 revisions in {:?}", start.elapsed());
+    assert!((5001..5010).contains(&revision), "{revision}");
+    let all = store.range(RangeRequest::prefix("")).await.unwrap();
+    assert_eq!((all.revision, all.kvs.len(), all.kvs[0].mod_revision), (revision, 1, 2));
+    let on = store.advance(10).await.unwrap();
+    assert!(on > revision && on < revision + 10, "{on}");
+    store.close().await;
+}
+
 /// What etcd refuses for its size is told as that; it applied nothing.
 #[tokio::test]
 async fn requests_that_are_too_large() {

@@ -1,6 +1,8 @@
 //! A server with the registry installed, and a client that is a function call.
 #![allow(dead_code)] // each test binary uses its part
 
+pub mod kinds;
+
 use std::sync::Arc;
 
 use apiserver::builder::InProcess;
@@ -52,7 +54,8 @@ impl Cluster {
         Self::with(store, ca, apiserver::Config { storage_media_type: Some(form), ..Default::default() }).await
     }
 
-    async fn with(store: Arc<dyn Store>, ca: Arc<pki::Ca>, config: apiserver::Config) -> Self {
+    /// The same, set up otherwise.
+    pub async fn with(store: Arc<dyn Store>, ca: Arc<pki::Ca>, config: apiserver::Config) -> Self {
         let mut builder = apiserver::Builder::new(config, store.clone()).unwrap();
         let signer = Arc::new(pki::jwt::Signer::from_pem(&pki::jwt::new_key_pem().unwrap()).unwrap());
         let config = registry::Config {

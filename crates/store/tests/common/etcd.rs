@@ -29,6 +29,10 @@ fn free_port() -> u16 {
     TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }
 
+fn copy_files(from: &Path, to: &Path) {
+    assert!(Command::new("cp").arg("-a").arg(from).arg(to).status().unwrap().success());
+}
+
 struct Member {
     name: String,
     dir: TempDir,
@@ -133,6 +137,25 @@ impl Cluster {
             let _ = process.kill();
             let _ = process.wait();
         }
+    }
+
+    /// A copy of the data of a member that does not run.
+    pub fn backup(&self, at: usize) -> TempDir {
+        let copy = tempfile::tempdir().unwrap();
+        copy_files(&self.members[at].dir.path().join("data"), &copy.path().join("data"));
+        copy
+    }
+
+    /// Puts a copy in the place of the data of a member that does not run.
+    pub fn put_back(&self, at: usize, copy: &TempDir) {
+        let data = self.members[at].dir.path().join("data");
+        fs::remove_dir_all(&data).unwrap();
+        copy_files(&copy.path().join("data"), &data);
+    }
+
+    /// The member's data is lost: it begins anew, as another cluster.
+    pub fn lose(&self, at: usize) {
+        fs::remove_dir_all(self.members[at].dir.path().join("data")).unwrap();
     }
 
     /// SIGSTOP: the member is there and does nothing.
