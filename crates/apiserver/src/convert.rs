@@ -87,6 +87,8 @@ fn to_v1(hpa: &mut Value) {
         {
             status.insert("currentCPUUtilizationPercentage".into(), percent.into());
         }
+        // Always told in this version, and in the other one unless it is none.
+        status.entry("currentReplicas").or_insert(json!(0));
         if let Some(conditions) = status.remove("conditions") {
             let text = conditions.to_string();
             annotations(hpa).insert("autoscaling.alpha.kubernetes.io/conditions".into(), text.into());
@@ -129,6 +131,10 @@ fn to_v2(hpa: &mut Value) {
         if let Some(percent) = status.remove("currentCPUUtilizationPercentage") {
             let current = json!([{"type": "Resource", "resource": {"name": "cpu", "current": {"averageUtilization": percent}}}]);
             status.insert("currentMetrics".into(), current);
+        }
+        status.entry("currentMetrics").or_insert(Value::Null);
+        if status.get("currentReplicas") == Some(&json!(0)) {
+            status.remove("currentReplicas");
         }
         if let Some(conditions) = conditions {
             status.insert("conditions".into(), conditions);

@@ -78,7 +78,11 @@ fn same(before: &[(String, Value)], after: &[(String, Value)]) {
     assert!(before.len() > 100, "{} objects are too few to mean anything", before.len());
     for (name, object) in before {
         let now = after.iter().find(|(n, _)| n == name).map(|(_, o)| o);
-        assert_eq!(now, Some(object), "{name}");
+        let Some(now) = now else { panic!("{name} is not there") };
+        for (field, value) in object.as_object().unwrap() {
+            assert_eq!(&now[field], value, "{field} of {name}");
+        }
+        assert_eq!(now, object, "{name}");
     }
     assert_eq!(before.len(), after.len());
 }

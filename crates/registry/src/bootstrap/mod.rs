@@ -217,6 +217,7 @@ fn service_cidr(facts: &Facts) -> Value {
         "apiVersion": "networking.k8s.io/v1", "kind": "ServiceCIDR",
         "metadata": {"name": "kubernetes", "finalizers": ["networking.k8s.io/service-cidr-finalizer"]},
         "spec": {"cidrs": [facts.service_cidr]},
+        "status": {},
     })
 }
 
