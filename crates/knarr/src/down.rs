@@ -56,6 +56,9 @@ pub fn run(args: &DownArgs) -> Result<()> {
         return Err(error).with_context(|| format!("cannot remove {}", layout.run.display()));
     }
     if args.purge {
+        if let Ok(Some(etcd)) = crate::engine::noted(&layout) {
+            println!("the objects in etcd ({}) are left there", etcd.etcd_servers.join(","));
+        }
         if layout.data.exists() {
             sys::mount::unmount_below(&layout.data).with_context(|| format!("cannot unmount below {}", layout.data.display()))?;
             fs::remove_dir_all(&layout.data).with_context(|| format!("cannot remove {}", layout.data.display()))?;

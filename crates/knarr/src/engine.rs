@@ -182,3 +182,67 @@ pub async fn follow_keys(server: &Server, layout: &Layout, mut keys: Vec<Encrypt
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Flags;
+
+    fn etcd() -> EtcdArgs {
+        EtcdArgs { etcd_servers: vec!["https://a:2379".into(), "https://b:2379".into()], ..EtcdArgs::default() }
+    }
+
+    #[test]
+    fn a_server_finds_its_objects_or_does_not_start() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let layout = Layout::new(dir.path(), dir.path());
+        let config = |servers: &[String]| Flags { node_name: Some("n".into()), etcd_servers: servers.to_vec(), ..Flags::default() }.resolve().expect("a configuration");
+        let (own, there) = (config(&[]), config(&etcd().etcd_servers));
+        assert!(check(&own, &layout).is_ok() && check(&there, &layout).is_ok(), "a new cluster may have either");
+        note(&layout, there.etcd.as_ref()).expect("noted");
+        assert_eq!(noted(&layout).expect("read"), Some(etcd()));
+        let why = check(&own, &layout).expect_err("an empty cluster").to_string();
+        assert!(why.contains("https://a:2379,https://b:2379") && why.contains("--etcd-servers"), "{why}");
+        assert!(check(&there, &layout).is_ok());
+        note(&layout, None).expect("noted");
+        note(&layout, None).expect("noted again");
+        std::fs::create_dir(layout.old_store()).expect("a directory");
+        assert!(check(&own, &layout).expect_err("half restored").to_string().contains("cut short"));
+        std::fs::rename(layout.old_store(), layout.store()).expect("renamed");
+        std::fs::write(layout.store().join("format"), "").expect("written");
+        assert!(check(&own, &layout).is_ok());
+        let why = check(&there, &layout).expect_err("the objects are here").to_string();
+        assert!(why.contains("knarr store migrate --to etcd"), "{why}");
+    }
+
+    #[test]
+    fn flags_of_etcd() {
+        let alone = EtcdArgs { etcd_prefix: Some("/x".into()), ..EtcdArgs::default() };
+        assert!(Etcd::of(&alone).expect_err("which etcd?").to_string().contains("--etcd-servers"));
+        assert!(Etcd::of(&EtcdArgs::default()).expect("fine").is_none());
+        let half = EtcdArgs { etcd_certfile: Some("/dev/null".into()), ..etcd() };
+        assert!(Etcd::of(&half).expect_err("a key is missing").to_string().contains("belong together"));
+        let missing = EtcdArgs { etcd_cafile: Some("/nowhere/ca".into()), ..etcd() };
+        assert!(Etcd::of(&missing).expect_err("no file").to_string().contains("/nowhere/ca"));
+        let flags = Flags { node_name: Some("n".into()), etcd_servers: etcd().etcd_servers, etcd_prefix: Some("/x".into()), ..Flags::default() };
+        let found = flags.resolve().expect("a configuration").etcd.expect("an etcd");
+        assert_eq!((found.options.endpoints.len(), found.prefix.as_str()), (2, "/x"));
+        let arguments = flags.arguments().join(std::ffi::OsStr::new(" "));
+        assert!(arguments.to_string_lossy().contains("--etcd-servers https://a:2379 --etcd-servers https://b:2379 --etcd-prefix /x"), "{arguments:?}");
+    }
+
+    #[test]
+    fn keys_are_read_as_they_were_written() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let layout = Layout::new(dir.path(), dir.path());
+        assert!(material::encryption_keys(&layout, None).expect("none").is_empty());
+        files::private_dir(&layout.pki()).expect("a directory");
+        let first = material::encryption_keys(&layout, Some(&mut |bytes: &mut [u8]| bytes.fill(7))).expect("made");
+        assert_eq!(first, [EncryptionKey { name: "key1".into(), secret: vec![7; 32] }]);
+        let both = [EncryptionKey { name: "key2".into(), secret: vec![8; 32] }, first[0].clone()];
+        material::write_encryption_keys(&layout, &both).expect("written");
+        assert_eq!(material::encryption_keys(&layout, None).expect("read"), both);
+        std::fs::write(layout.pki().join("encryption.key"), "key1:7g\n").expect("written");
+        assert!(material::encryption_keys(&layout, None).expect_err("no key").to_string().contains("64 hexadecimal digits"));
+    }
+}

@@ -337,3 +337,127 @@ async fn an_etcd_that_does_not_work() {
     }
     server.store().close().await;
 }
+
+/// etcd comes back from an older backup while the server runs: it shows what is there, and tells watchers to begin anew.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_etcd_that_went_back() {
+    let mut members = etcd::Cluster::start(1);
+    let server = server(members.open().await, &ca(), &["key1"]).await;
+    server.namespace("a").await;
+    let maps = "/api/v1/namespaces/a/configmaps";
+    let make = async |name: &str| server.post(&admin(), maps, &json!({"metadata": {"name": name}})).await;
+    assert_eq!(make("kept").await.0, 201);
+    members.kill(0);
+    let copy = members.backup(0);
+    members.run(0);
+    checks(&server, true).await;
+    let mut seen = 0;
+    for n in 0..300 {
+        let (code, made) = make(&format!("lost{n}")).await;
+        assert_eq!(code, 201, "{made}");
+        seen = version(&made);
+    }
+    members.kill(0);
+    members.put_back(0, &copy);
+    members.run(0);
+    let start = Instant::now();
+    let names = loop {
+        let (code, list) = server.call(&admin(), "GET", maps, None).await;
+        let names: Vec<_> = list["items"].as_array().into_iter().flatten().map(|m| m["metadata"]["name"].as_str().unwrap().to_owned()).collect();
+        if code == 200 && names.len() < 10 {
+            break names;
+        }
+        assert!(start.elapsed().as_secs() < 30, "{code} {names:?}");
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    };
+    assert!(names.contains(&"kept".into()) && !names.iter().any(|n| n.starts_with("lost")), "{names:?}");
+    checks(&server, true).await;
+    let (code, made) = make("lost0").await;
+    assert!(code == 201 && version(&made) > seen, "{seen} {made}");
+    for old in [seen - 200, seen] {
+        let (code, said) = server.call(&admin(), "GET", &format!("{maps}?watch=true&timeoutSeconds=3&resourceVersion={old}"), None).await;
+        assert!(code == 410 || said["object"]["code"] == 410, "{old}: {code} {said}");
+    }
+    server.store().close().await;
+}
+
+/// The key is upstream's, and in an interval one of two servers compacts.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn two_servers_take_turns_in_compacting() {
+    let (members, ca) = (etcd::Cluster::start(1), ca());
+    let config = || apiserver::Config { compact_every: Duration::from_millis(700), ..Default::default() };
+    let watched = members.open().await;
+    let mut watch = watched.watch(b"compact_rev_key", 0).await.unwrap();
+    let one = Cluster::with(members.open().await, ca.clone(), config()).await;
+    let two = Cluster::with(members.open().await, ca, config()).await;
+    let (start, mut values) = (Instant::now(), Vec::new());
+    while values.len() < 5 {
+        let Ok(Some(Ok(event))) = tokio::time::timeout(Duration::from_secs(20), watch.next()).await else { panic!("{values:?}") };
+        let store::WatchEvent::Events { events, .. } = event else { continue };
+        for event in events {
+            let store::Event::Put { kv, .. } = event else { panic!("it goes") };
+            values.push((kv.version, String::from_utf8(kv.value.to_vec()).unwrap().parse::<i64>().unwrap()));
+        }
+    }
+    // Each interval has one writing, not two.
+    assert!(start.elapsed() > Duration::from_millis(1500), "{:?}", start.elapsed());
+    assert!(values.windows(2).all(|w| w[1].0 == w[0].0 + 1 && w[1].1 > w[0].1), "{values:?}");
+    let compacted = watched.range(RangeRequest::prefix("/registry/").at(values[3].1 - 1)).await;
+    assert!(matches!(compacted, Err(store::Error::Compacted { .. })), "{compacted:?}");
+    for server in [one, two] {
+        server.store().close().await;
+    }
+    watched.close().await;
+}
+
+struct Mount(std::path::PathBuf);
+
+impl Mount {
+    fn run(&self, program: &str, args: &[&str]) -> bool {
+        std::process::Command::new(program).args(args).arg(&self.0).status().unwrap().success()
+    }
+}
+
+impl Drop for Mount {
+    fn drop(&mut self) {
+        self.run("umount", &["-l"]);
+    }
+}
+
+/// The disk of an embedded store is full: writes say so, reads go on, and writes work again once there is room.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_full_disk() {
+    let dir = tempfile::tempdir().unwrap();
+    let mount = Mount(dir.path().to_owned());
+    assert!(mount.run("mount", &["-t", "tmpfs", "-o", "size=24m", "none"]), "this test needs root");
+    let server = server(open(dir.path()), &ca(), &["key1"]).await;
+    server.namespace("a").await;
+    let maps = "/api/v1/namespaces/a/configmaps";
+    // Random, so that it cannot be compressed.
+    let make = async || {
+        let data: String = (0..200_000).map(|_| (b'a' + rand::random::<u8>() % 26) as char).collect();
+        server.post(&admin(), maps, &json!({"metadata": {"generateName": "m-"}, "data": {"k": data}})).await
+    };
+    let mut made = 0;
+    let start = Instant::now();
+    let mut said = Vec::new();
+    while said.len() < 5 {
+        let (code, status) = make().await;
+        match code {
+            201 => made += 1,
+            _ => said.push((code, status["message"].as_str().unwrap().to_owned())),
+        }
+        assert!(start.elapsed().as_secs() < 60, "the disk should be full");
+    }
+    assert!(said.iter().all(|(code, _)| matches!(code, 500 | 503)), "{said:?}");
+    assert!(said.iter().any(|(_, message)| message.contains("no space left")), "{said:?}");
+    let (code, list) = server.call(&admin(), "GET", &format!("{maps}?resourceVersion=0"), None).await;
+    assert!(code == 200 && list["items"].as_array().unwrap().len() >= made, "reads go on");
+    assert!(mount.run("mount", &["-o", "remount,size=200m", "none"]));
+    while make().await.0 != 201 {
+        assert!(start.elapsed().as_secs() < 90, "there is room again");
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    checks(&server, true).await;
+    server.store().close().await;
+}

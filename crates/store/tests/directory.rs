@@ -235,7 +235,7 @@ fn disk(dir: &Path) -> Mount {
 }
 
 #[tokio::test]
-async fn a_read_only_file_system_stops_writes_until_it_is_writable() {
+async fn a_file_system_that_gives_up_is_told() {
     let dir = tempfile::tempdir().unwrap();
     let mount = disk(dir.path());
     let store = open(mount.0.join("store"), Options::default()).unwrap();

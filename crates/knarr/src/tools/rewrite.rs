@@ -17,7 +17,7 @@ use crate::layout::Layout;
 use crate::{engine, material};
 
 /// How long a running server may take to use another key.
-const PATIENCE: Duration = Duration::from_secs(30);
+const PATIENCE: Duration = Duration::from_secs(90);
 
 #[derive(Args)]
 pub struct RewriteArgs {
@@ -30,6 +30,9 @@ pub struct RewriteArgs {
     /// Through the server of this kubeconfig, which has today's EncryptionConfiguration
     #[arg(long, value_name = "FILE")]
     pub kubeconfig: Option<PathBuf>,
+    /// Begin when the server writes Secrets under this key, as aescbc:key2: it looks at its configuration now and then
+    #[arg(long, value_name = "PROVIDER:NAME", conflicts_with = "new_key")]
+    pub key: Option<String>,
     #[command(flatten)]
     pub at: At,
 }
@@ -54,9 +57,12 @@ pub async fn run(args: &RewriteArgs) -> Result<()> {
         None => args.at.place()?,
     };
     let layout = args.at.layout()?;
-    let key = if args.new_key { Some(new_key(&layout)?) } else { None };
+    let key = if args.new_key { Some(new_key(&layout)?) } else { args.key.clone() };
     let outcome = match &place {
         Place::Server(client) => through(client, key.as_deref()).await?,
+        Place::Embedded(_) | Place::Etcd(_) if args.key.as_ref().is_some_and(|key| at_writes(args).is_ok_and(|writes| writes != *key)) => {
+            bail!("the configuration at hand writes Secrets under {}", at_writes(args)?)
+        }
         Place::Embedded(_lock) => direct(engine::embedded(&layout)?, args.at.transformer(None)?).await?,
         Place::Etcd(etcd) => direct(etcd.open().await?, args.at.transformer(Some(etcd))?).await?,
     };
@@ -80,6 +86,11 @@ pub async fn run(args: &RewriteArgs) -> Result<()> {
         println!("{} old keys are forgotten", keys.len() - 1);
     }
     Ok(())
+}
+
+/// The key under which Secrets are written by the configuration at hand.
+fn at_writes(args: &RewriteArgs) -> Result<String> {
+    Ok(args.at.transformer(None)?.writes(b"/registry/secrets/default/x"))
 }
 
 /// Puts a new key before those that are there. Its name as values have it.

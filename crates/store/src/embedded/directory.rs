@@ -9,6 +9,7 @@ const LOCK: &str = "lock";
 const FORMAT: &str = "format";
 const CREATING: &str = "creating";
 const DATABASE: &str = "db";
+const PROBE: &str = "probe";
 const FORMAT_TEXT: &str = "knarr store 1\n";
 
 /// Why a store could not be opened. Nothing was changed.
@@ -225,6 +226,17 @@ impl Directory {
             })?;
         }
         Ok(())
+    }
+
+    /// Whether there is no room for a file of `bytes`: tried, for what failed in the background does not say why.
+    pub fn is_full(&self, bytes: u64) -> bool {
+        let path = self.path.join(PROBE);
+        let written = File::create(&path).and_then(|mut file| {
+            let chunk = [0x5a; 64 << 10];
+            (0..bytes.div_ceil(chunk.len() as u64)).try_for_each(|_| file.write_all(&chunk))
+        });
+        let _ = std::fs::remove_file(&path);
+        written.is_err_and(|e| matches!(e.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded))
     }
 
     /// Bytes that the files take on disk.

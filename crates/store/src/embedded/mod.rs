@@ -48,6 +48,9 @@ pub struct Options {
     pub patience: Duration,
 }
 
+/// What is written in the background at once, by default.
+const MEMTABLE: u64 = 4 << 20;
+
 /// A write that takes longer than this makes the store's status bad.
 const SLOW: Duration = Duration::from_secs(2);
 
@@ -57,7 +60,7 @@ impl Default for Options {
             keep_for: Duration::from_secs(300),
             keep_revisions: 200_000,
             keep_bytes: 256 << 20,
-            memtable_bytes: 4 << 20,
+            memtable_bytes: MEMTABLE,
             cache_bytes: 1 << 20,
             feed_bytes: 256 << 10,
             patience: Duration::from_secs(10),
@@ -158,8 +161,13 @@ impl Shared {
         tokio::time::timeout(self.patience, what).await.map_err(late)?
     }
 
+    /// Whether it failed for want of space.
+    fn is_full(&self, failed: &Failed) -> bool {
+        failed.no_space() || failed.background() && self.directory.lock().as_ref().is_some_and(|directory| directory.is_full(MEMTABLE))
+    }
+
     fn error(&self, failed: &Failed) -> Error {
-        if failed.no_space() {
+        if self.is_full(failed) {
             return Error::NoSpace {
                 path: self.path.clone(),
                 advice: "free some space on the file system that holds it",

@@ -497,7 +497,7 @@ impl Writer {
     }
 
     fn fail(&mut self, failed: &Failed) {
-        let message = if failed.no_space() {
+        let message = if self.shared.is_full(failed) {
             NO_SPACE.to_owned()
         } else {
             failed.message()
