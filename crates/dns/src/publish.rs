@@ -56,10 +56,11 @@ pub fn service(address: IpAddr) -> Value {
     })
 }
 
-/// The slice of these nodes' servers.
+/// The slice of these nodes' servers. A node that another kubelet runs has none: its pods ask those of the others.
 pub fn slice(nodes: &[Arc<Node>]) -> Value {
     let endpoints: Vec<Value> = nodes
         .iter()
+        .filter(|node| serves(node))
         .filter_map(|node| {
             let name = node.metadata.name.as_deref()?;
             let address = gateway(node.spec.as_ref()?.pod_cidr.as_deref()?)?;
@@ -97,6 +98,12 @@ pub fn gateway(range: &str) -> Option<Ipv4Addr> {
     let (address, length): (Ipv4Addr, u32) = (address.parse().ok()?, length.parse().ok()?);
     let network = u32::from(address) & u32::MAX.checked_shl(32u32.checked_sub(length)?).unwrap_or(0);
     Some(Ipv4Addr::from(network + 1))
+}
+
+/// Whether the node is knarr's, which its runtime tells; one that has not reported yet is taken for ours.
+fn serves(node: &Node) -> bool {
+    let info = node.status.as_ref().and_then(|s| s.node_info.as_ref());
+    info.is_none_or(|i| i.container_runtime_version.is_empty() || i.container_runtime_version.starts_with("knarr://"))
 }
 
 /// Nothing has been heard of the node for too long.
@@ -148,7 +155,7 @@ pub fn run(address: IpAddr, informers: &Informers, tasks: &Tasks) -> watch::Rece
         let notify = changed.clone();
         nodes.on_change(move |change| {
             let view = |n: &Option<Arc<Node>>| {
-                n.as_ref().map(|n| (n.spec.as_ref().and_then(|s| s.pod_cidr.clone()), is_lost(n)))
+                n.as_ref().map(|n| (n.spec.as_ref().and_then(|s| s.pod_cidr.clone()), is_lost(n), serves(n)))
             };
             if view(&change.old) != view(&change.new) {
                 notify.notify_one();

@@ -87,6 +87,27 @@ async fn makes_follows_and_otherwise_writes_nothing() {
     assert_eq!(ready, [json!(false), json!(true)]);
 }
 
+/// A node whose kubelet is another has no server of ours at its first address.
+#[tokio::test]
+async fn leads_to_no_server_where_another_kubelet_runs() {
+    let memory = Memory::default();
+    let run_by = |name: &str, range: &str, runtime: &str| {
+        let mut object = serde_json::to_value(&*node(name, Some(range), "True")).unwrap();
+        object["status"]["nodeInfo"] = serde_json::to_value(k8s_openapi::api::core::v1::NodeSystemInfo {
+            container_runtime_version: runtime.into(),
+            ..Default::default()
+        })
+        .unwrap();
+        Arc::new(serde_json::from_value::<Node>(object).unwrap())
+    };
+    let nodes = [run_by("a", "10.244.0.0/24", "knarr://0.1.0"), run_by("b", "10.244.1.0/24", "containerd://1.6.20")];
+    ensure(&memory.client(), "10.96.0.10".parse().unwrap(), &nodes).await.unwrap();
+    let path = "/apis/discovery.k8s.io/v1/namespaces/kube-system/endpointslices/kube-dns-nodes";
+    let objects = memory.objects.lock().unwrap();
+    let addresses: Vec<_> = objects[path]["endpoints"].as_array().unwrap().iter().map(|e| e["addresses"].clone()).collect();
+    assert_eq!(addresses, [json!(["10.244.0.1"])]);
+}
+
 #[test]
 fn gateways() {
     assert_eq!(gateway("10.244.3.0/24"), Some(Ipv4Addr::new(10, 244, 3, 1)));

@@ -167,7 +167,7 @@ mod tests {
     use netlink::fake::Fake;
 
     fn node(name: &str, range: &str, ip: &str) -> NodeView {
-        NodeView { name: name.into(), pod_cidr: range.parse().ok(), internal_ip: ip.parse().ok() }
+        NodeView { name: name.into(), pod_cidr: range.parse().ok(), internal_ip: ip.parse().ok(), foreign: false }
     }
 
     #[test]

@@ -16,6 +16,8 @@ pub struct NodeView {
     pub pod_cidr: Option<Prefix>,
     /// Its IPv4 `InternalIP`.
     pub internal_ip: Option<Ipv4Addr>,
+    /// Another kubelet runs it, so it has no end of our tunnel.
+    pub foreign: bool,
 }
 
 impl From<&Node> for NodeView {
@@ -31,7 +33,9 @@ impl From<&Node> for NodeView {
         let addresses = node.status.as_ref().and_then(|s| s.addresses.as_deref()).unwrap_or_default();
         let internal_ip =
             addresses.iter().filter(|a| a.type_ == "InternalIP").find_map(|a| a.address.parse().ok());
-        Self { name: node.metadata.name.clone().unwrap_or_default(), pod_cidr, internal_ip }
+        let runtime = node.status.as_ref().and_then(|s| s.node_info.as_ref()).map_or("", |i| &i.container_runtime_version);
+        let foreign = !runtime.is_empty() && !runtime.starts_with("knarr://");
+        Self { name: node.metadata.name.clone().unwrap_or_default(), pod_cidr, internal_ip, foreign }
     }
 }
 
@@ -75,7 +79,7 @@ pub fn plan(me: &str, nodes: &[NodeView]) -> Option<Desired> {
     let ipam = Ipam::new(own.pod_cidr?)?;
     let mut remotes: Vec<Remote> = nodes
         .iter()
-        .filter(|n| n.name != me)
+        .filter(|n| n.name != me && !n.foreign)
         .filter_map(|n| {
             let ipam = Ipam::new(n.pod_cidr?)?;
             let gateway = ipam.gateway();
@@ -102,7 +106,7 @@ fn overlaps(a: Prefix, b: Prefix) -> bool {
 impl Desired {
     /// What is wanted when only the range is known, as after a restart.
     pub(crate) fn alone(range: Prefix) -> Option<Self> {
-        let view = NodeView { name: String::new(), pod_cidr: Some(range), internal_ip: None };
+        let view = NodeView { name: String::new(), pod_cidr: Some(range), internal_ip: None, foreign: false };
         plan("", &[view])
     }
 
@@ -116,7 +120,7 @@ mod tests {
     use super::*;
 
     fn node(name: &str, range: &str, ip: &str) -> NodeView {
-        NodeView { name: name.into(), pod_cidr: range.parse().ok(), internal_ip: ip.parse().ok() }
+        NodeView { name: name.into(), pod_cidr: range.parse().ok(), internal_ip: ip.parse().ok(), foreign: false }
     }
 
     #[test]
@@ -127,6 +131,7 @@ mod tests {
             node("without-range", "", "192.0.2.3"),
             node("without-address", "10.244.3.0/24", ""),
             node("same-range", "10.244.0.0/24", "192.0.2.5"),
+            NodeView { foreign: true, ..node("foreign", "10.244.6.0/24", "192.0.2.6") },
         ];
         let desired = plan("a", &nodes).unwrap();
         assert_eq!(desired.gateway, Ipv4Addr::new(10, 244, 0, 1));
@@ -141,5 +146,16 @@ mod tests {
         );
         assert_eq!(plan("without-range", &nodes), None);
         assert_eq!(plan("stranger", &nodes), None);
+    }
+
+    #[test]
+    fn a_node_of_another_kubelet_is_told_by_its_runtime() {
+        for (runtime, foreign) in [("", false), ("knarr://0.1.0", false), ("containerd://1.6.20", true)] {
+            let info = k8s_openapi::api::core::v1::NodeSystemInfo { container_runtime_version: runtime.into(), ..Default::default() };
+            let status = k8s_openapi::api::core::v1::NodeStatus { node_info: Some(info), ..Default::default() };
+            let node = Node { status: Some(status), ..Default::default() };
+            assert_eq!(NodeView::from(&node).foreign, foreign, "{runtime}");
+        }
+        assert!(!NodeView::from(&Node::default()).foreign, "one that has not reported yet");
     }
 }

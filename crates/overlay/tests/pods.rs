@@ -67,6 +67,7 @@ fn nodes() -> Vec<NodeView> {
             name: name.into(),
             pod_cidr: format!("10.244.{range}.0/24").parse().ok(),
             internal_ip: Some(Ipv4Addr::new(192, 0, 2, ip)),
+            foreign: false,
         })
         .into()
 }

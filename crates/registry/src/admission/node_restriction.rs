@@ -113,17 +113,31 @@ fn mirror_pod(attributes: &Attributes<'_>, node: &str, pod: &Value) -> Result<Ch
     if expected != got {
         return Ok(Err(format!("node {node} UID mismatch: expected {expected} got {got}")));
     }
-    if let Some((kind, _)) = references(pod).first() {
-        let what = match kind {
-            Kind::Secret => "secrets",
-            Kind::ConfigMap => "configmaps",
-            Kind::Claim => "persistentvolumeclaims",
-            Kind::ServiceAccount => "serviceaccounts",
-            Kind::ResourceClaim => "resourceclaims",
-        };
-        return Ok(Err(format!("node {quoted} can not create pods that reference {what}")));
+    match api_reference(pod) {
+        Some(what) => Ok(Err(format!("node {quoted} can not create pods that reference {what}"))),
+        None => Ok(Ok(())),
     }
-    Ok(Ok(()))
+}
+
+/// What of the API a pod refers to, if anything. A kubelet must not widen what it may read by a pod of its own making.
+fn api_reference(pod: &Value) -> Option<&'static str> {
+    let refers = |kind| references(pod).iter().any(|(k, _)| *k == kind);
+    let volumes = |field: &str| items(pod, "/spec/volumes").any(|v| v.get(field).is_some());
+    let projected = |field: &str| items(pod, "/spec/volumes").flat_map(|v| items(v, "/projected/sources")).any(|s| s.get(field).is_some());
+    let found = [
+        (refers(Kind::ServiceAccount), "serviceaccounts"),
+        (refers(Kind::Secret) || volumes("secret") || volumes("azureFile") || projected("secret"), "secrets"),
+        (refers(Kind::ConfigMap) || volumes("configMap") || projected("configMap"), "configmaps"),
+        (items(pod, "/spec/resourceClaims").next().is_some(), "resourceclaims"),
+        (volumes("csi"), "csidrivers (via CSI volumes)"),
+        (volumes("glusterfs"), "endpoints (via glusterFS volumes)"),
+        (volumes("persistentVolumeClaim"), "persistentvolumeclaims"),
+        (volumes("ephemeral"), "persistentvolumeclaims (via ephemeral volumes)"),
+        (projected("serviceAccountToken"), "serviceaccounts (via projected volumes)"),
+        (projected("clusterTrustBundle"), "clustertrustbundles"),
+        (projected("podCertificate"), "podcertificates"),
+    ];
+    found.iter().find(|(refers, _)| *refers).map(|(_, what)| *what)
 }
 
 fn pod_status(attributes: &Attributes<'_>, node: &str, new: &Value) -> Check {
@@ -137,6 +151,9 @@ fn pod_status(attributes: &Attributes<'_>, node: &str, new: &Value) -> Check {
     }
     if old.pointer("/status/resourceClaimStatuses") != new.pointer("/status/resourceClaimStatuses") {
         return Err(format!("node {node_quoted} cannot update resource claim statues"));
+    }
+    if old.pointer("/status/extendedResourceClaimStatus") != new.pointer("/status/extendedResourceClaimStatus") {
+        return Err(format!("node {node_quoted} cannot update extended resource claim status"));
     }
     Ok(())
 }
@@ -322,5 +339,28 @@ mod tests {
         }
         let old = json!({"metadata": {"labels": {"node-role.kubernetes.io/worker": ""}}});
         assert!(forbidden_labels(&old, &old).is_empty(), "what does not change is fine");
+    }
+
+    #[test]
+    fn a_mirror_pod_refers_to_nothing() {
+        let volume = |source: Value| {
+            let mut volume = json!({"name": "v"});
+            volume.as_object_mut().expect("an object").extend(source.as_object().expect("an object").clone());
+            json!({"spec": {"volumes": [volume]}})
+        };
+        for (pod, what) in [
+            (json!({"spec": {"containers": [{"name": "c", "image": "i"}]}}), None),
+            (volume(json!({"hostPath": {"path": "/etc"}})), None),
+            (volume(json!({"projected": {"sources": [{"downwardAPI": {}}]}})), None),
+            (volume(json!({"secret": {"secretName": "s"}})), Some("secrets")),
+            (volume(json!({"persistentVolumeClaim": {"claimName": "c"}})), Some("persistentvolumeclaims")),
+            (volume(json!({"csi": {"driver": "d"}})), Some("csidrivers (via CSI volumes)")),
+            (volume(json!({"projected": {"sources": [{"clusterTrustBundle": {"path": "p"}}]}})), Some("clustertrustbundles")),
+            (volume(json!({"projected": {"sources": [{"serviceAccountToken": {"path": "t"}}]}})), Some("serviceaccounts (via projected volumes)")),
+            // A claim that does not exist yet is one all the same: its controller would make it.
+            (json!({"spec": {"resourceClaims": [{"name": "r", "resourceClaimTemplateName": "t"}]}}), Some("resourceclaims")),
+        ] {
+            assert_eq!(api_reference(&pod), what, "{pod}");
+        }
     }
 }

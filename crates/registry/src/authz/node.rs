@@ -127,9 +127,8 @@ impl NodeAuthorizer {
                 named(ok)
             }
         };
-        let own_pod = || {
-            self.reader.get(&PODS, &a.namespace, &a.name).is_some_and(|p| text(&p, "/spec/nodeName") == node && !is_mirror(&p))
-        };
+        // A mirror pod too, whose status the kubelet reports; only what it refers to gives no access.
+        let own_pod = || self.reader.get(&PODS, &a.namespace, &a.name).is_some_and(|p| text(&p, "/spec/nodeName") == node);
         match (a.api_group.as_str(), a.resource.as_str()) {
             ("", "secrets") => read(Kind::Secret),
             ("", "configmaps") => read(Kind::ConfigMap),
@@ -291,6 +290,10 @@ mod tests {
         assert!(!allowed(asks("list", "", "pods", "")));
         assert!(allowed(asks("get", "a", "pods", "p")));
         assert!(!allowed(asks("get", "a", "pods", "q")));
+        objects.put(&PODS, json!({"metadata": {"name": "static-n1", "namespace": "b", "annotations": {"kubernetes.io/config.mirror": "x"}},
+            "spec": {"nodeName": "n1", "volumes": [{"name": "s", "secret": {"secretName": "wanted"}}]}}));
+        assert!(allowed(asks("get", "b", "pods", "static-n1")), "a kubelet reads its mirror pods to report their status");
+        assert!(!allowed(asks("get", "b", "secrets", "wanted")), "a mirror pod, which a kubelet makes, opens nothing");
         objects.remove(&PODS, "a", "p");
         assert!(!allowed(asks("get", "a", "secrets", "mine")), "the hint is checked");
     }
