@@ -306,6 +306,22 @@ pub fn unavailable(message: impl Into<String>) -> Status {
     Status::new(503, "ServiceUnavailable", message, None)
 }
 
+/// What a server behind us (a kubelet) answered with a code that is none of success, and the text that came with it.
+pub fn of_backend(code: u16, text: &str, plural: &str, name: &str) -> Status {
+    let (reason, message) = match code {
+        400 => return bad_request(text),
+        500 => return internal(text),
+        401 => ("Unauthorized", "the server has asked for the client to provide credentials".to_owned()),
+        403 => ("Forbidden", text.to_owned()),
+        404 => ("NotFound", "the server could not find the requested resource".to_owned()),
+        406 => ("NotAcceptable", text.to_owned()),
+        503 => ("ServiceUnavailable", "the server is currently unable to handle the request".to_owned()),
+        501.. => ("InternalError", format!("an error on the server ({}) has prevented the request from succeeding", go_quote(text))),
+        _ => ("", format!("the server responded with the status code {code} but did not return more information")),
+    };
+    Status::new(code, reason, format!("{message} ( {plural} {name})"), about("", plural, name))
+}
+
 /// 504: it took too long.
 pub fn timeout(message: impl std::fmt::Display, retry_after: u32) -> Status {
     Status::new(504, "Timeout", format!("Timeout: {message}"), Some(Details::default())).retry_after(retry_after)
@@ -324,6 +340,16 @@ pub fn server_timeout(group: &str, plural: &str, operation: &str, retry_after: u
 mod tests {
     use super::*;
     use crate::field::Path;
+
+    #[test]
+    fn what_a_kubelet_says_is_told_in_our_words() {
+        let said = |code, text: &str| of_backend(code, text, "pods/log", "p");
+        assert_eq!(said(400, "no previous container"), bad_request("no previous container"));
+        assert_eq!(said(500, "disk"), internal("disk"));
+        let gone = said(404, "pod not found");
+        assert_eq!((gone.code, &*gone.reason, &*gone.message), (404, "NotFound", "the server could not find the requested resource ( pods/log p)"));
+        assert_eq!(said(502, "x").message, "an error on the server (\"x\") has prevented the request from succeeding ( pods/log p)");
+    }
 
     #[test]
     fn wire_form() {

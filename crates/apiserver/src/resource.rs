@@ -431,7 +431,26 @@ impl Server {
         if subresource == "log" && streaming::server::is_websocket(rq.headers()) {
             return self.log_over_websocket(rq, &location).await;
         }
+        if subresource == "log" {
+            return self.log(rq, &location).await;
+        }
         self.forward(rq, &location).await
+    }
+
+    /// The question to the kubelet is our own: it does not judge what the client accepts, and what it refuses is told as a Status.
+    async fn log(self: &Arc<Server>, mut rq: Rq, location: &crate::Location) -> Result<Response<Body>, Status> {
+        const MOST: usize = 50_000;
+        let name = rq.info.name.clone();
+        rq.request.headers_mut().clear();
+        let mut response = self.forward(rq, location).await?;
+        let code = response.status().as_u16();
+        if (200..=206).contains(&code) {
+            let plain = http::HeaderValue::from_static("text/plain");
+            response.headers_mut().insert(http::header::CONTENT_TYPE, plain);
+            return Ok(response);
+        }
+        let text = crate::body::read(response.into_body(), MOST).await?;
+        Err(api::status::of_backend(code, &String::from_utf8_lossy(&text), "pods/log", &name))
     }
 
     /// The backend knows plain answers alone; the client gets this one as messages.
@@ -440,14 +459,8 @@ impl Server {
             Ok(agreed) => agreed,
             Err(refusal) => return Ok(refusal.map(crate::body::boxed)),
         };
-        let headers = rq.request.headers_mut();
-        headers.remove(http::header::CONNECTION);
-        headers.remove(http::header::UPGRADE);
         let record = rq.audit.clone();
-        let response = self.forward(rq, location).await?;
-        if !response.status().is_success() {
-            return Ok(response);
-        }
+        let response = self.log(rq, location).await?;
         let data = response.into_body().into_data_stream();
         let data = data.take_while(|part| std::future::ready(part.is_ok())).filter_map(|part| std::future::ready(part.ok()));
         self.streams.spawn(async move {

@@ -197,6 +197,7 @@ async fn services_reach_pods_from_everywhere() {
             name: name.into(),
             pod_cidr: format!("10.244.{range}.0/24").parse().ok(),
             internal_ip: Some(Ipv4Addr::new(192, 0, 2, last)),
+            foreign: false,
         })
         .into();
     a.overlay.apply(&views).await.unwrap();
