@@ -11,6 +11,7 @@ pub mod discovery;
 pub mod facts;
 pub mod field;
 pub mod field_labels;
+pub mod flowcontrol;
 pub mod gotime;
 pub mod names;
 pub mod openapi;

@@ -296,11 +296,6 @@ pub fn too_many_requests(message: impl Into<String>, retry_after: u32) -> Status
     Status::new(429, "TooManyRequests", message, Some(Details::default())).retry_after(retry_after)
 }
 
-/// 429: overload.
-pub fn overloaded(retry_after: u32) -> Status {
-    too_many_requests("too many requests, please try again later", retry_after)
-}
-
 /// 503: a part that is needed is not there.
 pub fn unavailable(message: impl Into<String>) -> Status {
     Status::new(503, "ServiceUnavailable", message, None)

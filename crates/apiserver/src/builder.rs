@@ -135,12 +135,32 @@ pub struct Config {
     pub event_ttl: u64,
     /// Whether requests without credentials are those of `system:anonymous`; refused otherwise.
     pub anonymous: bool,
+    /// How many requests are served at once.
+    pub concurrency: Concurrency,
     /// Longest time a request may take that is no watch or stream.
     pub request_timeout: Duration,
     /// `v1.36.0`.
     pub git_version: String,
     /// `host:port` that `/api` names; the request's Host when there is none.
     pub advertise_address: Option<String>,
+}
+
+/// How many requests are served at once, watches and streams aside.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Concurrency {
+    /// Priority and fairness divides the sum of both numbers by flow schemas and priority levels. Without, each is a bound
+    /// of its own (zero: none), and what is beyond is refused.
+    pub fair: bool,
+    /// Requests that read.
+    pub reads: usize,
+    /// Requests that write.
+    pub writes: usize,
+}
+
+impl Default for Concurrency {
+    fn default() -> Concurrency {
+        Concurrency { fair: true, reads: 400, writes: 200 }
+    }
 }
 
 impl Default for Config {
@@ -156,6 +176,7 @@ impl Default for Config {
             compact_every: Duration::from_secs(300),
             event_ttl: 3600,
             anonymous: true,
+            concurrency: Concurrency::default(),
             request_timeout: Duration::from_secs(60),
             git_version: api::VERSION.into(),
             advertise_address: None,

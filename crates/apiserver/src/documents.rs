@@ -14,6 +14,8 @@ use crate::types::Status;
 
 /// How long a health check waits for the store (upstream's `--etcd-healthcheck-timeout`).
 const PROBE: Duration = Duration::from_secs(2);
+/// What priority and fairness is doing.
+const FLOW_DUMPS: &str = "/debug/api_priority_and_fairness/";
 
 impl Server {
     pub(crate) async fn document(self: &Arc<Server>, rq: Rq) -> Result<Response<Body>, Status> {
@@ -35,6 +37,11 @@ impl Server {
             p if p == "/livez" || p.starts_with("/livez/") => Ok(self.health(&rq, "livez", p).await),
             p if p == "/readyz" || p.starts_with("/readyz/") => Ok(self.health(&rq, "readyz", p).await),
             p if p == "/api" || p.starts_with("/api/") || p == "/apis" || p.starts_with("/apis/") => self.discovery(&rq, p),
+            p if p.starts_with(FLOW_DUMPS) => {
+                let details = rq.param("includeRequestDetails").is_some_and(|v| !v.is_empty());
+                let dump = self.flow().and_then(|flow| flow.dump(&p[FLOW_DUMPS.len()..], details));
+                Ok(dump.map_or_else(page_not_found, |dump| text(200, dump)))
+            }
             p if p.starts_with("/openapi/") => {
                 let other = p.strip_prefix("/openapi/v3").and_then(|below| self.core.aggregated().route(below).cloned());
                 match other {
@@ -102,6 +109,9 @@ impl Server {
         objects.sort();
         objects.dedup_by(|a, b| a.0 == b.0);
         let mut out = self.metrics.render(&objects);
+        if let Some(flow) = self.flow() {
+            flow.render(&mut out);
+        }
         self.audited.render(&mut out);
         out
     }
@@ -118,8 +128,13 @@ impl Server {
             checks.push(("informer-sync".into(), if loaded { Ok(()) } else { Err("the watch cache is empty".into()) }));
         }
         let pending = self.pending.lock().clone();
-        for (name, _) in &self.core.parts().post_start {
-            let done = if pending.contains(name) { Err("not finished".to_string()) } else { Ok(()) };
+        let own: &[&str] = match self.flow() {
+            Some(_) => &["priority-and-fairness-config-consumer", "priority-and-fairness-filter", crate::flow::PRODUCER],
+            None => &["max-in-flight-filter"],
+        };
+        let installed = self.core.parts().post_start.iter().map(|(name, _)| name.as_str());
+        for name in own.iter().copied().chain(installed) {
+            let done = if pending.iter().any(|p| p == name) { Err("not finished".to_string()) } else { Ok(()) };
             checks.push((format!("poststarthook/{name}"), done));
         }
         for (name, check) in &self.core.parts().checks {

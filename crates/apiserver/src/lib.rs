@@ -7,8 +7,6 @@
 //! are spawned by the caller, and [`Server::handle`] serves callers in the same process.
 //!
 //! Custom resources take the same road: their definitions make rows of the resource table and schemas (`custom`).
-//!
-//! Not here yet: priority and fairness.
 #![forbid(unsafe_code)]
 
 pub mod admission;
@@ -28,6 +26,7 @@ mod decode;
 mod documents;
 pub mod encrypt;
 pub mod filters;
+mod flow;
 mod listen;
 pub mod location;
 mod metrics;
@@ -55,7 +54,7 @@ pub use admission::{Admission, Attributes, Operation};
 pub use authn::{Authenticator, AuthnRequest, Peer};
 pub use authz::{Authorizer, AuthzAttributes, Decision, Rules};
 pub use body::{Body, BodyError};
-pub use builder::{BuildError, Builder, Config, InProcess, Parts};
+pub use builder::{BuildError, Builder, Concurrency, Config, InProcess, Parts};
 pub use convert::convert;
 pub use ctx::{Backend, Ctx, Round, UserInfo};
 pub use encrypt::{Encrypted, EncryptionConfig, EncryptionKey, Provider};

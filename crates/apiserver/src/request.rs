@@ -124,6 +124,11 @@ impl RequestInfo {
         if self.name_from_selector { "" } else { &self.name }
     }
 
+    /// Requests that may change something, as upstream counts them.
+    pub fn mutating(&self) -> bool {
+        !matches!(self.verb.as_str(), "get" | "list" | "watch")
+    }
+
     /// Requests that stay open: watches and streams; they have no deadline.
     pub fn long_running(&self) -> bool {
         self.resource_request

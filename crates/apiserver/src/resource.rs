@@ -15,6 +15,7 @@ use crate::model;
 use crate::negotiate::{self, Accepted, Endpoint};
 use crate::object;
 use crate::present::{Include, Presenter};
+use crate::request::RequestInfo;
 use crate::select::Selection;
 use crate::server::{Rq, Server};
 use crate::types::Status;
@@ -205,7 +206,7 @@ impl Server {
         }
     }
 
-    async fn watch(self: &Arc<Server>, rq: &Rq, ctx: &Ctx) -> Result<Response<Body>, Status> {
+    async fn watch(self: &Arc<Server>, rq: &mut Rq, ctx: &Ctx) -> Result<Response<Body>, Status> {
         let (accepted, include) = self.accepted(rq, ctx, Endpoint::Watch)?;
         let options = ListOptions::parse(&rq.query, true)?;
         let name = if rq.info.watch_prefix { ctx.name.as_str() } else { "" };
@@ -215,7 +216,7 @@ impl Server {
         let content_type = http::HeaderValue::from_static(watch.content_type());
         response.headers_mut().insert(http::header::CONTENT_TYPE, content_type);
         let open = OpenWatch::new(self.clone(), rq.info.clone());
-        let stream = futures::StreamExt::map(watch.stream(), move |chunk| {
+        let stream = futures::StreamExt::map(watch.stream(rq.occupied.take()), move |chunk| {
             let _ = &open;
             chunk
         });
@@ -519,13 +520,16 @@ struct Failure {
 /// Counts a watch while it is open.
 struct OpenWatch {
     server: Arc<Server>,
-    info: crate::request::RequestInfo,
+    info: Arc<RequestInfo>,
+    /// Counts for those who write what it sees.
+    _counted: Option<crate::flow::work::OpenWatch>,
 }
 
 impl OpenWatch {
-    fn new(server: Arc<Server>, info: crate::request::RequestInfo) -> OpenWatch {
+    fn new(server: Arc<Server>, info: Arc<RequestInfo>) -> OpenWatch {
         server.metrics.long_running(&info, 1);
-        OpenWatch { server, info }
+        let counted = server.flow().and_then(|flow| flow.watches.open(&info));
+        OpenWatch { server, info, _counted: counted }
     }
 }
 

@@ -1,7 +1,7 @@
 //! The server: the filter chain from a request to a response, and the tasks that keep the cache alive.
 //!
 //! ```text
-//! handle: contain panics → request info → authenticate → audit → impersonate → authorize → time limit → resource or document
+//! handle: contain panics → request info → authenticate → audit → impersonate → seats (flow) → authorize → time limit → resource or document
 //! run:    load the cache → follow the store ∥ post-start hooks ∥ compaction   … until cancelled
 //! ```
 use std::panic::AssertUnwindSafe;
@@ -14,18 +14,19 @@ use futures::FutureExt;
 use http::{HeaderValue, Method, Request, Response, header};
 use http_body::Body as HttpBody;
 use parking_lot::Mutex;
-use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::audit::{Auditor, Counters, Incoming, Record};
 use crate::body::{self, Body, BodyError};
-use crate::builder::Config;
+use crate::builder::{Concurrency, Config};
 use crate::cache::Feed;
 use crate::core::Core;
 use crate::ctx::{Backend, UserInfo};
 use crate::encrypt::EncryptionConfig;
 use crate::filters;
+use crate::flow::inflight::{InFlight, Place};
+use crate::flow::{Classified, Flow, PRODUCER, Seat, TryAfter, work};
 use crate::metrics::Metrics;
 use crate::negotiate;
 use crate::proxy::Dialer;
@@ -34,10 +35,8 @@ use crate::types::Status;
 
 /// What tells a request from all others, in the audit log and in the answer.
 const AUDIT_ID: &str = "audit-id";
-/// Requests served at once, watches and streams aside (upstream: 400 reading and 200 writing ones).
-const MAX_INFLIGHT: usize = 600;
-/// How long a request waits for its turn.
-const MAX_QUEUED: Duration = Duration::from_secs(15);
+/// How long a request waits for the store to be read.
+const MAX_LOADING: Duration = Duration::from_secs(15);
 
 /// The API server.
 pub struct Server {
@@ -49,8 +48,7 @@ pub struct Server {
     pub(crate) writes: TaskTracker,
     /// Proxied connections; they end with their peers.
     pub(crate) streams: TaskTracker,
-    /// Bounds what is served at once.
-    places: Semaphore,
+    limiter: Limiter,
     pub(crate) metrics: Metrics,
     /// Records requests, if any are to be.
     auditor: Option<Arc<Auditor>>,
@@ -64,17 +62,31 @@ pub struct Server {
     pub(crate) shutting_down: AtomicBool,
 }
 
+/// Bounds what is served at once.
+enum Limiter {
+    Fair(Arc<Flow>),
+    InFlight(Arc<InFlight>),
+}
+
+/// What a request occupies while it is served.
+pub(crate) enum Occupied {
+    Seat(#[allow(dead_code)] Seat),
+    Place(#[allow(dead_code)] Place),
+}
+
 /// A request on its way through.
 pub(crate) struct Rq {
     pub request: Request<()>,
     /// Taken by whoever reads it. (In a mutex because bodies cannot be shared between threads.)
     pub body: Mutex<Option<Body>>,
-    pub info: RequestInfo,
+    pub info: Arc<RequestInfo>,
     pub query: Vec<(String, String)>,
     pub user: UserInfo,
     pub now: jiff::Timestamp,
     /// What is recorded of it, if anything is.
     pub audit: Option<Arc<Record>>,
+    /// Free again when the request has been served; a watch's, once it has begun.
+    pub occupied: Option<Occupied>,
 }
 
 impl Rq {
@@ -94,7 +106,10 @@ impl Rq {
 
 impl Server {
     pub(crate) fn new(config: Config, core: Arc<Core>, dialer: Dialer, auditor: Option<Arc<Auditor>>, audited: Arc<Counters>) -> Server {
-        let pending = core.parts().post_start.iter().map(|(name, _)| name.clone()).collect();
+        let mut pending: Vec<String> = core.parts().post_start.iter().map(|(name, _)| name.clone()).collect();
+        let Concurrency { fair, reads, writes } = config.concurrency;
+        let limiter = if fair { Limiter::Fair(Flow::new((reads + writes) as i64)) } else { Limiter::InFlight(InFlight::new(reads, writes)) };
+        pending.extend(fair.then(|| PRODUCER.to_string()));
         Server {
             config,
             backend: core.backend(),
@@ -102,7 +117,7 @@ impl Server {
             dialer,
             writes: TaskTracker::new(),
             streams: TaskTracker::new(),
-            places: Semaphore::new(MAX_INFLIGHT),
+            limiter,
             metrics: Metrics::default(),
             auditor,
             audited,
@@ -117,6 +132,20 @@ impl Server {
     /// Reader, writer, authorizer and authenticator.
     pub fn backend(&self) -> Backend {
         self.backend.clone()
+    }
+
+    /// Priority and fairness, if it is on.
+    pub(crate) fn flow(&self) -> Option<&Arc<Flow>> {
+        match &self.limiter {
+            Limiter::Fair(flow) => Some(flow),
+            Limiter::InFlight(_) => None,
+        }
+    }
+
+    /// What has to be done before the server is ready, and is.
+    pub(crate) fn hook_is_through(&self, name: &str) {
+        self.pending.lock().retain(|n| n != name);
+        self.loaded.send_replace(true);
     }
 
     /// Answers a request. Never fails and never panics.
@@ -147,6 +176,7 @@ impl Server {
         if info.verb.is_empty() {
             info.verb = method.as_str().to_ascii_lowercase();
         }
+        let info = Arc::new(info);
         let mutating = !matches!(info.verb.as_str(), "get" | "list" | "watch" | "proxy") && !matches!(method, Method::GET | Method::HEAD);
         let long = info.long_running();
         if !long {
@@ -200,7 +230,29 @@ impl Server {
         self.config.request_timeout
     }
 
-    async fn chain(self: &Arc<Server>, request: Request<Body>, info: RequestInfo, recorded: &OnceLock<Arc<Record>>) -> Response<Body> {
+    /// Room for a request: what it occupies, and what its answer says of that. Otherwise, when to try again.
+    async fn room(&self, info: &Arc<RequestInfo>, user: &UserInfo, query: &[(String, String)], limit: Option<Duration>) -> (Option<Classified>, Result<Option<Occupied>, TryAfter>) {
+        let long = info.long_running();
+        match &self.limiter {
+            Limiter::InFlight(_) if long => (None, Ok(None)),
+            Limiter::InFlight(bound) => match bound.enter(info.mutating()) {
+                Some(place) => (None, Ok(Some(Occupied::Place(place)))),
+                None if user.in_group("system:masters") => (None, Ok(None)),
+                None => (None, Err(TryAfter(1))),
+            },
+            // a watch takes seats until it has begun
+            Limiter::Fair(_) if long && info.verb != "watch" => (None, Ok(None)),
+            Limiter::Fair(flow) => {
+                let deadline = self.config.request_timeout;
+                let patience = Flow::patience(limit.filter(|_| !long).map_or(deadline, |l| l.min(deadline)));
+                let known = Known { core: &self.core, flow, info };
+                let (classified, seat) = flow.enter(info, user, patience, |max| work::estimate(info, query, max, &known)).await;
+                (Some(classified), seat.map(|seat| Some(Occupied::Seat(seat))))
+            }
+        }
+    }
+
+    async fn chain(self: &Arc<Server>, request: Request<Body>, info: Arc<RequestInfo>, recorded: &OnceLock<Arc<Record>>) -> Response<Body> {
         let headers = request.headers().clone();
         let now = jiff::Timestamp::now();
         if info.resource_request && !self.wait_loaded().await {
@@ -232,29 +284,36 @@ impl Server {
             (Err(status), None) => return negotiate::respond_status(&headers, &status),
             (Err(status), Some(record)) => return record.unauthenticated(negotiate::respond_status(&headers, &status)).await,
         };
-        let user = filters::impersonate(&*backend.authorizer, &headers, user, audit.as_deref())
-            .and_then(|user| filters::authorize(&*backend.authorizer, &info, &user, audit.as_deref()).map(|()| user));
-        let user = match user {
+        let user = match filters::impersonate(&*backend.authorizer, &headers, user, audit.as_deref()) {
             Ok(user) => user,
             Err(status) => return negotiate::respond_status(&headers, &status),
         };
         let query = parse_query(request.uri().query().unwrap_or_default());
         let limit = query.iter().find(|(k, _)| k == "timeout").and_then(|(_, v)| parse_duration(v));
-        let long = info.long_running();
-        let resource = info.resource_request;
-        let (parts, body) = request.into_parts();
-        let rq = Rq { request: Request::from_parts(parts, ()), body: Mutex::new(Some(body)), info, query, user, now, audit };
+        let (classified, room) = self.room(&info, &user, &query, limit).await;
+        let mut response = match room {
+            Ok(occupied) => {
+                let (parts, body) = request.into_parts();
+                let rq = Rq { request: Request::from_parts(parts, ()), body: Mutex::new(Some(body)), info, query, user, now, audit, occupied };
+                self.serve(rq, headers, limit).await
+            }
+            Err(refused) => too_many_requests(refused),
+        };
+        if let Some(classified) = classified {
+            classified.tell(response.headers_mut());
+        }
+        response
+    }
+
+    /// A request that there is room for.
+    async fn serve(self: &Arc<Server>, rq: Rq, headers: http::HeaderMap, limit: Option<Duration>) -> Response<Body> {
+        if let Err(status) = filters::authorize(&*self.backend.authorizer, &rq.info, &rq.user, rq.audit.as_deref()) {
+            return negotiate::respond_status(&headers, &status);
+        }
+        let (long, resource) = (rq.info.long_running(), rq.info.resource_request);
         if let Some(to) = self.core.aggregated().route(&rq.info.path).cloned() {
             return self.aggregate(rq, &to).await.unwrap_or_else(|status| negotiate::respond_status(&headers, &status));
         }
-        let _place = if long || !resource || rq.user.in_group("system:masters") {
-            None
-        } else {
-            match tokio::time::timeout(MAX_QUEUED, self.places.acquire()).await {
-                Ok(place) => place.ok(),
-                Err(_) => return negotiate::respond_status(&headers, &api::status::overloaded(1)),
-            }
-        };
         let writes = resource && !long && matches!(rq.info.verb.as_str(), "create" | "update" | "patch" | "delete" | "deletecollection");
         let serve = async {
             if writes {
@@ -321,7 +380,7 @@ impl Server {
                 }
             };
             self.loaded.send_replace(true);
-            tokio::join!(feed.run(revision), self.hooks(), self.compaction(), self.core.clone().keep_definitions(), self.keep_aggregated());
+            tokio::join!(feed.run(revision), self.hooks(), self.compaction(), self.core.clone().keep_definitions(), self.keep_aggregated(), self.keep_flow());
         };
         let stop = async {
             cancel.cancelled().await;
@@ -343,7 +402,7 @@ impl Server {
             return true;
         }
         let mut loaded = self.loaded.subscribe();
-        matches!(tokio::time::timeout(MAX_QUEUED, loaded.wait_for(|l| *l)).await, Ok(Ok(_)))
+        matches!(tokio::time::timeout(MAX_LOADING, loaded.wait_for(|l| *l)).await, Ok(Ok(_)))
     }
 
     /// Returns once the cache is filled and all post-start hooks are through.
@@ -375,8 +434,7 @@ impl Server {
                     tokio::time::sleep(pause).await;
                     pause = (pause * 2).min(Duration::from_secs(5));
                 }
-                self.pending.lock().retain(|n| n != name);
-                self.loaded.send_replace(true);
+                self.hook_is_through(name);
             }
         });
         futures::future::join_all(hooks).await;
@@ -408,6 +466,35 @@ impl Server {
     pub fn drain(&self) {
         self.shutting_down.store(true, Ordering::Relaxed);
     }
+}
+
+/// What the size of a request depends on.
+struct Known<'a> {
+    core: &'a Core,
+    flow: &'a Flow,
+    info: &'a RequestInfo,
+}
+
+impl work::Known for Known<'_> {
+    fn stored(&self) -> Option<work::Stored> {
+        let RequestInfo { group, version, resource, .. } = self.info;
+        let custom = || self.core.customs().find(group, version, resource).map(|c| c.resource());
+        let resource = crate::model::find(group, version, resource).or_else(custom).filter(|r| crate::model::is_stored(r))?;
+        let (objects, bytes) = self.core.cache.resource(resource.storage_prefix)?.size();
+        Some(work::Stored { objects: objects as u64, bytes })
+    }
+
+    fn watches(&self) -> usize {
+        self.flow.watches.interested(self.info)
+    }
+}
+
+/// The answer to a request that there is no room for.
+fn too_many_requests(TryAfter(seconds): TryAfter) -> Response<Body> {
+    let mut response = body::response(429, "text/plain; charset=utf-8", "Too many requests, please try again later.\n");
+    response.headers_mut().insert("x-content-type-options", HeaderValue::from_static("nosniff"));
+    response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(seconds));
+    response
 }
 
 /// The answer to a request that cannot be recorded as strictly as it should be.

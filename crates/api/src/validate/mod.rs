@@ -9,6 +9,7 @@
 mod at;
 mod container;
 mod devices;
+mod flowcontrol;
 mod jobs;
 mod meta;
 mod net;
@@ -156,6 +157,7 @@ pub fn update_status(resource: &Resource, new: &Value, old: &Value) -> Vec<Field
         ("certificates.k8s.io", "CertificateSigningRequest") => objects::certificate_conditions(&at),
         ("batch", "Job") => jobs::status(&at, &before),
         ("resource.k8s.io", "ResourceClaim") => devices::claim_status(&at, &before),
+        (crate::flowcontrol::GROUP, _) => flowcontrol::conditions(&at),
         _ => {}
     }
     errs.into_inner()
@@ -252,6 +254,8 @@ fn both(group: &str, kind: &str, at: &At<'_>) {
         ("storage.k8s.io", "StorageClass") => storage::storage_class(at),
         ("resource.k8s.io", "DeviceClass") => devices::class_spec(&spec),
         ("certificates.k8s.io", "CertificateSigningRequest") => objects::certificate_request(at),
+        (crate::flowcontrol::GROUP, "FlowSchema") => flowcontrol::schema(at),
+        (crate::flowcontrol::GROUP, _) => flowcontrol::level(at),
         _ => {}
     }
 }

@@ -414,3 +414,93 @@ fn device_slices() {
     let moved = says(update(slices, &slice(json!({"nodeName": "m"})), &slice(json!({}))));
     assert!(moved.len() == 1 && moved[0].starts_with("spec.nodeName: Invalid value: \"m\": field is immutable"), "{moved:?}");
 }
+
+fn flow_schema() -> Value {
+    json!({"metadata": {"name": "s"}, "spec": {"matchingPrecedence": 1000, "priorityLevelConfiguration": {"name": "l"},
+        "distinguisherMethod": {"type": "ByUser"}, "rules": [{"subjects": [{"kind": "User", "user": {"name": "u"}}],
+        "resourceRules": [{"verbs": ["get"], "apiGroups": [""], "resources": ["pods"], "namespaces": ["a"]}],
+        "nonResourceRules": [{"verbs": ["*"], "nonResourceURLs": ["/a/*"]}]}]}})
+}
+
+#[test]
+fn flow_schemas() {
+    let with = |at: &str, v: Value| on_create("flowcontrol.apiserver.k8s.io", "FlowSchema", &set(flow_schema(), at, v));
+    let none: Vec<String> = Vec::new();
+    assert_eq!(with("/spec/matchingPrecedence", 10000.into()), none);
+    assert_eq!(with("/spec/matchingPrecedence", (-1).into()), ["spec.matchingPrecedence: Invalid value: -1: must be a positive value"]);
+    assert_eq!(with("/spec/matchingPrecedence", 10001.into()), ["spec.matchingPrecedence: Invalid value: 10001: must not be greater than 10000"]);
+    assert_eq!(with("/spec/matchingPrecedence", 1.into()), ["spec.matchingPrecedence: Invalid value: 1: only the schema named 'exempt' may have matchingPrecedence 1"]);
+    assert_eq!(with("/spec/priorityLevelConfiguration", json!({})), ["spec.priorityLevelConfiguration.name: Required value: must reference a priority level"]);
+    assert_eq!(with("/spec/rules/0/subjects", json!([])), ["spec.rules[0].subjects: Required value: subjects must contain at least one value"]);
+    assert_eq!(
+        with("/spec/rules/0", json!({"subjects": [{"kind": "Group", "group": {"name": "g"}}]})),
+        ["spec.rules[0]: Required value: at least one of resourceRules and nonResourceRules has to be non-empty"]
+    );
+    let subject = |s: Value| with("/spec/rules/0/subjects/0", s);
+    assert_eq!(subject(json!({"kind": "User"})), ["spec.rules[0].subjects[0].user: Required value: user is required when subject kind is 'User'"]);
+    assert_eq!(
+        subject(json!({"kind": "ServiceAccount", "serviceAccount": {"name": "*"}, "group": {"name": "g"}})),
+        [
+            "spec.rules[0].subjects[0].serviceAccount.namespace: Required value: must specify namespace for service account",
+            "spec.rules[0].subjects[0].group: Forbidden: group is forbidden when subject kind is not 'Group'",
+        ]
+    );
+    assert_eq!(
+        subject(json!({"kind": "Node"})),
+        ["spec.rules[0].subjects[0].kind: Unsupported value: \"Node\": supported values: \"Group\", \"ServiceAccount\", \"User\""]
+    );
+    let rule = |at: &str, v: Value| with(&format!("/spec/rules/0/resourceRules/0/{at}"), v);
+    assert_eq!(rule("namespaces", json!([])), ["spec.rules[0].resourceRules[0].namespaces: Required value: resource rules that are not cluster scoped must supply at least one namespace"]);
+    assert_eq!(rule("apiGroups", json!([])), ["spec.rules[0].resourceRules[0].apiGroups: Required value: resource rules must supply at least one api group"]);
+    assert_eq!(
+        rule("resources", json!(["*", "pods"])),
+        ["spec.rules[0].resourceRules[0].resources: Invalid value: [\"*\",\"pods\"]: if '*' is present, must not specify other resources"]
+    );
+    let verbs = rule("verbs", json!(["connect"]));
+    assert!(verbs[0].ends_with("supported values: \"create\", \"delete\", \"deletecollection\", \"get\", \"list\", \"patch\", \"proxy\", \"update\", \"watch\""), "{verbs:?}");
+    assert!(rule("namespaces", json!(["A"]))[0].contains("each member of this list must be '*' or a DNS-1123 label; a lowercase RFC 1123 label must"));
+    for (url, why) in [("a", "must start with slash"), ("/a//b", "must not contain double slash"), ("/a b", "must not contain white-space"), ("/a*", "wildcard can only do suffix matching")] {
+        let said = with("/spec/rules/0/nonResourceRules/0/nonResourceURLs", json!([url]));
+        assert_eq!(said, [format!("spec.rules[0].nonResourceRules[0].nonResourceURLs[0]: Invalid value: {url:?}: {why}")]);
+    }
+    let fixed = on_create("flowcontrol.apiserver.k8s.io", "FlowSchema", &set(flow_schema(), "/metadata/name", "catch-all".into()));
+    assert!(fixed.len() == 1 && fixed[0].ends_with("spec of 'catch-all' must equal the fixed value"), "{fixed:?}");
+    let told = set(flow_schema(), "/status", json!({"conditions": [{"type": "Dangling"}, {"type": "Dangling"}]}));
+    assert_eq!(says(update_status(resource("flowcontrol.apiserver.k8s.io", "FlowSchema"), &told, &flow_schema())), ["status.conditions[1].type: Duplicate value: \"Dangling\""]);
+}
+
+#[test]
+fn priority_levels() {
+    let level = |name: &str, spec: Value| {
+        on_create("flowcontrol.apiserver.k8s.io", "PriorityLevelConfiguration", &json!({"metadata": {"name": name}, "spec": spec}))
+    };
+    let limited = |response: Value| level("l", json!({"type": "Limited", "limited": {"nominalConcurrencyShares": 1, "limitResponse": response}}));
+    let queuing = |queues: i64, hand: i64, length: i64| {
+        limited(json!({"type": "Queue", "queuing": {"queues": queues, "handSize": hand, "queueLengthLimit": length}}))
+    };
+    let at = "spec.limited.limitResponse";
+    assert!(queuing(64, 8, 50).is_empty() && limited(json!({"type": "Reject"})).is_empty());
+    assert_eq!(queuing(64, 8, -1), [format!("{at}.queuing.queueLengthLimit: Invalid value: -1: must be positive")]);
+    assert_eq!(queuing(4, 8, 1), [format!("{at}.queuing.handSize: Invalid value: 8: should not be greater than queues (4)")]);
+    assert_eq!(queuing(10_000_001, 1, 1), [format!("{at}.queuing.queues: Invalid value: 10000001: must not be greater than 10000000")]);
+    assert_eq!(
+        queuing(512, 8, 50),
+        [format!("{at}.queuing.handSize: Invalid value: 8: required entropy bits of deckSize 512 and handSize 8 should not be greater than 60")]
+    );
+    assert_eq!(limited(json!({"type": "Queue"})), [format!("{at}.queuing: Required value: must not be empty if limited.limitResponse.type is Limited")]);
+    assert_eq!(limited(json!({"type": "Wait"})), [format!("{at}.type: Unsupported value: \"Wait\": supported values: \"Queue\", \"Reject\"")]);
+    assert_eq!(level("l", json!({"type": "Limited"})), ["spec.limited: Required value: must not be empty when type is Limited"]);
+    assert_eq!(level("l", json!({"type": "Exempt"})), ["spec.type: Invalid value: \"Exempt\": must be 'Exempt' if and only if `name` is 'exempt'"]);
+    let shares = json!({"nominalConcurrencyShares": -1, "lendablePercent": 101, "borrowingLimitPercent": -1, "limitResponse": {"type": "Reject"}});
+    assert_eq!(
+        level("l", json!({"type": "Limited", "limited": shares})),
+        [
+            "spec.limited.nominalConcurrencyShares: Invalid value: -1: must be a non-negative integer",
+            "spec.limited.lendablePercent: Invalid value: 101: must be between 0 and 100, inclusive",
+            "spec.limited.borrowingLimitPercent: Invalid value: -1: if specified, must be a non-negative integer",
+        ]
+    );
+    assert!(level("exempt", json!({"type": "Exempt", "exempt": {"nominalConcurrencyShares": 5, "lendablePercent": 50}})).is_empty());
+    let fixed = level("exempt", json!({"type": "Limited", "limited": {"limitResponse": {"type": "Reject"}}}));
+    assert!(fixed.iter().any(|e| e.ends_with("spec of 'exempt' except the 'spec.exempt' field must equal the fixed value")), "{fixed:?}");
+}

@@ -42,7 +42,9 @@ impl Feed {
         }
         let revision = all.revision as u64;
         for resource in self.cache.resources() {
-            let map = maps.remove(resource.prefix.as_str()).unwrap_or_default().into_iter().collect();
+            let objects = maps.remove(resource.prefix.as_str()).unwrap_or_default();
+            let bytes = objects.iter().map(|(_, entry): &(_, Arc<Entry>)| entry.json.len() as u64).sum();
+            let map = objects.into_iter().collect();
             let mut history = resource.history.lock();
             history.events.clear();
             history.bytes = 0;
@@ -51,6 +53,7 @@ impl Feed {
             history.next_seq += 1;
             let newest = history.next_seq - 1;
             resource.snapshot.store(Arc::new(Snapshot { revision, map }));
+            resource.bytes.store(bytes, Ordering::Relaxed);
             drop(history);
             resource.newest.send_replace(newest);
         }
@@ -162,6 +165,10 @@ impl Resource {
         if entry.is_none() && previous.is_none() {
             return;
         }
+        let size = |e: &Option<Arc<Entry>>| e.as_ref().map_or(0, |e| e.json.len() as u64);
+        // only this thread writes it
+        let bytes = (self.bytes.load(Ordering::Relaxed) + size(&entry)).saturating_sub(size(&previous));
+        self.bytes.store(bytes, Ordering::Relaxed);
         let after = Snapshot { revision, map };
         let seq = history.next_seq;
         history.next_seq += 1;

@@ -40,6 +40,8 @@ pub struct Resource {
     /// `/registry/pods/`.
     pub prefix: String,
     snapshot: ArcSwap<Snapshot>,
+    /// Of all objects, as they are served.
+    bytes: AtomicU64,
     history: Mutex<History>,
     /// Sequence number of the newest event.
     newest: channel::Sender<u64>,
@@ -59,6 +61,7 @@ impl Resource {
         Resource {
             prefix,
             snapshot: ArcSwap::from_pointee(Snapshot { revision, map: Map::default() }),
+            bytes: AtomicU64::new(0),
             history: Mutex::new(History { events: VecDeque::new(), bytes: 0, next_seq: 1, oldest: revision }),
             newest: channel::Sender::new(0),
         }
@@ -67,6 +70,11 @@ impl Resource {
     /// Told of every change.
     pub fn changes(&self) -> channel::Receiver<u64> {
         self.newest.subscribe()
+    }
+
+    /// How many objects there are, and their bytes as they are served.
+    pub fn size(&self) -> (usize, u64) {
+        (self.snapshot.load().map.len(), self.bytes.load(Ordering::Relaxed))
     }
 
     /// The objects now.

@@ -19,6 +19,7 @@ use crate::model;
 use crate::negotiate::Accepted;
 use crate::present::{Include, Presenter};
 use crate::select::Selection;
+use crate::server::Occupied;
 use crate::types::{Resource, Status};
 
 /// Bookmarks come this often on a quiet watch, and once this long before the end.
@@ -167,6 +168,8 @@ enum State {
 
 struct Run {
     watch: Watch,
+    /// Held until the initial events are out.
+    occupied: Option<Occupied>,
     state: State,
     first_table: bool,
     next_bookmark: Instant,
@@ -215,8 +218,8 @@ impl Watch {
         })
     }
 
-    /// The events as chunks of the response's body.
-    pub fn stream(mut self) -> impl Stream<Item = Result<Bytes, BodyError>> + Send {
+    /// The events as chunks of the response's body. What the request occupies is free once the initial ones are out.
+    pub(crate) fn stream(mut self, occupied: Option<Occupied>) -> impl Stream<Item = Result<Bytes, BodyError>> + Send {
         let state = match self.initial.take() {
             Some((snapshot, revision)) => {
                 let entries = snapshot
@@ -230,7 +233,8 @@ impl Watch {
             }
             None => State::Live,
         };
-        let run = Run { watch: self, state, first_table: true, next_bookmark: Instant::now() + BOOKMARK_EVERY, end_bookmark_sent: false };
+        let occupied = occupied.filter(|_| matches!(state, State::Initial(..)));
+        let run = Run { watch: self, occupied, state, first_table: true, next_bookmark: Instant::now() + BOOKMARK_EVERY, end_bookmark_sent: false };
         futures::stream::unfold(run, |mut run| async move { run.next().await.map(|chunk| (Ok(chunk), run)) })
     }
 }
@@ -271,6 +275,7 @@ impl Run {
                         return Some(out.freeze());
                     }
                     self.state = State::Live;
+                    self.occupied = None;
                     if self.watch.end_mark {
                         return Some(self.bookmark(revision, true));
                     }

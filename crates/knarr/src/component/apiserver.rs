@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use apiserver::audit::{self, BatchConfig, LogConfig, TruncateConfig, WebhookConfig};
-use apiserver::{Builder, EncryptionConfig, Server, ServingTls};
+use apiserver::{Builder, Concurrency, EncryptionConfig, Server, ServingTls};
 use pki::jwt::{Signer, Verifier};
 use reconcile::Tasks;
 use registry::{Access, AuthorizationMode, FrontProxy, Plugins, StaticTokens};
@@ -72,6 +72,7 @@ impl Setup {
             compact_every: values.duration("etcd-compaction-interval"),
             event_ttl: values.duration("event-ttl").as_secs().max(1),
             anonymous: values.bool("anonymous-auth") && !always_allows(values),
+            concurrency: concurrency(values)?,
             request_timeout: values.duration("request-timeout"),
             git_version: KUBERNETES.into(),
             advertise_address: None,
@@ -128,6 +129,15 @@ fn refuse(values: &Values) -> Result<()> {
     let backend = values.text("storage-backend");
     ensure!(matches!(backend.as_str(), "" | "etcd3"), "--storage-backend invalid, allowed values: etcd3. If not specified, it will default to 'etcd3'");
     Ok(())
+}
+
+fn concurrency(values: &Values) -> Result<Concurrency> {
+    let count = |flag: &str| usize::try_from(values.int(flag)).with_context(|| format!("--{flag} can not be negative value"));
+    let (reads, writes) = (count("max-requests-inflight")?, count("max-mutating-requests-inflight")?);
+    let fair = values.bool("enable-priority-and-fairness");
+    let both = "--max-requests-inflight and --max-mutating-requests-inflight";
+    ensure!(!fair || reads + writes > 0, "invalid configuration: MaxRequestsInFlight={reads} and MaxMutatingRequestsInFlight={writes}; they must add up to something positive ({both})");
+    Ok(Concurrency { fair, reads, writes })
 }
 
 fn media_type(values: &Values) -> Result<apiserver::StorageMediaType> {
@@ -466,6 +476,18 @@ mod tests {
         assert!(why(&["--encryption-provider-config", "--encryption-provider-config-automatic-reload=true"]).contains("must be set with"));
         std::fs::write(dir.path().join("bad.yaml"), "kind: EncryptionConfiguration\napiVersion: apiserver.config.k8s.io/v1\n").expect("written");
         assert!(why(&["--encryption-provider-config=DIR/bad.yaml"]).contains("resources: Required value"));
+    }
+
+    #[test]
+    fn how_many_are_served_at_once() {
+        let dir = files();
+        let of = |flags: &[&str]| with(dir.path(), flags).expect("settings").server.concurrency;
+        assert_eq!(of(&[]), Concurrency { fair: true, reads: 400, writes: 200 });
+        let plain = ["--enable-priority-and-fairness=false", "--max-requests-inflight=0", "--max-mutating-requests-inflight=7"];
+        assert_eq!(of(&plain), Concurrency { fair: false, reads: 0, writes: 7 });
+        let why = refusal(dir.path(), &["--max-requests-inflight=0", "--max-mutating-requests-inflight=0"]);
+        assert!(why.contains("they must add up to something positive"), "{why}");
+        assert!(refusal(dir.path(), &["--max-requests-inflight=-1"]).contains("can not be negative"));
     }
 
     #[test]

@@ -44,6 +44,12 @@ impl Cluster {
         Self::with(store::memory::new(), Arc::new(ca), config).await
     }
 
+    /// The same, with more installed into it.
+    pub async fn installed(config: apiserver::Config, more: impl FnOnce(&mut apiserver::Builder)) -> Self {
+        let ca = pki::Ca::new("kubernetes", Timestamp::now(), SignedDuration::from_hours(24)).unwrap();
+        Self::built(store::memory::new(), Arc::new(ca), config, more).await
+    }
+
     /// A server over a store that may already hold a cluster.
     pub async fn over(store: Arc<dyn Store>, ca: Arc<pki::Ca>) -> Self {
         Self::with(store, ca, Default::default()).await
@@ -56,6 +62,10 @@ impl Cluster {
 
     /// The same, set up otherwise.
     pub async fn with(store: Arc<dyn Store>, ca: Arc<pki::Ca>, config: apiserver::Config) -> Self {
+        Self::built(store, ca, config, |_| {}).await
+    }
+
+    async fn built(store: Arc<dyn Store>, ca: Arc<pki::Ca>, config: apiserver::Config, more: impl FnOnce(&mut apiserver::Builder)) -> Self {
         let mut builder = apiserver::Builder::new(config, store.clone()).unwrap();
         let signer = Arc::new(pki::jwt::Signer::from_pem(&pki::jwt::new_key_pem().unwrap()).unwrap());
         let config = registry::Config {
@@ -75,6 +85,7 @@ impl Cluster {
             access: Default::default(),
         };
         registry::install(&mut builder, config).unwrap();
+        more(&mut builder);
         let server = builder.build().unwrap();
         let cancel = CancellationToken::new();
         let running = server.clone();
@@ -88,6 +99,15 @@ impl Cluster {
 
     pub fn store(&self) -> Arc<dyn Store> {
         self.store.clone()
+    }
+
+    /// The head and the text of a GET's answer.
+    pub async fn answer(&self, user: &UserInfo, path: &str) -> (http::HeaderMap, String) {
+        let mut request = Self::request("GET", path).body(Full::<bytes::Bytes>::default()).unwrap();
+        request.extensions_mut().insert(InProcess(user.clone()));
+        let (head, body) = self.server.handle(request).await.into_parts();
+        let bytes = body.collect().await.map(|b| b.to_bytes()).unwrap_or_default();
+        (head.headers, String::from_utf8_lossy(&bytes).into())
     }
 
     async fn send(&self, mut request: Request<Full<bytes::Bytes>>, user: Option<&UserInfo>) -> (u16, Value) {
