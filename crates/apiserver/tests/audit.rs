@@ -9,7 +9,7 @@ use apiserver::audit;
 use apiserver::authz::{AuthzAttributes, Rules};
 use apiserver::types::Status;
 use apiserver::{
-    Admission, Attributes, Authenticator, AuthnRequest, Authorizer, Body, Builder, Config, ConnectRequest, Ctx, Decision, InProcess, Location, Locator, Operation, Peer, Server,
+    Admission, Attributes, Authenticator, AuthnRequest, Authorizer, Body, Builder, Concurrency, Config, ConnectRequest, Ctx, Decision, InProcess, Location, Locator, Operation, Peer, Server,
     Tls, UserInfo, body,
 };
 use async_trait::async_trait;
@@ -157,7 +157,9 @@ async fn start(name: &str, settle: impl FnOnce(&mut audit::Config, &std::path::P
     std::fs::write(folder.join("policy.yaml"), POLICY).unwrap();
     let mut config = audit::Config { policy_file: Some(folder.join("policy.yaml")), ..audit::Config::default() };
     settle(&mut config, &folder);
-    let mut builder = Builder::new(Config { audit: config, ..Config::default() }, store::memory::new()).unwrap();
+    // priority and fairness makes objects of its own, which would be recorded too
+    let concurrency = Concurrency { fair: false, ..Concurrency::default() };
+    let mut builder = Builder::new(Config { audit: config, concurrency, ..Config::default() }, store::memory::new()).unwrap();
     let go_on = Arc::new(Notify::new());
     let backend = serve(|request: Request<Incoming>| async move {
         let mut response = Response::new(Full::from("a line\n"));

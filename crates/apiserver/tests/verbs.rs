@@ -228,6 +228,9 @@ struct Looker(std::sync::Mutex<Vec<String>>);
 
 impl Looker {
     fn note(&self, phase: &str, attributes: &Attributes<'_>, object: Option<&Value>) {
+        if attributes.ctx.resource.plural == "flowschemas" {
+            return; // the server's own
+        }
         let of = |o: Option<&Value>| o.map_or("none".to_string(), |o| format!("{} {} of {}", o["kind"].as_str().unwrap(), o["spec"]["replicas"], o["apiVersion"].as_str().unwrap()));
         let options = attributes.options["kind"].as_str().unwrap_or_default();
         let line = format!("{phase} {}/{} {}, was {}, {options}", attributes.ctx.resource.plural, attributes.ctx.subresource, of(object), of(attributes.old));

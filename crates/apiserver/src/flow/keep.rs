@@ -103,10 +103,15 @@ impl Flow {
             let config = self.now.load_full();
             let next = config.levels.values().filter_map(|l| l.level.set.lock().next_release()).min();
             drop(config);
-            match next {
-                None => self.lingers.notified().await,
-                Some(at) => {
-                    tokio::time::sleep_until((self.started.0 + Duration::from_nanos(at)).into()).await;
+            let pause = async {
+                match next {
+                    Some(at) => tokio::time::sleep_until((self.started.0 + Duration::from_nanos(at)).into()).await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                () = self.lingers.notified() => {}
+                () = pause => {
                     for state in self.now.load().levels.values() {
                         let mut set = state.level.set.lock();
                         set.advance(self.clock());
@@ -239,6 +244,7 @@ impl Server {
             .uri(&uri)
             .header(header::CONTENT_TYPE, kind)
             .header(header::ACCEPT, "application/json")
+            .header(header::USER_AGENT, "kube-apiserver")
             .extension(InProcess(server_user()))
             .body(http_body_util::Full::from(body))
             .map_err(|e| e.to_string())?;

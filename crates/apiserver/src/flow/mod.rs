@@ -251,7 +251,7 @@ impl Flow {
     /// Wakes those whose turn has come, and whoever lets time pass for those who wait.
     fn after(&self, mut set: parking_lot::MutexGuard<'_, QueueSet<oneshot::Sender<()>>>) {
         let woken = set.woken();
-        let lingers = set.next_release().is_some();
+        let lingers = set.announces();
         drop(set);
         for waiter in woken {
             // whoever has gone away gives the seats back by itself

@@ -146,6 +146,8 @@ pub struct QueueSet<W> {
     seats: u64,
     seats_waiting: u64,
     lingering: BinaryHeap<Lingering>,
+    /// The next release that whoever lets time pass knows of.
+    announced: Option<u64>,
     demand: Integrator,
     /// Those whose turn has come.
     woken: Vec<W>,
@@ -174,6 +176,7 @@ impl<W> QueueSet<W> {
             seats: 0,
             seats_waiting: 0,
             lingering: BinaryHeap::new(),
+            announced: None,
             demand: Integrator::default(),
             woken: Vec::new(),
             stats: Vec::new(),
@@ -319,6 +322,13 @@ impl<W> QueueSet<W> {
             return None;
         }
         self.lingering.peek().map(|Reverse((until, ..))| *until)
+    }
+
+    /// Whether there is another such time than at the last call.
+    pub fn announces(&mut self) -> bool {
+        let next = self.next_release();
+        let before = std::mem::replace(&mut self.announced, next);
+        next.is_some() && next != before
     }
 
     /// Those whose turn has come since the last call.

@@ -105,9 +105,9 @@ fn an_elephant_does_not_starve_a_mouse() {
     // hashes that deal different queues
     let mut set = queued(8, 1, 100, 4);
     let served = run(&mut set, &[(0, 60, 1, 10 * MS), (1, 1, 1, 10 * MS)], 4_000 * MS);
-    // a mouse asks for one seat of four, which is less than its half
-    assert!(served[1] > 3.0, "{served:?}");
-    assert!(served[0] > 11.0, "and the elephant has the rest: {served:?}");
+    // each time it comes it waits for one request of the others to end, and is the next
+    assert!(served[1] > 1.9, "{served:?}");
+    assert!(served[0] > 13.5, "and the elephant has the rest: {served:?}");
     // in a queue together they share as they come
     let mut set = queued(8, 1, 100, 4);
     let served = run(&mut set, &[(0, 60, 1, 10 * MS), (8, 1, 1, 10 * MS)], 4_000 * MS);
