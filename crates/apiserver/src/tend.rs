@@ -77,12 +77,13 @@ impl Server {
             },
             (&Method::GET, "snapshot") => {
                 let (to, from) = mpsc::channel(WAITING);
-                let closing = self.core.closing.clone();
+                let (closing, prefix) = (self.core.closing.clone(), self.config.storage_prefix.clone());
                 let sent = self.streams.spawn(async move {
-                    tokio::select! {
-                        sent = offline::send(store, to) => sent.map(drop).map_err(|e| e.to_string()),
+                    let sent = tokio::select! {
+                        sent = offline::send(store, &prefix, to) => sent.map(drop).map_err(|e| e.to_string()),
                         () = closing.cancelled() => Err("the server is shutting down".to_owned()),
-                    }
+                    };
+                    sent.inspect_err(|why| tracing::error!(why, "a snapshot did not come to its end"))
                 });
                 streamed(from, async move { sent.await.unwrap_or_else(|e| Err(e.to_string())).map_err(Into::into) })
             }
@@ -101,7 +102,10 @@ impl Server {
                         done = offline::rewrite(store, transformer, say) => match done {
                             Ok(done) => json!({"done": {"rewritten": done.rewritten, "before": told(&done.before), "after": told(&done.after),
                                 "proved": done.is_proved()}}),
-                            Err(error) => json!({"error": error.to_string()}),
+                            Err(error) => {
+                                tracing::error!(%error, "the values could not all be rewritten");
+                                json!({"error": error.to_string()})
+                            }
                         },
                         () = closing.cancelled() => json!({"error": "the server is shutting down"}),
                     };

@@ -20,6 +20,9 @@ pub fn run(place: &Place) -> Result<()> {
     for (name, dir) in [("store", layout.store()), ("images", layout.images()), ("logs", layout.pod_logs())] {
         println!("  {name:<9}{}", size(tree(&dir)));
     }
+    if let Ok(Some(etcd)) = crate::engine::noted(&layout) {
+        println!("  objects  in etcd: {}", etcd.etcd_servers.join(","));
+    }
     let Some(pid) = files::holder(&layout.lock()) else {
         println!("server     not running: knarr up starts it");
         return Ok(());

@@ -48,6 +48,8 @@ contract!(
     put_get_delete,
     comparisons_guard_all_operations,
     ranges,
+    pages,
+    advancing,
     reads_at_older_revisions,
     bad_requests,
     a_watch_replays_and_follows,
@@ -618,6 +620,51 @@ async fn agree(steps: usize, open: impl AsyncFn() -> Arc<dyn Store>) {
                 disk = open().await;
                 assert_eq!(disk.revision().await.unwrap(), revision);
             }
+        }
+    }
+}
+
+async fn pages(store: Arc<dyn Store>) {
+    for n in 0..25 {
+        store.txn(Txn::put(format!("/p/{n:02}"), "1")).await.unwrap();
+    }
+    let at = store.revision().await.unwrap();
+    store.txn(Txn::put("/p/24x", "later")).await.unwrap();
+    store.txn(Txn::delete("/p/03")).await.unwrap();
+    for (revision, wanted) in [(at, 25), (0, 25)] {
+        let (mut found, mut key) = (Vec::new(), b"/p/".to_vec());
+        loop {
+            let page = store.range(RangeRequest::page(key, "/p0", 10).at(revision)).await.unwrap();
+            assert!(page.kvs.len() == 10 || !page.more);
+            found.extend(page.kvs.into_iter().map(|kv| kv.key));
+            if !page.more {
+                break;
+            }
+            key = found.last().unwrap().clone();
+            key.push(0);
+        }
+        assert_eq!(found.len(), wanted);
+        assert!(found.is_sorted() && found.contains(&b"/p/03".to_vec()) == (revision == at));
+    }
+    // Just as many as there are: there is no more.
+    let page = store.range(RangeRequest::page("/p/", "/p0", 25)).await.unwrap();
+    assert_eq!((page.kvs.len(), page.more), (25, false));
+}
+
+async fn advancing(store: Arc<dyn Store>) {
+    store.txn(Txn::put("a", "1")).await.unwrap();
+    let mut watch = store.watch(b"a", 0).await.unwrap();
+    let revision = store.advance(50).await.unwrap();
+    assert!(revision > 50, "{revision}");
+    let all = store.range(RangeRequest::prefix("")).await.unwrap();
+    assert_eq!((all.revision, all.kvs.len(), all.kvs[0].mod_revision), (revision, 1, 2));
+    // It goes on also from there.
+    assert!(store.advance(0).await.unwrap() > revision);
+    let changed = store.txn(Txn::put("a", "2")).await.unwrap().revision;
+    loop {
+        match watch.next().await.unwrap().unwrap() {
+            WatchEvent::Progress { .. } => {}
+            WatchEvent::Events { revision, .. } => break assert_eq!(revision, changed),
         }
     }
 }

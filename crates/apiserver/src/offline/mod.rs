@@ -62,19 +62,26 @@ pub enum Error {
 pub(crate) struct Pages {
     store: Arc<dyn Store>,
     next: Option<Vec<u8>>,
-    /// Of the first page on.
+    /// Whether all pages are of one revision.
+    same: bool,
+    /// Of the first page.
     pub revision: i64,
 }
 
 impl Pages {
     pub fn new(store: Arc<dyn Store>) -> Pages {
-        Pages { store, next: Some(ALL.into()), revision: 0 }
+        Pages { store, next: Some(ALL.into()), same: true, revision: 0 }
+    }
+
+    /// Each page as it is when it is read: for what takes longer than history is kept.
+    pub fn moving(store: Arc<dyn Store>) -> Pages {
+        Pages { same: false, ..Pages::new(store) }
     }
 
     /// The next page; nothing at the end.
     pub async fn next(&mut self) -> Result<Option<Vec<store::KeyValue>>, store::Error> {
         let Some(key) = self.next.take() else { return Ok(None) };
-        let page = self.store.range(RangeRequest::page(key, store::prefix_end(ALL.as_bytes()), PAGE).at(self.revision)).await?;
+        let page = self.store.range(RangeRequest::page(key, store::prefix_end(ALL.as_bytes()), PAGE).at(if self.same { self.revision } else { 0 })).await?;
         if self.revision == 0 {
             self.revision = page.revision;
         }

@@ -103,7 +103,7 @@ pub async fn rewrite(store: Arc<dyn Store>, transformer: Arc<Transformer>, mut s
     let mut rewritten = 0;
     say(0, total);
     for _ in 0..ROUNDS {
-        let (mut pages, mut found, mut begun) = (Pages::new(store.clone()), 0, tokio::task::JoinSet::new());
+        let (mut pages, mut found, mut begun) = (Pages::moving(store.clone()), 0, tokio::task::JoinSet::new());
         while let Some(page) = pages.next().await? {
             for kv in page {
                 if !transformer.is_stale(&kv.key, &kv.value).unwrap_or(false) {

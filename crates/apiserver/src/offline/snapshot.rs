@@ -36,16 +36,18 @@ pub struct Header {
     pub engine: String,
     /// When (RFC 3339).
     pub taken: String,
+    /// What the keys begin with in the store that it was taken of: sealed values are bound to that.
+    pub prefix: String,
 }
 
 impl Header {
     fn to_value(&self) -> Value {
-        json!({"revision": self.revision, "engine": self.engine, "taken": self.taken})
+        json!({"revision": self.revision, "engine": self.engine, "taken": self.taken, "prefix": self.prefix})
     }
 
     fn from_value(value: &Value) -> Option<Header> {
         let text = |name: &str| Some(value.get(name)?.as_str()?.to_owned());
-        Some(Header { revision: value.get("revision")?.as_i64()?, engine: text("engine")?, taken: text("taken")? })
+        Some(Header { revision: value.get("revision")?.as_i64()?, engine: text("engine")?, taken: text("taken")?, prefix: text("prefix")? })
     }
 }
 
@@ -100,11 +102,11 @@ fn encode(item: &Item, out: &mut Vec<u8>) {
 }
 
 /// Sends a snapshot of the store as it is now. It is whole when its end was sent. Returns how many objects are in it.
-pub async fn send(store: Arc<dyn Store>, to: mpsc::Sender<Bytes>) -> Result<u64, Error> {
+pub async fn send(store: Arc<dyn Store>, prefix: &str, to: mpsc::Sender<Bytes>) -> Result<u64, Error> {
     let engine = store.status().await?.engine.to_owned();
     let mut pages = Pages::new(store);
     let mut page = pages.next().await?;
-    let header = Header { revision: pages.revision, engine, taken: jiff::Timestamp::now().to_string() };
+    let header = Header { revision: pages.revision, engine, taken: jiff::Timestamp::now().to_string(), prefix: prefix.into() };
     let mut sink = Sink { to: &to, digest: Context::new(&SHA256) };
     let mut out = head(&header);
     let mut count = 0u64;
@@ -297,7 +299,7 @@ mod tests {
         store.txn(Txn::put("/registry/masterleases/10.0.0.1", "x")).await.unwrap();
         store.txn(Txn::put("compact_rev_key", "7")).await.unwrap();
         let (to, mut from) = mpsc::channel(2);
-        let sending = tokio::spawn(send(store, to));
+        let sending = tokio::spawn(async move { send(store, "/registry", to).await });
         let mut all = Vec::new();
         while let Some(chunk) = from.recv().await {
             all.extend(chunk);

@@ -46,10 +46,24 @@ pub async fn run(args: &RestoreArgs) -> Result<()> {
     }
 }
 
-fn objects(snapshot: &Snapshot) -> Result<Vec<KeyValue>> {
+/// All objects, for a store whose keys begin with `prefix`: what is encrypted is bound to its whole key.
+fn objects(args: &RestoreArgs, snapshot: &Snapshot, prefix: &str) -> Result<Vec<KeyValue>> {
     let mut all = Vec::with_capacity(snapshot.objects as usize);
+    let moved = if snapshot.header.prefix.trim_matches('/') == prefix.trim_matches('/') {
+        None
+    } else {
+        let transformer = || Transformer::new(&args.at.encryption()?).map_err(anyhow::Error::from);
+        Some((transformer()?.under(&snapshot.header.prefix), transformer()?.under(prefix)))
+    };
     snapshot.read(|item| {
-        if let Item::Object(kv) = item {
+        if let Item::Object(mut kv) = item {
+            if let Some((from, to)) = &moved
+                && apiserver::encrypt::key_of(&kv.value) != "identity"
+                && let Ok(plain) = from.open(&kv.key, &kv.value)
+                && let Ok(sealed) = to.seal(&kv.key, plain.to_vec())
+            {
+                kv.value = sealed.into();
+            }
             all.push(kv);
         }
         Ok(())
@@ -59,13 +73,16 @@ fn objects(snapshot: &Snapshot) -> Result<Vec<KeyValue>> {
 
 async fn into_etcd(args: &RestoreArgs, snapshot: &Snapshot, etcd: &Etcd, beyond: i64) -> Result<()> {
     let store = etcd.open().await?;
-    let values = objects(snapshot)?.into_iter().map(|kv| (kv.key, kv.value)).collect();
+    let all = objects(args, snapshot, &etcd.prefix)?;
+    let unreadable = unreadable(&all, &args.at.transformer(Some(etcd))?);
+    let values = all.into_iter().map(|kv| (kv.key, kv.value)).collect();
     let mut meter = Meter::default();
     let copied = offline::fill(&store, values, beyond, args.force, |what, done, of| meter.say(what, done, of)).await;
     store.close().await;
     let copied = copied.with_context(|| format!("restoring into etcd in {}", etcd.name()))?;
     println!("{} objects are in etcd, which goes on at revision {}", copied.objects, copied.revision);
-    tell_keys(snapshot, &args.at.transformer(Some(etcd))?)
+    tell_keys(unreadable);
+    Ok(())
 }
 
 async fn into_directory(args: &RestoreArgs, snapshot: &Snapshot, beyond: i64) -> Result<()> {
@@ -84,7 +101,9 @@ async fn into_directory(args: &RestoreArgs, snapshot: &Snapshot, beyond: i64) ->
         // Of a restore that was cut short.
         std::fs::remove_dir_all(layout.new_store()).with_context(|| format!("cannot remove {}", layout.new_store().display()))?;
     }
-    let copied = offline::import(&layout.new_store(), beyond, objects(snapshot)?).await;
+    let all = objects(args, snapshot, "/registry")?;
+    let unreadable = unreadable(&all, &args.at.transformer(None)?);
+    let copied = offline::import(&layout.new_store(), beyond, all).await;
     if copied.is_err() {
         // What is told is why there is no store.
         let _ = std::fs::remove_dir_all(layout.new_store());
@@ -96,7 +115,8 @@ async fn into_directory(args: &RestoreArgs, snapshot: &Snapshot, beyond: i64) ->
     if files > 0 {
         println!("{files} keys and certificates are in {}", layout.pki().display());
     }
-    tell_keys(snapshot, &args.at.transformer(None)?)
+    tell_keys(unreadable);
+    Ok(())
 }
 
 /// A revision above those of the store that is replaced, if it can be read.
@@ -147,21 +167,14 @@ fn restore_files(layout: &Layout, snapshot: &Snapshot, force: bool) -> Result<us
     Ok(found.len())
 }
 
-/// Says whether what is encrypted can be read with the keys that are there.
-fn tell_keys(snapshot: &Snapshot, transformer: &Transformer) -> Result<()> {
-    let (mut unreadable, mut key) = (0u64, String::new());
-    snapshot.read(|item| {
-        if let Item::Object(kv) = item
-            && transformer.open(&kv.key, &kv.value).is_err()
-        {
-            unreadable += 1;
-            key = apiserver::encrypt::key_of(&kv.value);
-        }
-        Ok(())
-    })?;
-    if unreadable > 0 {
-        println!("{unreadable} objects are encrypted under keys that are not here ({key}): put the cluster's encryption.key back before the server starts");
-    }
-    Ok(())
+/// How many values cannot be read with the keys that are there, and under which key one of them is.
+fn unreadable(all: &[KeyValue], transformer: &Transformer) -> (usize, String) {
+    let bad = || all.iter().filter(|kv| transformer.open(&kv.key, &kv.value).is_err());
+    (bad().count(), bad().next().map_or(String::new(), |kv| apiserver::encrypt::key_of(&kv.value)))
 }
 
+fn tell_keys((count, key): (usize, String)) {
+    if count > 0 {
+        println!("{count} objects are encrypted under keys that are not here ({key}): put the cluster's encryption.key back before the server starts");
+    }
+}

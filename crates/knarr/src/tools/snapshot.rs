@@ -115,7 +115,9 @@ pub async fn run(args: &SnapshotArgs) -> Result<()> {
     };
     if let Some(store) = store {
         let (to, mut from) = tokio::sync::mpsc::channel(4);
-        let sending = tokio::spawn(offline::send(store.clone(), to));
+        let prefix = if let Place::Etcd(etcd) = &place { etcd.prefix.clone() } else { "/registry".into() };
+        let read = store.clone();
+        let sending = tokio::spawn(async move { offline::send(read, &prefix, to).await });
         while let Some(bytes) = from.recv().await {
             part.write(&bytes)?;
         }
