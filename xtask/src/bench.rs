@@ -180,7 +180,7 @@ fn seconds(time: Duration) -> String {
     format!("{:.2} s", time.as_secs_f64())
 }
 
-fn processes(matches: impl Fn(&str) -> bool) -> Vec<u32> {
+pub fn processes(matches: impl Fn(&str) -> bool) -> Vec<u32> {
     let all = fs::read_dir("/proc").into_iter().flatten().flatten();
     all.filter_map(|p| p.file_name().to_str()?.parse().ok())
         .filter(|pid: &u32| {

@@ -1,6 +1,7 @@
 //! Project tasks: `cargo xtask test`, `tidy`, `bench`, `tools`.
 #![forbid(unsafe_code)]
 
+mod api;
 mod bench;
 mod decisions;
 mod hollow;
@@ -49,6 +50,15 @@ enum Task {
 enum What {
     /// Decisions of the scheduler alone, 5,000 nodes: printed, not written down
     Scheduler,
+    /// The API server under load, beside a server of fixed bytes: printed, not written down
+    Api {
+        /// Measure the API server of this kubeconfig too
+        #[arg(long)]
+        also: Option<PathBuf>,
+        /// At the end, store 150,000 pods and 5,000 nodes
+        #[arg(long)]
+        store: bool,
+    },
     /// Scheduler and controllers beside an API server, with 5,000 hollow nodes: printed, not written down
     Hollow,
 }
@@ -59,6 +69,7 @@ fn main() -> ExitCode {
         Task::Tidy => tidy::run(),
         Task::Bench { what: None } => bench::run(),
         Task::Bench { what: Some(What::Scheduler) } => decisions::run(),
+        Task::Bench { what: Some(What::Api { also, store }) } => api::run(also, store),
         Task::Bench { what: Some(What::Hollow) } => hollow::run(),
         Task::Tools => tools::install().map(|_| ()),
     };

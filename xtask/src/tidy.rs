@@ -40,6 +40,7 @@ const LAYERS: &[(&str, &str)] = &[
     ("knarr", "*"),
     ("xtask", ""),
     ("e2e", ""),
+    ("load", ""),
 ];
 
 /// Crates that a room must not contain.
@@ -113,7 +114,7 @@ fn packages(metadata: &Value, wrong: &mut Vec<String>) {
 fn sources(wrong: &mut Vec<String>) -> Result<()> {
     let root = root();
     let mut files = Vec::new();
-    for dir in ["crates", "xtask", "e2e"] {
+    for dir in ["crates", "xtask", "e2e", "load"] {
         collect(&root.join(dir), &mut files)?;
     }
     for file in files {

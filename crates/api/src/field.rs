@@ -27,8 +27,16 @@ impl Path {
         if self.0.is_empty() {
             Path(name.to_owned())
         } else {
-            Path(format!("{}.{name}", self.0))
+            self.with(&[".", name])
         }
+    }
+
+    /// There are many paths, and few of them are ever shown.
+    fn with(&self, parts: &[&str]) -> Path {
+        let mut path = String::with_capacity(self.0.len() + parts.iter().map(|p| p.len()).sum::<usize>());
+        path.push_str(&self.0);
+        parts.iter().for_each(|p| path.push_str(p));
+        Path(path)
     }
 
     /// The element `index` of this list.
@@ -38,7 +46,7 @@ impl Path {
 
     /// The entry `key` of this map.
     pub fn key(&self, key: &str) -> Path {
-        Path(format!("{}[{key}]", self.0))
+        self.with(&["[", key, "]"])
     }
 }
 

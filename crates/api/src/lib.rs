@@ -16,6 +16,7 @@ pub mod gotime;
 pub mod names;
 pub mod openapi;
 pub mod patch;
+mod pointer;
 pub mod quantity;
 pub mod quota;
 pub mod resources;
@@ -25,6 +26,8 @@ pub mod status;
 pub mod table;
 pub mod topology;
 pub mod validate;
+
+pub use pointer::at;
 
 /// The Kubernetes version whose API this is, as `/version` and OpenAPI say it.
 pub const VERSION: &str = "v1.36.0";

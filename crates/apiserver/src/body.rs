@@ -1,5 +1,7 @@
 //! Bodies: one boxed type for requests and responses, bounded reading, gzip.
 use std::error::Error as StdError;
+use std::pin::Pin;
+use std::task::{Context, Poll};
 
 use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, Response, StatusCode, header};
@@ -41,6 +43,65 @@ where
 {
     use futures::StreamExt;
     boxed(StreamBody::new(chunks.map(|c| c.map(http_body::Frame::data))))
+}
+
+/// How much of a [`written`] body is there at once.
+const PIECE: usize = 64 << 10;
+
+/// A body that comes into being while it is sent: `write` appends some more, and tells whether there is more to come.
+pub fn written(size: Option<usize>, write: impl FnMut(&mut Vec<u8>) -> bool + Send + Unpin + 'static) -> Body {
+    boxed(Written { write, left: size.map(|s| s as u64), more: true })
+}
+
+struct Written<W> {
+    write: W,
+    /// What is to come, where that is known.
+    left: Option<u64>,
+    more: bool,
+}
+
+impl<W: FnMut(&mut Vec<u8>) -> bool + Unpin> HttpBody for Written<W> {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Result<http_body::Frame<Bytes>, BodyError>>> {
+        if !self.more {
+            return Poll::Ready(None);
+        }
+        let mut piece = Vec::with_capacity(PIECE + PIECE / 4);
+        while self.more && piece.len() < PIECE {
+            self.more = (self.write)(&mut piece);
+        }
+        if let Some(left) = &mut self.left {
+            *left = left.saturating_sub(piece.len() as u64);
+        }
+        Poll::Ready(Some(Ok(http_body::Frame::data(piece.into()))))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        !self.more
+    }
+
+    fn size_hint(&self) -> http_body::SizeHint {
+        self.left.map_or_else(http_body::SizeHint::default, http_body::SizeHint::with_exact)
+    }
+}
+
+/// A response with a [`written`] body, which is compressed when it is large and the client takes it.
+pub fn response_written(
+    headers: &HeaderMap,
+    content_type: &'static str,
+    size: Option<usize>,
+    mut write: impl FnMut(&mut Vec<u8>) -> bool + Send + Unpin + 'static,
+) -> Response<Body> {
+    if accepts_gzip(headers) && size.is_none_or(|s| s >= GZIP_FROM) {
+        let mut all = Vec::with_capacity(size.unwrap_or(PIECE));
+        while write(&mut all) {}
+        return response_maybe_gzip(headers, 200, content_type, all);
+    }
+    let mut response = Response::new(written(size, write));
+    response.headers_mut().insert(header::CONTENT_TYPE, header::HeaderValue::from_static(content_type));
+    response
 }
 
 /// Reads a request body of at most `limit` bytes.

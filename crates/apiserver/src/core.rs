@@ -27,6 +27,9 @@ use crate::types::{Resource, Status};
 /// How long a write or a consistent read waits for the cache before it goes on without it.
 const PATIENCE: Duration = Duration::from_secs(3);
 
+/// How many objects of a list are kept as trees.
+const SHORT: usize = 8;
+
 /// Store, cache and what is installed, shared by everything that serves a request.
 pub struct Core {
     pub store: Arc<dyn Store>,
@@ -289,7 +292,15 @@ impl Reader for Core {
             .map
             .from(&prefix)
             .take_while(|(k, _)| k.starts_with(&prefix))
-            .map(|(_, entry)| entry.tree())
+            .enumerate()
+            .map(|(i, (_, entry))| {
+                let (tree, parsed) = entry.tree_or_parse();
+                // the few of a kind that every write looks at
+                if parsed && i < SHORT {
+                    self.remember(&tree);
+                }
+                tree
+            })
             .collect()
     }
 

@@ -115,6 +115,11 @@ pub fn encode_protobuf(object: &Value) -> Result<Vec<u8>, Status> {
     api::codec::encode_protobuf(object).map_err(|e| no_protobuf(object, e))
 }
 
+/// The protobuf message of an object, without an envelope.
+pub fn encode_bare(object: &Value) -> Result<Vec<u8>, Status> {
+    api::codec::encode_bare(object).map_err(|e| no_protobuf(object, e))
+}
+
 pub fn encode_watch_event_protobuf(kind: &str, object: &Value) -> Result<Vec<u8>, Status> {
     api::codec::encode_watch_event_protobuf(kind, object).map_err(|e| no_protobuf(object, e))
 }

@@ -179,6 +179,32 @@ pub fn type_prefix_len(served: &[u8]) -> usize {
     served.windows(META.len()).position(|w| w == META).unwrap_or(1)
 }
 
+/// Where the value of `metadata` begins, in served bytes with this [`type_prefix_len`].
+pub fn metadata_start(served: &[u8], prefix: usize) -> usize {
+    (prefix + META.len() - 1).min(served.len())
+}
+
+/// Where the JSON object that begins here ends.
+pub fn object_end(json: &[u8], start: usize) -> usize {
+    let (mut depth, mut in_string, mut at) = (0, false, start);
+    while let Some(byte) = json.get(at) {
+        match byte {
+            b'\\' if in_string => at += 1,
+            b'"' => in_string = !in_string,
+            b'{' | b'[' if !in_string => depth += 1,
+            b'}' | b']' if !in_string => {
+                depth -= 1;
+                if depth == 0 {
+                    return at + 1;
+                }
+            }
+            _ => {}
+        }
+        at += 1;
+    }
+    json.len()
+}
+
 /// Another resourceVersion in the place of the present one (for the last state of a deleted object).
 pub fn resplice(served: &[u8], resource_version: u64) -> Bytes {
     const KEY: &[u8] = b"\"resourceVersion\":\"";
@@ -251,6 +277,11 @@ mod tests {
         assert_eq!(v["metadata"]["resourceVersion"], "1234");
         assert_eq!(v["spec"], o["spec"]);
         assert_eq!(&served[type_prefix_len(&served)..][..10], b"\"metadata\"");
+        let start = metadata_start(&served, type_prefix_len(&served));
+        let metadata: Value = serde_json::from_slice(&served[start..object_end(&served, start)]).unwrap();
+        assert_eq!(metadata, v["metadata"]);
+        let tricky = br#"{"a":"}\"]{\\","b":[{}]},"c":1"#;
+        assert_eq!(object_end(tricky, 0), tricky.len() - 6);
         let empty = splice(&encode_stored(&json!({"kind": "X", "metadata": {}})), 3);
         assert_eq!(&empty[..], br#"{"kind":"X","metadata":{"resourceVersion":"3"}}"#);
     }

@@ -1,12 +1,16 @@
 //! Objects, lists and watch events as the client wants them: JSON from the cached bytes, or YAML, protobuf, Table and
 //! PartialObjectMetadata made from them.
+use std::borrow::Cow;
+
+use api::codec::ListFrame;
+use api::table::Row;
 use bytes::Bytes;
 use http::{HeaderMap, Response};
 use serde_json::{Map, Value, json};
 
 use crate::body::{self, Body};
 use crate::cache::Entry;
-use crate::core::{Core, Object};
+use crate::core::{Core, Object, Stored};
 use crate::custom::Custom;
 use crate::model;
 use crate::negotiate::{self, Accepted, Convert, Format};
@@ -69,9 +73,26 @@ impl Presenter<'_> {
                 bytes.push(b'\n');
                 body::response_maybe_gzip(headers, code, Format::Json.media_type(), bytes)
             }
+            Object::Cached(entry) if self.as_messages() => {
+                match self.message(&entry) {
+                    Ok(message) => body::response_maybe_gzip(headers, code, Format::Protobuf.media_type(), api::codec::envelope(&self.gvk(self.resource.kind), &message)),
+                    Err(status) => negotiate::respond_status(headers, &status),
+                }
+            }
             Object::Cached(entry) => self.value(headers, code, self.tree(&entry)),
             Object::Tree(value) => self.value(headers, code, value),
         }
+    }
+
+    /// An object as it has just been written: from the cache, where it is serialized already, if nobody has changed it since.
+    pub fn written(&self, headers: &HeaderMap, code: u16, stored: Stored, dry_run: bool) -> Response<Body> {
+        if !dry_run && self.custom.is_none() && (self.as_is() || self.as_messages()) {
+            let entry = self.core.entry(self.resource, object::meta(&stored.object, "namespace"), object::name(&stored.object));
+            if let Some(entry) = entry.filter(|e| e.revision == stored.revision) {
+                return self.object(headers, code, Object::Cached(entry));
+            }
+        }
+        self.value(headers, code, stored.object)
     }
 
     /// One object, served form.
@@ -89,8 +110,82 @@ impl Presenter<'_> {
         negotiate::respond(headers, self.accepted, code, &value)
     }
 
+    /// Whether objects are shown in the version that they are stored in, so that what their entries keep can be used.
+    fn as_stored(&self) -> bool {
+        self.custom.is_none() && model::is_storage_version(self.resource)
+    }
+
+    /// Whether objects are shown as the protobuf messages that their entries keep.
+    fn as_messages(&self) -> bool {
+        self.as_stored() && self.accepted.format == Format::Protobuf && self.accepted.convert == Convert::None
+    }
+
+    fn gvk(&self, kind: &str) -> api::codec::Gvk {
+        api::codec::Gvk::new(self.resource.group, self.resource.version, kind)
+    }
+
+    fn message<'a>(&self, entry: &'a Entry) -> Result<Cow<'a, [u8]>, Status> {
+        entry.message(model::encode_bare)
+    }
+
+    /// A list in protobuf, from what the entries keep.
+    fn page_protobuf(&self, headers: &HeaderMap, page: Page, meta: &Value) -> Result<Response<Body>, Status> {
+        let lengths = page.items.iter().map(|e| self.message(e).map(|m| m.len())).collect::<Result<Vec<_>, _>>()?;
+        let frame = ListFrame::new(&self.gvk(self.resource.list_kind), meta, lengths.into_iter()).map_err(api::status::internal)?;
+        let mut items = page.items.into_iter();
+        let mut begun = false;
+        Ok(body::response_written(headers, Format::Protobuf.media_type(), Some(frame.size), move |out| {
+            if !std::mem::replace(&mut begun, true) {
+                out.extend_from_slice(&frame.head);
+            }
+            let Some(entry) = items.next() else {
+                frame.end(out);
+                return false;
+            };
+            // It could be encoded a moment ago.
+            if let Ok(message) = entry.message(model::encode_bare) {
+                frame.item(&message, out);
+            }
+            true
+        }))
+    }
+
+    /// A list as a table in JSON, from what the entries keep.
+    fn page_table(&self, headers: &HeaderMap, page: Page, meta: &str) -> Response<Body> {
+        let (r, now, include) = (self.resource, self.now, self.include);
+        let columns = model::table_columns(r, None);
+        let mut head = format!("{{\"kind\":\"Table\",\"apiVersion\":\"meta.k8s.io/v1\",\"metadata\":{meta},\"columnDefinitions\":{columns},\"rows\":[");
+        let mut items = page.items.into_iter();
+        let mut first = true;
+        body::response_written(headers, Format::Json.media_type(), None, move |out| {
+            out.extend_from_slice(std::mem::take(&mut head).as_bytes());
+            let Some(entry) = items.next() else {
+                out.extend_from_slice(b"]}\n");
+                return false;
+            };
+            if !std::mem::replace(&mut first, false) {
+                out.push(b',');
+            }
+            entry.row(|object| Row::new(r.group, r.kind, object)).write(now, out);
+            match include {
+                Include::None => {}
+                Include::Metadata => {
+                    out.extend_from_slice(b",\"object\":{\"kind\":\"PartialObjectMetadata\",\"apiVersion\":\"meta.k8s.io/v1\",\"metadata\":");
+                    out.extend_from_slice(entry.metadata());
+                    out.push(b'}');
+                }
+                Include::Object => {
+                    out.extend_from_slice(b",\"object\":");
+                    out.extend_from_slice(&entry.json);
+                }
+            }
+            out.push(b'}');
+            true
+        })
+    }
+
     /// A list.
-    pub fn page(&self, headers: &HeaderMap, page: &Page) -> Response<Body> {
+    pub fn page(&self, headers: &HeaderMap, page: Page) -> Response<Body> {
         let mut meta = format!("{{\"resourceVersion\":\"{}\"", page.revision);
         if !page.continue_token.is_empty() {
             meta.push_str(&format!(",\"continue\":\"{}\"", page.continue_token));
@@ -100,30 +195,42 @@ impl Presenter<'_> {
         }
         meta.push('}');
         if self.as_is() {
-            let size: usize = page.items.iter().map(|e| e.json.len()).sum();
-            let mut out = Vec::with_capacity(size + 256);
-            let head = format!(
+            let mut head = format!(
                 "{{\"kind\":\"{}\",\"apiVersion\":\"{}\",\"metadata\":{meta},\"items\":[",
                 self.resource.list_kind,
                 model::api_version(self.resource)
             );
-            out.extend_from_slice(head.as_bytes());
-            for (i, entry) in page.items.iter().enumerate() {
-                if i > 0 {
+            // items of custom resources say what they are
+            let typed = self.custom.is_some();
+            let from = move |e: &Entry| if typed { 1 } else { e.type_prefix as usize };
+            let size = head.len() + page.items.iter().map(|e| e.json.len() - from(e) + 2).sum::<usize>() - usize::from(!page.items.is_empty()) + 3;
+            let mut items = page.items.into_iter();
+            let mut first = true;
+            return body::response_written(headers, Format::Json.media_type(), Some(size), move |out| {
+                out.extend_from_slice(std::mem::take(&mut head).as_bytes());
+                let Some(entry) = items.next() else {
+                    out.extend_from_slice(b"]}\n");
+                    return false;
+                };
+                if !std::mem::replace(&mut first, false) {
                     out.push(b',');
                 }
-                if self.custom.is_some() {
-                    out.extend_from_slice(&entry.json);
-                    continue;
-                }
                 out.push(b'{');
-                out.extend_from_slice(&entry.json[entry.type_prefix as usize..]);
-            }
-            out.extend_from_slice(b"]}\n");
-            return body::response_maybe_gzip(headers, 200, Format::Json.media_type(), out);
+                out.extend_from_slice(&entry.json[from(&entry)..]);
+                true
+            });
+        }
+        if self.as_stored() && !self.accepted.pretty && self.accepted.format == Format::Json && self.accepted.convert == Convert::Table && page.items.iter().all(|e| e.can_have_row()) {
+            return self.page_table(headers, page, &meta);
+        }
+        let meta: Value = serde_json::from_str(&meta).unwrap_or_default();
+        if self.as_messages() {
+            return match self.page_protobuf(headers, page, &meta) {
+                Ok(response) => response,
+                Err(status) => negotiate::respond_status(headers, &status),
+            };
         }
         let items: Vec<Value> = page.items.iter().map(|e| self.tree(e)).collect();
-        let meta: Value = serde_json::from_str(&meta).unwrap_or_default();
         self.values(headers, items, meta)
     }
 
@@ -203,6 +310,10 @@ impl Presenter<'_> {
     pub fn event(&self, kind: &str, entry: &Entry, ready: impl FnOnce() -> Bytes, first: bool) -> Result<Bytes, Status> {
         if self.as_is() {
             return Ok(ready());
+        }
+        if self.as_messages() {
+            let object = api::codec::envelope(&self.gvk(self.resource.kind), &*self.message(entry)?);
+            return Ok(api::codec::frame(&api::codec::watch_event_protobuf(kind, &object)).into());
         }
         let value = self.tree(entry);
         self.event_value(kind, value, first)

@@ -139,7 +139,7 @@ impl Server {
                 let options = ListOptions::parse(&rq.query, false)?;
                 let selection = Selection::parse(&ctx, "", &options.label_selector, &options.field_selector)?;
                 let page = self.core.list(&ctx, &selection, &options).await?;
-                Ok(self.presenter(rq, &ctx, accepted).page(rq.headers(), &page))
+                Ok(self.presenter(rq, &ctx, accepted).page(rq.headers(), page))
             }
             "watch" => self.watch(rq, &ctx).await,
             "create" => {
@@ -148,7 +148,7 @@ impl Server {
                 let value = self.read_object(rq, &ctx, &Expect::new(r.group, r.version, r.kind), &options).await?;
                 let mut op = self.op(rq, with_dry_run(ctx, options.dry_run));
                 let stored = op.create(value, &options).await?;
-                Ok(self.presenter(rq, &op.ctx, accepted).value(rq.headers(), 201, stored.object))
+                Ok(self.presenter(rq, &op.ctx, accepted).written(rq.headers(), 201, stored, op.ctx.dry_run))
             }
             "update" => {
                 let accepted = self.accepted(rq, &ctx, Endpoint::Resource)?;
@@ -266,7 +266,7 @@ impl Server {
         let mut op = self.op(rq, with_dry_run(ctx, options.dry_run));
         let updated = op.update(value, &options).await?;
         let code = if updated.created { 201 } else { 200 };
-        Ok(self.presenter(rq, &op.ctx, accepted).value(rq.headers(), code, updated.stored.object))
+        Ok(self.presenter(rq, &op.ctx, accepted).written(rq.headers(), code, updated.stored, op.ctx.dry_run))
     }
 
     async fn patch(&self, rq: &mut Rq, ctx: Ctx, accepted: (Accepted, Include)) -> Result<Response<Body>, Status> {
@@ -281,7 +281,7 @@ impl Server {
         let mut op = self.op(rq, with_dry_run(ctx, options.dry_run));
         let updated = op.patch(&patch, &Expect::new(r.group, r.version, r.kind), &options).await?;
         let code = if updated.created { 201 } else { 200 };
-        Ok(self.presenter(rq, &op.ctx, accepted).value(rq.headers(), code, updated.stored.object))
+        Ok(self.presenter(rq, &op.ctx, accepted).written(rq.headers(), code, updated.stored, op.ctx.dry_run))
     }
 
     async fn create_virtual(

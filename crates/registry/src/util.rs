@@ -7,22 +7,22 @@ use serde_json::{Map, Value};
 
 /// The text at a JSON pointer, or "".
 pub(crate) fn text<'a>(value: &'a Value, pointer: &str) -> &'a str {
-    value.pointer(pointer).and_then(Value::as_str).unwrap_or("")
+    api::at(value, pointer).and_then(Value::as_str).unwrap_or("")
 }
 
 /// The truth at a JSON pointer, or false.
 pub(crate) fn flag(value: &Value, pointer: &str) -> bool {
-    value.pointer(pointer).and_then(Value::as_bool).unwrap_or(false)
+    api::at(value, pointer).and_then(Value::as_bool).unwrap_or(false)
 }
 
 /// The number at a JSON pointer.
 pub(crate) fn number(value: &Value, pointer: &str) -> Option<i64> {
-    value.pointer(pointer).and_then(Value::as_i64)
+    api::at(value, pointer).and_then(Value::as_i64)
 }
 
 /// The items of the list at a JSON pointer; none if there is no list.
 pub(crate) fn items<'a>(value: &'a Value, pointer: &str) -> impl Iterator<Item = &'a Value> + use<'a> {
-    value.pointer(pointer).and_then(Value::as_array).into_iter().flatten()
+    api::at(value, pointer).and_then(Value::as_array).into_iter().flatten()
 }
 
 /// The texts of the list at a JSON pointer.
@@ -32,7 +32,7 @@ pub(crate) fn texts<'a>(value: &'a Value, pointer: &str) -> impl Iterator<Item =
 
 /// The map at a JSON pointer.
 pub(crate) fn map<'a>(value: &'a Value, pointer: &str) -> Option<&'a Map<String, Value>> {
-    value.pointer(pointer).and_then(Value::as_object)
+    api::at(value, pointer).and_then(Value::as_object)
 }
 
 /// The map under `key`, made if it is not there. `value` must be an object.

@@ -5,6 +5,7 @@ use super::set::Set;
 use super::typed::{Comparison, compare, remove, to_set};
 use crate::topology::Node;
 use serde_json::{Map, Value, json};
+use std::sync::LazyLock;
 
 /// How a manager came to its fields.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -146,8 +147,8 @@ pub fn strip(obj: &mut Value) -> Option<Value> {
 }
 
 /// Fields that nobody owns: identity and what the server sets.
-fn never_owned() -> Set {
-    Set::of(&[
+fn never_owned() -> &'static Set {
+    static SET: LazyLock<Set> = LazyLock::new(|| Set::of(&[
         &["apiVersion"],
         &["kind"],
         &["metadata"],
@@ -160,7 +161,8 @@ fn never_owned() -> Set {
         &["metadata", "generation"],
         &["metadata", "managedFields"],
         &["metadata", "resourceVersion"],
-    ])
+    ]));
+    &SET
 }
 
 /// Who would lose which fields.
@@ -170,17 +172,16 @@ pub type Conflicts = Vec<(Manager, Set)>;
 fn take_away(managers: &mut Vec<Manager>, acting: Option<&Manager>, change: &Comparison, force: bool) -> Result<(), Conflicts> {
     let touched = change.modified.union(&change.added);
     let others = |m: &Manager| acting.is_none_or(|a| !a.same(m));
-    let conflicts: Conflicts = managers
-        .iter()
-        .filter(|m| others(m))
-        .map(|m| (m.clone(), m.set.intersection(&touched)))
-        .filter(|(_, s)| !s.is_empty())
-        .collect();
-    if !force && !conflicts.is_empty() {
-        return Err(conflicts);
+    if !force {
+        let both = managers.iter().filter(|m| others(m)).map(|m| (m, m.set.intersection(&touched)));
+        let conflicts: Conflicts = both.filter(|(_, s)| !s.is_empty()).map(|(m, s)| (m.clone(), s)).collect();
+        if !conflicts.is_empty() {
+            return Err(conflicts);
+        }
     }
     for m in managers.iter_mut().filter(|m| others(m)) {
-        m.set = m.set.difference(&touched).difference(&change.removed);
+        m.set.subtract(&touched);
+        m.set.subtract(&change.removed);
     }
     managers.retain(|m| !m.set.is_empty());
     Ok(())
@@ -188,18 +189,18 @@ fn take_away(managers: &mut Vec<Manager>, acting: Option<&Manager>, change: &Com
 
 /// A write that is no apply: `acting` owns what it changed.
 pub fn update(node: Node<'_>, live: &Value, new: &Value, managers: &mut Vec<Manager>, acting: Manager, ignored: &Set) {
-    let change = compare(node, live, new);
-    let unfiltered = change.clone();
-    let filtered = change.without(ignored);
-    // Forced, so there are no conflicts.
-    let _ = take_away(managers, None, &filtered, true);
-    let set = unfiltered.modified.union(&unfiltered.added).recursive_difference(ignored).difference(&never_owned());
+    let change = compare(node, live, new).without(ignored);
+    if !managers.is_empty() {
+        // Forced, so there are no conflicts.
+        let _ = take_away(managers, None, &change, true);
+    }
+    let set = change.modified.joined(change.added).difference(never_owned());
     if set.is_empty() {
         return;
     }
     match managers.iter_mut().find(|m| m.same(&acting)) {
         Some(m) => {
-            m.set = m.set.union(&set);
+            m.set = std::mem::take(&mut m.set).joined(set);
             m.time = acting.time;
         }
         None => managers.push(Manager { set, ..acting }),
@@ -211,10 +212,10 @@ pub fn update(node: Node<'_>, live: &Value, new: &Value, managers: &mut Vec<Mana
 const MAX_UPDATERS: usize = 10;
 
 fn cap(managers: &mut Vec<Manager>) {
-    let mut updaters: Vec<Manager> = managers.iter().filter(|m| m.operation == Operation::Update).cloned().collect();
-    if updaters.len() <= MAX_UPDATERS {
+    if managers.iter().filter(|m| m.operation == Operation::Update).count() <= MAX_UPDATERS {
         return;
     }
+    let mut updaters: Vec<Manager> = managers.iter().filter(|m| m.operation == Operation::Update).cloned().collect();
     updaters.sort_by(|a, b| a.time.cmp(&b.time).then_with(|| a.name.cmp(&b.name)));
     let mut left = updaters.len();
     let mut first: Vec<Manager> = Vec::new();
@@ -273,7 +274,7 @@ pub fn apply(
     take_away(&mut next, Some(&acting), &change, force)?;
     let changed = !super::typed::equal(live, &object);
     if let Some(m) = next.iter_mut().find(|m| m.same(&acting)) {
-        m.set = m.set.difference(&never_owned());
+        m.set = m.set.difference(never_owned());
         if changed || m.time.is_none() {
             m.time = acting.time;
         }

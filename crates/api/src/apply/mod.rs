@@ -143,10 +143,12 @@ pub fn track_update(target: &Target<'_>, old: Option<&Value>, new: &mut Value, m
         // an object whose fields nobody tracks stays so until the first apply
         return;
     }
-    let mut live = old.cloned().unwrap_or_else(|| empty(target));
-    managers::strip(&mut live);
     let acting = target.manager(manager, Operation::Update, now);
-    managers::update(target.node, &live, new, &mut managers, acting, &target.reset);
+    // What the live object says of its managers is a path that nobody owns.
+    let none = old.is_none().then(|| empty(target));
+    if let Some(live) = old.or(none.as_ref()) {
+        managers::update(target.node, live, new, &mut managers, acting, &target.reset);
+    }
     managers::encode(new, managers);
 }
 

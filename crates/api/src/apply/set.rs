@@ -188,6 +188,34 @@ impl Set {
         out
     }
 
+    /// Paths in either, of sets that are not needed any more.
+    pub fn joined(mut self, other: Set) -> Set {
+        if self.members.is_empty() && self.children.is_empty() {
+            return other;
+        }
+        self.members.extend(other.members);
+        for (k, c) in other.children {
+            let mine = self.children.remove(&k).unwrap_or_default();
+            self.children.insert(k, mine.joined(c));
+        }
+        self
+    }
+
+    /// Takes paths out that are in the other set.
+    pub fn subtract(&mut self, other: &Set) {
+        for member in &other.members {
+            self.members.remove(member);
+        }
+        for (k, theirs) in &other.children {
+            if let Some(mine) = self.children.get_mut(k) {
+                mine.subtract(theirs);
+                if mine.is_empty() {
+                    self.children.remove(k);
+                }
+            }
+        }
+    }
+
     /// Paths in both.
     pub fn intersection(&self, other: &Set) -> Set {
         let members = self.members.intersection(&other.members).cloned().collect();
@@ -343,6 +371,12 @@ mod tests {
         assert_eq!(a.difference(&b), Set::of(&[&["a"], &["b", "d"]]));
         assert_eq!(a.recursive_difference(&b), Set::of(&[&["a"]]));
         assert_eq!(a.intersection(&b), Set::of(&[&["b", "c"]]));
+        for (x, y) in [(&a, &b), (&b, &a), (&a, &a), (&a, &Set::default())] {
+            let mut left = x.clone();
+            left.subtract(y);
+            assert_eq!(left, x.difference(y));
+            assert_eq!(x.clone().joined(y.clone()), x.union(y));
+        }
         assert_eq!(a.union(&b), Set::of(&[&["a"], &["b"], &["b", "c"], &["b", "d"]]));
     }
 }

@@ -110,6 +110,9 @@ pub struct Comparison {
 impl Comparison {
     /// Leaves out the given paths and everything below them.
     pub fn without(self, ignored: &Set) -> Comparison {
+        if ignored.is_empty() {
+            return self;
+        }
         Comparison {
             removed: self.removed.recursive_difference(ignored),
             modified: self.modified.recursive_difference(ignored),
@@ -121,7 +124,7 @@ impl Comparison {
 /// Compares two values of a type.
 pub fn compare(node: Node<'_>, old: &Value, new: &Value) -> Comparison {
     let mut out = Comparison::default();
-    compare_at(node, Some(old), Some(new), &mut Vec::new(), &mut out);
+    compare_at(node, Some(old), Some(new), &mut out);
     out
 }
 
@@ -129,55 +132,93 @@ fn same_atom(a: &Atom<'_>, b: &Atom<'_>) -> bool {
     std::mem::discriminant(a) == std::mem::discriminant(b)
 }
 
-fn compare_at(node: Node<'_>, old: Option<&Value>, new: Option<&Value>, path: &mut Vec<Element>, out: &mut Comparison) {
-    let (a, b) = (node.resolve(old), node.resolve(new));
-    let leaf = if new.is_none() {
-        compare_atom(&a, old, new, path, out)
-    } else if old.is_none() || same_atom(&a, &b) {
-        compare_atom(&b, old, new, path, out)
-    } else {
-        compare_atom(&a, old, new, path, out);
-        compare_atom(&b, old, new, path, out)
-    };
-    if !leaf {
-        if old.is_none() {
-            out.added.insert(path);
-        } else if new.is_none() {
-            out.removed.insert(path);
+/// What a comparison says of a path itself.
+#[derive(Clone, Copy, PartialEq)]
+enum Change {
+    None,
+    Added,
+    Removed,
+    Modified,
+}
+
+impl Comparison {
+    /// Takes in what was found at an element: of the path itself, and of what is below it.
+    fn put(&mut self, element: impl FnOnce() -> Element, itself: Change, both: Option<Change>, below: Comparison) {
+        let holds = |set: &Set| !(set.members.is_empty() && set.children.is_empty());
+        if itself == Change::None && both.is_none() && !holds(&below.added) && !holds(&below.removed) && !holds(&below.modified) {
+            return;
+        }
+        let element = element();
+        for change in std::iter::once(itself).chain(both) {
+            let set = match change {
+                Change::None => continue,
+                Change::Added => &mut self.added,
+                Change::Removed => &mut self.removed,
+                Change::Modified => &mut self.modified,
+            };
+            set.members.insert(element.clone());
+        }
+        for (set, below) in [(&mut self.added, below.added), (&mut self.removed, below.removed), (&mut self.modified, below.modified)] {
+            if holds(&below) {
+                set.children.insert(element.clone(), below);
+            }
         }
     }
 }
 
-fn compare_leaf(old: Option<&Value>, new: Option<&Value>, path: &[Element], out: &mut Comparison) -> bool {
-    match (old, new) {
-        (None, _) => out.added.insert(path),
-        (_, None) => out.removed.insert(path),
-        (Some(a), Some(b)) if !equal(a, b) => out.modified.insert(path),
-        _ => {}
+/// What is below goes to `out`; answers what became of the path itself.
+fn compare_at(node: Node<'_>, old: Option<&Value>, new: Option<&Value>, out: &mut Comparison) -> Change {
+    if let (Some(a), Some(b)) = (old, new)
+        && equal(a, b)
+    {
+        return Change::None;
     }
-    true
+    let (a, b) = (node.resolve(old), node.resolve(new));
+    let leaf = if new.is_none() {
+        compare_atom(&a, old, new, out)
+    } else if old.is_none() || same_atom(&a, &b) {
+        compare_atom(&b, old, new, out)
+    } else {
+        let first = compare_atom(&a, old, new, out);
+        compare_atom(&b, old, new, out).or(first)
+    };
+    leaf.unwrap_or(match (old, new) {
+        (None, _) => Change::Added,
+        (_, None) => Change::Removed,
+        _ => Change::None,
+    })
+}
+
+fn compare_leaf(old: Option<&Value>, new: Option<&Value>) -> Option<Change> {
+    Some(match (old, new) {
+        (None, _) => Change::Added,
+        (_, None) => Change::Removed,
+        (Some(a), Some(b)) if !equal(a, b) => Change::Modified,
+        _ => Change::None,
+    })
 }
 
 /// Equality of JSON values where `1` and `1.0` are the same.
 pub fn equal(a: &Value, b: &Value) -> bool {
     match (a, b) {
-        (Value::Number(_), Value::Number(_)) => Scalar(a.clone()) == Scalar(b.clone()),
+        (Value::Number(a), Value::Number(b)) => a == b || Scalar(a.clone().into()) == Scalar(b.clone().into()),
         (Value::Array(a), Value::Array(b)) => a.len() == b.len() && a.iter().zip(b).all(|(a, b)| equal(a, b)),
         (Value::Object(a), Value::Object(b)) => {
-            a.len() == b.len() && a.iter().all(|(k, v)| b.get(k).is_some_and(|w| equal(v, w)))
+            // both are sorted by key
+            a.len() == b.len() && a.iter().zip(b).all(|((k, v), (l, w))| k == l && equal(v, w))
         }
         (a, b) => a == b,
     }
 }
 
-/// Answers whether the values were compared as a whole.
-fn compare_atom(atom: &Atom<'_>, old: Option<&Value>, new: Option<&Value>, path: &mut Vec<Element>, out: &mut Comparison) -> bool {
+/// Answers what became of the path itself, when the values were compared as a whole.
+fn compare_atom(atom: &Atom<'_>, old: Option<&Value>, new: Option<&Value>, out: &mut Comparison) -> Option<Change> {
     match atom {
-        Atom::Scalar(_) => compare_leaf(old, new, path, out),
+        Atom::Scalar(_) => compare_leaf(old, new),
         Atom::List(l) => {
             let (a, b) = (old.and_then(Value::as_array), new.and_then(Value::as_array));
             if l.relation == Relation::Atomic || a.is_none_or(Vec::is_empty) && b.is_none_or(Vec::is_empty) {
-                return compare_leaf(old, new, path, out);
+                return compare_leaf(old, new);
             }
             let mut items: BTreeMap<Element, (Vec<&Value>, Vec<&Value>)> = BTreeMap::new();
             for (right, list) in [(false, a), (true, b)] {
@@ -188,44 +229,45 @@ fn compare_atom(atom: &Atom<'_>, old: Option<&Value>, new: Option<&Value>, path:
                 }
             }
             for (e, (a, b)) in items {
-                path.push(e);
-                match (a.len(), b.len()) {
-                    (0 | 1, 0 | 1) => compare_at(l.element, a.first().copied(), b.first().copied(), path, out),
+                let mut below = Comparison::default();
+                let (itself, both) = match (a.len(), b.len()) {
+                    (0 | 1, 0 | 1) => (compare_at(l.element, a.first().copied(), b.first().copied(), &mut below), None),
                     (2.., 2..) => {
-                        if a.len() != b.len() || !a.iter().zip(&b).all(|(a, b)| equal(a, b)) {
-                            out.modified.insert(path);
-                        }
+                        let same = a.len() == b.len() && a.iter().zip(&b).all(|(a, b)| equal(a, b));
+                        (if same { Change::None } else { Change::Modified }, None)
                     }
                     (2.., _) => {
-                        if let Some(b) = b.first() {
-                            compare_at(l.element, None, Some(b), path, out);
-                        }
-                        out.removed.insert(path);
+                        let one = b.first().map_or(Change::None, |b| compare_at(l.element, None, Some(b), &mut below));
+                        (one, Some(Change::Removed))
                     }
                     (_, _) => {
-                        if let Some(a) = a.first() {
-                            compare_at(l.element, Some(a), None, path, out);
-                        }
-                        out.added.insert(path);
+                        let one = a.first().map_or(Change::None, |a| compare_at(l.element, Some(a), None, &mut below));
+                        (one, Some(Change::Added))
                     }
-                }
-                path.pop();
+                };
+                out.put(|| e, itself, both, below);
             }
-            false
+            None
         }
         Atom::Map(m) => {
             let (a, b) = (old.and_then(Value::as_object), new.and_then(Value::as_object));
             if m.atomic || a.is_none_or(Map::is_empty) && b.is_none_or(Map::is_empty) {
-                return compare_leaf(old, new, path, out);
+                return compare_leaf(old, new);
             }
-            let keys: BTreeSet<&String> = a.into_iter().chain(b).flat_map(Map::keys).collect();
-            for k in keys {
-                path.push(Element::Field(k.clone()));
-                let node = m.at(k).unwrap_or_else(|| child_of(m, k));
-                compare_at(node, a.and_then(|m| m.get(k)), b.and_then(|m| m.get(k)), path, out);
-                path.pop();
+            let entry = |k: &str, a: Option<&Value>, b: Option<&Value>, out: &mut Comparison| {
+                let mut below = Comparison::default();
+                let itself = compare_at(m.at(k).unwrap_or_else(|| child_of(m, k)), a, b, &mut below);
+                out.put(|| Element::Field(k.to_owned()), itself, None, below);
+            };
+            for (k, old) in a.into_iter().flatten() {
+                entry(k, Some(old), b.and_then(|b| b.get(k)), out);
             }
-            false
+            for (k, new) in b.into_iter().flatten() {
+                if a.is_none_or(|a| !a.contains_key(k)) {
+                    entry(k, None, Some(new), out);
+                }
+            }
+            None
         }
     }
 }

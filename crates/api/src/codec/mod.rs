@@ -14,8 +14,8 @@ use serde_json::Value;
 pub use json::{in_order_of, parse as parse_json};
 pub use yaml::parse as yaml;
 pub use protobuf::{
-    decode_envelope, decode_message, encode_message, encode_object as encode_protobuf, encode_watch_event_protobuf,
-    frame, watch_event_protobuf, Envelope, MAGIC,
+    decode_envelope, decode_message, encode_bare, encode_message, encode_object as encode_protobuf, encode_watch_event_protobuf,
+    envelope, frame, ListFrame, watch_event_protobuf, Envelope, MAGIC,
 };
 
 /// What a request or response body is.

@@ -2,7 +2,7 @@
 //! whose shape the fact table gives. Output is byte for byte what upstream writes for the same
 //! object: fields in number order, zero values of non-pointer fields written, map keys sorted.
 
-use super::wire::{Part, Reader, put_bytes, put_fixed64, put_int, put_nested};
+use super::wire::{Part, Reader, put_bytes, put_fixed64, put_int, put_nested, put_varint};
 use super::{DecodeError, Decoded, EncodeError, Gvk, json};
 use crate::facts::{self, Field, Presence, Ty, Type};
 use crate::gotime;
@@ -259,27 +259,103 @@ fn all_bytes(data: &[u8], wanted: u32) -> Result<Vec<&[u8]>, DecodeError> {
     Ok(found)
 }
 
+/// The type of objects of a kind, if it has a protobuf form.
+fn type_of(gvk: &Gvk) -> Result<&'static Type, EncodeError> {
+    let ty = crate::resources::type_name(&gvk.group, &gvk.version, &gvk.kind).and_then(facts::type_by_name);
+    ty.filter(|ty| ty.fields.iter().any(|f| f.number != 0)).ok_or_else(|| EncodeError::NoProtobuf(gvk.kind.clone()))
+}
+
+/// Magic and the envelope's first field: what the object is.
+fn begin(gvk: &Gvk, capacity: usize) -> Vec<u8> {
+    let mut meta = Vec::with_capacity(64);
+    put_bytes(&mut meta, 1, gvk.api_version().as_bytes());
+    put_bytes(&mut meta, 2, gvk.kind.as_bytes());
+    let mut out = Vec::with_capacity(MAGIC.len() + meta.len() + capacity + 16);
+    out.extend_from_slice(MAGIC);
+    put_bytes(&mut out, 1, &meta);
+    out
+}
+
+/// The envelope's last fields: no encoding, no content type.
+const END: &[u8] = &[0x1a, 0, 0x22, 0];
+
 /// Encodes an object with magic and envelope. Its type is found by its `apiVersion` and `kind`.
 pub fn encode_object(object: &Value) -> Result<Vec<u8>, EncodeError> {
     let gvk = Gvk::of(object);
-    let none = || EncodeError::NoProtobuf(gvk.kind.clone());
-    let ty = crate::resources::type_name(&gvk.group, &gvk.version, &gvk.kind).and_then(facts::type_by_name).ok_or_else(none)?;
-    if ty.fields.iter().all(|f| f.number == 0) {
-        return Err(none());
-    }
+    let ty = type_of(&gvk)?;
     let empty = Map::new();
     let map = object.as_object().unwrap_or(&empty);
-    let mut out = Vec::with_capacity(1024);
-    out.extend_from_slice(MAGIC);
-    put_nested(&mut out, 1, |out| {
-        put_bytes(out, 1, gvk.api_version().as_bytes());
-        put_bytes(out, 2, gvk.kind.as_bytes());
-        Ok::<(), EncodeError>(())
-    })?;
+    let mut out = begin(&gvk, 1024);
     put_nested(&mut out, 2, |out| encode_message(ty, map, out))?;
-    put_bytes(&mut out, 3, b"");
-    put_bytes(&mut out, 4, b"");
+    out.extend_from_slice(END);
     Ok(out)
+}
+
+/// An object's message alone, as lists hold it and as [`envelope`] takes it.
+pub fn encode_bare(object: &Value) -> Result<Vec<u8>, EncodeError> {
+    let ty = type_of(&Gvk::of(object))?;
+    let mut out = Vec::with_capacity(1024);
+    encode_message(ty, object.as_object().unwrap_or(&Map::new()), &mut out)?;
+    out.shrink_to_fit();
+    Ok(out)
+}
+
+/// An object with magic and envelope, from its message.
+pub fn envelope(gvk: &Gvk, message: &[u8]) -> Vec<u8> {
+    let mut out = begin(gvk, message.len());
+    put_bytes(&mut out, 2, message);
+    out.extend_from_slice(END);
+    out
+}
+
+/// What a list is beside its items, which are written one by one.
+pub struct ListFrame {
+    /// Everything before the first item.
+    pub head: Vec<u8>,
+    /// Bytes of the whole list.
+    pub size: usize,
+    number: u32,
+}
+
+impl ListFrame {
+    /// Of a list of this kind, with this ListMeta, whose items' messages have these lengths.
+    pub fn new(gvk: &Gvk, meta: &Value, lengths: impl Iterator<Item = usize>) -> Result<ListFrame, EncodeError> {
+        let ty = type_of(gvk)?;
+        let number = ty.field("items").map_or(2, |f| f.number);
+        let mut map = Map::new();
+        map.insert("metadata".into(), meta.clone());
+        let mut raw = Vec::new();
+        encode_message(ty, &map, &mut raw)?;
+        let mut head_of_one = Vec::new();
+        let items: usize = lengths
+            .map(|length| {
+                head_of_one.clear();
+                Self::item_head(number, length, &mut head_of_one);
+                head_of_one.len() + length
+            })
+            .sum();
+        let mut head = begin(gvk, raw.len());
+        put_varint(&mut head, 2 << 3 | 2);
+        put_varint(&mut head, (raw.len() + items) as u64);
+        head.extend_from_slice(&raw);
+        Ok(ListFrame { size: head.len() + items + END.len(), head, number })
+    }
+
+    fn item_head(number: u32, length: usize, out: &mut Vec<u8>) {
+        put_varint(out, u64::from(number) << 3 | 2);
+        put_varint(out, length as u64);
+    }
+
+    /// Appends an item.
+    pub fn item(&self, message: &[u8], out: &mut Vec<u8>) {
+        Self::item_head(self.number, message.len(), out);
+        out.extend_from_slice(message);
+    }
+
+    /// Appends the end.
+    pub fn end(&self, out: &mut Vec<u8>) {
+        out.extend_from_slice(END);
+    }
 }
 
 /// A `metav1.WatchEvent` message around an object; no envelope of its own, as on a watch stream.

@@ -5,7 +5,7 @@ use crate::codec::{ContentType, decode};
 use crate::schema::normalize;
 use serde_json::json;
 
-fn type_of(value: &Value) -> &'static str {
+fn type_name_of(value: &Value) -> &'static str {
     let gvk = Gvk::of(value);
     crate::resources::type_name(&gvk.group, &gvk.version, &gvk.kind).unwrap()
 }
@@ -13,7 +13,7 @@ fn type_of(value: &Value) -> &'static str {
 /// The normal form survives the way through protobuf.
 #[track_caller]
 fn round_trip(mut value: Value) -> Vec<u8> {
-    let found = normalize(type_of(&value), &mut value).unwrap();
+    let found = normalize(type_name_of(&value), &mut value).unwrap();
     assert_eq!(found.unknown, Vec::<String>::new());
     let bytes = encode_object(&value).unwrap();
     let decoded = decode(&bytes, ContentType::Protobuf, None).unwrap().value;
@@ -101,4 +101,31 @@ fn broken_messages_are_errors_not_panics() {
     assert!(decode(b"{}", ContentType::Protobuf, None).is_err());
     assert!(matches!(encode_object(&json!({"apiVersion": "x/v1", "kind": "Foo"})), Err(EncodeError::NoProtobuf(_))));
     assert!(matches!(encode_object(&json!({"apiVersion": "meta.k8s.io/v1", "kind": "Table"})), Err(EncodeError::NoProtobuf(_))));
+}
+
+#[test]
+fn a_list_is_the_same_in_pieces() {
+    let pod = |name: &str| json!({"metadata": {"name": name}, "spec": {"containers": [{"name": "c", "image": "i".repeat(300)}]}, "status": {}});
+    let items: Vec<Value> = ["a", "b", "c"].into_iter().map(pod).collect();
+    let meta = json!({"resourceVersion": "7", "remainingItemCount": 4});
+    let whole = encode_object(&json!({"kind": "PodList", "apiVersion": "v1", "metadata": meta, "items": items})).unwrap();
+    let messages: Vec<Vec<u8>> = items
+        .into_iter()
+        .map(|mut item| {
+            item["kind"] = "Pod".into();
+            item["apiVersion"] = "v1".into();
+            let message = encode_bare(&item).unwrap();
+            assert_eq!(envelope(&Gvk::of(&item), &message), encode_object(&item).unwrap());
+            message
+        })
+        .collect();
+    let frame = ListFrame::new(&Gvk::new("", "v1", "PodList"), &meta, messages.iter().map(Vec::len)).unwrap();
+    let mut out = frame.head.clone();
+    messages.iter().for_each(|m| frame.item(m, &mut out));
+    frame.end(&mut out);
+    assert_eq!((out.len(), &out), (frame.size, &whole));
+    let empty = ListFrame::new(&Gvk::new("", "v1", "PodList"), &json!({}), std::iter::empty()).unwrap();
+    let mut out = empty.head.clone();
+    empty.end(&mut out);
+    assert_eq!(out, encode_object(&json!({"kind": "PodList", "apiVersion": "v1", "metadata": {}, "items": []})).unwrap());
 }

@@ -35,12 +35,30 @@ pub fn short(seconds: i64) -> String {
     }
 }
 
-/// The time since an RFC 3339 time, `<unknown>` when there is none.
-pub fn since(time: Option<&str>, now: Timestamp) -> String {
-    match time.and_then(|t| t.parse::<Timestamp>().ok()) {
-        // truncated towards zero
-        Some(t) => human((now.as_millisecond() - t.as_millisecond()) / 1000),
-        None => "<unknown>".to_owned(),
+/// When ages are told.
+#[derive(Clone, Copy)]
+pub enum Clock {
+    /// At this time.
+    At(Timestamp),
+    /// Later: a mark with the time since when they are counted stands for them.
+    Later,
+}
+
+/// What a mark begins and ends with; the milliseconds since 1970 are between.
+pub const MARK: char = '\u{1}';
+
+impl Clock {
+    /// The time since this one, truncated towards zero.
+    pub fn ago(self, then: Timestamp) -> String {
+        match self {
+            Clock::At(now) => human((now.as_millisecond() - then.as_millisecond()) / 1000),
+            Clock::Later => format!("{MARK}{}{MARK}", then.as_millisecond()),
+        }
+    }
+
+    /// The time since an RFC 3339 time, `<unknown>` when there is none.
+    pub fn since(self, time: Option<&str>) -> String {
+        time.and_then(|t| t.parse().ok()).map_or_else(|| "<unknown>".to_owned(), |then| self.ago(then))
     }
 }
 

@@ -1,6 +1,6 @@
 //! The rows of the kinds that take more than reading fields.
 
-use super::duration::{human, since};
+use super::duration::Clock;
 use super::rows::{Printer, clip, list, text};
 use crate::quantity::Quantity;
 use jiff::Timestamp;
@@ -12,15 +12,14 @@ fn host_port(ip: &str, port: i64) -> String {
 
 pub fn job(p: &Printer<'_>) -> Vec<Value> {
     let succeeded = p.number("/status/succeeded");
-    let completions = match (p.obj.pointer("/spec/completions").and_then(Value::as_i64), p.number("/spec/parallelism")) {
+    let completions = match (crate::at(p.obj, "/spec/completions").and_then(Value::as_i64), p.number("/spec/parallelism")) {
         (Some(n), _) => format!("{succeeded}/{n}"),
         (None, n) if n > 1 => format!("{succeeded}/1 of {n}"),
         _ => format!("{succeeded}/1"),
     };
     let time = |at: &str| p.text(at).parse::<Timestamp>().ok();
     let took = time("/status/startTime").map_or_else(String::new, |start| {
-        let end = time("/status/completionTime").unwrap_or(p.now);
-        human((end.as_millisecond() - start.as_millisecond()) / 1000)
+        time("/status/completionTime").map_or(p.clock, Clock::At).ago(start)
     });
     let status = if p.is("Complete") {
         "Complete"
@@ -140,7 +139,7 @@ pub fn node(p: &Printer<'_>) -> Vec<Value> {
     if p.flag("/spec/unschedulable", false) {
         status.push_str(",SchedulingDisabled");
     }
-    let labels = p.obj.pointer("/metadata/labels").and_then(Value::as_object);
+    let labels = crate::at(p.obj, "/metadata/labels").and_then(Value::as_object);
     let mut roles: Vec<&str> = labels
         .into_iter()
         .flatten()
@@ -184,14 +183,14 @@ pub fn node(p: &Printer<'_>) -> Vec<Value> {
 /// Events of both groups: the newer form has the same facts under other names.
 pub fn event(p: &Printer<'_>) -> Vec<Value> {
     let first_of = |keys: &[&str]| keys.iter().map(|k| p.text(k)).find(|s| !s.is_empty()).unwrap_or_default();
-    let when = |keys: &[&str]| Value::from(since(Some(first_of(keys)).filter(|s| !s.is_empty()), p.now));
+    let when = |keys: &[&str]| Value::from(p.clock.since(Some(first_of(keys)).filter(|s| !s.is_empty())));
     let first = when(&["/firstTimestamp", "/deprecatedFirstTimestamp", "/eventTime"]);
     let last = if p.has("/series") {
         p.since("/series/lastObservedTime")
     } else {
         match first_of(&["/lastTimestamp", "/deprecatedLastTimestamp"]) {
             "" => first.clone(),
-            t => since(Some(t), p.now).into(),
+            t => p.clock.since(Some(t)).into(),
         }
     };
     let count = if p.has("/series") {
@@ -229,7 +228,7 @@ pub fn hpa_metrics(p: &Printer<'_>) -> String {
     let specs = p.list("/spec/metrics");
     // autoscaling/v1 knows the processor only
     if specs.is_empty() && p.has("/spec/targetCPUUtilizationPercentage") {
-        let current = p.obj.pointer("/status/currentCPUUtilizationPercentage").and_then(Value::as_i64);
+        let current = crate::at(p.obj, "/status/currentCPUUtilizationPercentage").and_then(Value::as_i64);
         let current = current.map_or_else(|| "<unknown>".to_owned(), |c| format!("{c}%"));
         return format!("cpu: {current}/{}%", p.number("/spec/targetCPUUtilizationPercentage"));
     }

@@ -7,8 +7,10 @@ pub mod duration;
 mod kinds;
 mod pod;
 mod rows;
+mod template;
 
 pub use columns::{Column, columns};
+pub use template::Row;
 
 use jiff::Timestamp;
 use serde_json::{Value, json};
@@ -25,7 +27,7 @@ pub fn column_definitions(group: &str, kind: &str) -> Value {
 
 /// The cells of an object's row, one a column.
 pub fn row(group: &str, kind: &str, obj: &Value, now: Timestamp) -> Vec<Value> {
-    rows::row(group, kind, &rows::Printer { obj, now })
+    rows::row(group, kind, &rows::Printer { obj, clock: duration::Clock::At(now) })
 }
 
 /// The `conditions` of an object's row: whether a pod is finished.

@@ -128,8 +128,7 @@ pub fn row(p: &Printer<'_>) -> Vec<Value> {
     }
     let restarts = match restarts.last {
         Some(last) if restarts.count != 0 => {
-            let ago = super::duration::human((p.now.as_millisecond() - last.as_millisecond()) / 1000);
-            format!("{} ({ago} ago)", restarts.count)
+            format!("{} ({} ago)", restarts.count, p.clock.ago(last))
         }
         _ => restarts.count.to_string(),
     };

@@ -1,26 +1,25 @@
 //! The cells of each kind's row.
 
-use super::duration::{human, since};
+use super::duration::{Clock, human};
 use super::{pod, kinds};
 use crate::quantity::Quantity;
 use crate::selector::Labels;
-use jiff::Timestamp;
 use serde_json::Value;
 
 /// An object to be printed at a time.
 pub struct Printer<'a> {
     pub obj: &'a Value,
-    pub now: Timestamp,
+    pub clock: Clock,
 }
 
 /// The text at a JSON pointer, empty when there is none.
 pub fn text<'a>(v: &'a Value, at: &str) -> &'a str {
-    v.pointer(at).and_then(Value::as_str).unwrap_or_default()
+    crate::at(v, at).and_then(Value::as_str).unwrap_or_default()
 }
 
 /// The list at a JSON pointer, empty when there is none.
 pub fn list<'a>(v: &'a Value, at: &str) -> &'a [Value] {
-    v.pointer(at).and_then(Value::as_array).map_or(&[], Vec::as_slice)
+    crate::at(v, at).and_then(Value::as_array).map_or(&[], Vec::as_slice)
 }
 
 impl<'a> Printer<'a> {
@@ -33,15 +32,15 @@ impl<'a> Printer<'a> {
     }
 
     pub fn has(&self, at: &str) -> bool {
-        self.obj.pointer(at).is_some_and(|v| !v.is_null())
+        crate::at(self.obj, at).is_some_and(|v| !v.is_null())
     }
 
     pub fn number(&self, at: &str) -> i64 {
-        self.obj.pointer(at).and_then(Value::as_i64).unwrap_or(0)
+        crate::at(self.obj, at).and_then(Value::as_i64).unwrap_or(0)
     }
 
     pub fn flag(&self, at: &str, default: bool) -> bool {
-        self.obj.pointer(at).and_then(Value::as_bool).unwrap_or(default)
+        crate::at(self.obj, at).and_then(Value::as_bool).unwrap_or(default)
     }
 
     pub fn deleted(&self) -> bool {
@@ -57,7 +56,7 @@ impl<'a> Printer<'a> {
     }
 
     pub fn since(&self, at: &str) -> Value {
-        since(self.obj.pointer(at).and_then(Value::as_str), self.now).into()
+        self.clock.since(crate::at(self.obj, at).and_then(Value::as_str)).into()
     }
 
     /// The text at a pointer, or another when it is empty.
@@ -70,7 +69,7 @@ impl<'a> Printer<'a> {
 
     /// The string or number at a pointer as text, or another when there is none.
     fn show_or(&self, at: &str, default: &str) -> Value {
-        match self.obj.pointer(at) {
+        match crate::at(self.obj, at) {
             Some(Value::String(s)) => s.as_str().into(),
             Some(v) if !v.is_null() => v.to_string().into(),
             _ => default.into(),
@@ -84,7 +83,7 @@ impl<'a> Printer<'a> {
     }
 
     pub fn label_map(&self, at: &str) -> Value {
-        let map = self.obj.pointer(at).and_then(Value::as_object);
+        let map = crate::at(self.obj, at).and_then(Value::as_object);
         let mut pairs: Vec<String> =
             map.into_iter().flatten().map(|(k, v)| format!("{k}={}", v.as_str().unwrap_or_default())).collect();
         pairs.sort();
@@ -92,7 +91,7 @@ impl<'a> Printer<'a> {
     }
 
     pub fn selector(&self, at: &str) -> Value {
-        match Labels::from_label_selector(self.obj.pointer(at).unwrap_or(&Value::Null)) {
+        match Labels::from_label_selector(crate::at(self.obj, at).unwrap_or(&Value::Null)) {
             Err(_) => "<error>".into(),
             Ok(s) => match s.to_string() {
                 s if s.is_empty() => "<none>".into(),
@@ -110,7 +109,7 @@ impl<'a> Printer<'a> {
     }
 
     fn quantity(&self, at: &str) -> String {
-        let q = self.obj.pointer(at).and_then(|v| Quantity::from_value(v).ok());
+        let q = crate::at(self.obj, at).and_then(|v| Quantity::from_value(v).ok());
         q.map_or_else(|| "0".to_owned(), |q| q.canonical())
     }
 
@@ -186,7 +185,7 @@ pub fn row(group: &str, kind: &str, p: &Printer<'_>) -> Vec<Value> {
         }
         ("apps", "Deployment") => {
             let [names, images] = p.containers("/spec/template/spec/containers");
-            let selector = Labels::from_label_selector(p.obj.pointer("/spec/selector").unwrap_or(&Value::Null));
+            let selector = Labels::from_label_selector(crate::at(p.obj, "/spec/selector").unwrap_or(&Value::Null));
             vec![
                 p.name(),
                 format!("{}/{}", p.number("/status/readyReplicas"), p.number("/spec/replicas")).into(),
@@ -215,7 +214,7 @@ pub fn row(group: &str, kind: &str, p: &Printer<'_>) -> Vec<Value> {
         }
         ("batch", "Job") => kinds::job(p),
         ("batch", "CronJob") => {
-            let suspend = match p.obj.pointer("/spec/suspend").and_then(Value::as_bool) {
+            let suspend = match crate::at(p.obj, "/spec/suspend").and_then(Value::as_bool) {
                 Some(true) => "True",
                 Some(false) => "False",
                 None => "<unset>",
@@ -373,7 +372,7 @@ pub fn row(group: &str, kind: &str, p: &Printer<'_>) -> Vec<Value> {
         }
         ("", "ResourceQuota") => {
             let (mut requests, mut limits) = (Vec::new(), Vec::new());
-            let hard = p.obj.pointer("/status/hard").and_then(Value::as_object);
+            let hard = crate::at(p.obj, "/status/hard").and_then(Value::as_object);
             let mut names: Vec<&String> = hard.into_iter().flat_map(|h| h.keys()).collect();
             names.sort();
             for name in names {
@@ -431,7 +430,7 @@ pub fn row(group: &str, kind: &str, p: &Printer<'_>) -> Vec<Value> {
             if !p.text("/status/certificate").is_empty() {
                 status.push_str(",Issued");
             }
-            let wanted = p.obj.pointer("/spec/expirationSeconds").and_then(Value::as_i64);
+            let wanted = crate::at(p.obj, "/spec/expirationSeconds").and_then(Value::as_i64);
             vec![
                 p.name(),
                 p.age(),
@@ -474,7 +473,7 @@ pub fn row(group: &str, kind: &str, p: &Printer<'_>) -> Vec<Value> {
         ("storage.k8s.io", "CSINode") => vec![p.name(), p.list("/spec/drivers").len().into(), p.age()],
         ("storage.k8s.io", "CSIDriver") => {
             let join = |at: &str, key: &str| {
-                let all: Vec<&str> = p.list(at).iter().filter_map(|v| v.pointer(key)).filter_map(Value::as_str).collect();
+                let all: Vec<&str> = p.list(at).iter().filter_map(|v| crate::at(v, key)).filter_map(Value::as_str).collect();
                 all.join(",")
             };
             let audiences = if p.has("/spec/tokenRequests") { join("/spec/tokenRequests", "/audience") } else { "<unset>".into() };
@@ -548,7 +547,7 @@ pub fn row(group: &str, kind: &str, p: &Printer<'_>) -> Vec<Value> {
             p.condition("Dangling").map_or("?", |c| text(c, "/status")).into(),
         ],
         ("flowcontrol.apiserver.k8s.io", "PriorityLevelConfiguration") => {
-            let n = |k: &str| match p.obj.pointer(k).and_then(Value::as_i64) {
+            let n = |k: &str| match crate::at(p.obj, k).and_then(Value::as_i64) {
                 Some(n) => n.into(),
                 None => Value::from("<none>"),
             };
@@ -599,5 +598,5 @@ impl Printer<'_> {
 }
 
 fn entries(p: &Printer<'_>, at: &str) -> usize {
-    p.obj.pointer(at).and_then(Value::as_object).map_or(0, serde_json::Map::len)
+    crate::at(p.obj, at).and_then(Value::as_object).map_or(0, serde_json::Map::len)
 }

@@ -1,11 +1,19 @@
 //! One cached object: its served bytes and what selectors need of it, computed when first asked for.
+use std::borrow::Cow;
+use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
 
 use bytes::Bytes;
 use parking_lot::Mutex;
 use serde_json::Value;
 
+use api::table::Row;
+
 use crate::object;
+
+/// Bytes of other forms than JSON that are kept at once, of all entries; what comes beyond is made anew each time.
+const KEEP: usize = 64 << 20;
+static KEPT: AtomicUsize = AtomicUsize::new(0);
 
 /// A version of an object.
 pub struct Entry {
@@ -14,9 +22,40 @@ pub struct Entry {
     pub revision: u64,
     /// Where the JSON goes on after kind and apiVersion.
     pub type_prefix: u32,
+    /// Where the JSON of the metadata ends, once somebody has looked.
+    metadata_end: AtomicU32,
     index: OnceLock<Index>,
     tree: Mutex<Weak<Value>>,
     views: Mutex<Option<Box<Views>>>,
+    /// The protobuf message and the table row, kept while there is room for them.
+    message: OnceLock<Box<[u8]>>,
+    row: OnceLock<Box<Row>>,
+}
+
+/// What is kept, or was made for this time.
+pub enum Form<'a, T> {
+    Kept(&'a T),
+    Made(Box<T>),
+}
+
+impl<T> std::ops::Deref for Form<'_, T> {
+    type Target = T;
+
+    fn deref(&self) -> &T {
+        match self {
+            Form::Kept(form) => form,
+            Form::Made(form) => form,
+        }
+    }
+}
+
+impl Drop for Entry {
+    fn drop(&mut self) {
+        let kept = self.message.get().map_or(0, |m| m.len()) + self.row.get().map_or(0, |r| r.size());
+        if kept > 0 {
+            KEPT.fetch_sub(kept, Ordering::Relaxed);
+        }
+    }
 }
 
 /// The same state as versions of a custom resource serve it, each under the version's id; `None` where that is no other.
@@ -44,9 +83,12 @@ impl Entry {
             type_prefix: object::type_prefix_len(&json) as u32,
             json,
             revision,
+            metadata_end: AtomicU32::new(0),
             index: OnceLock::new(),
             tree: Mutex::new(Weak::new()),
             views: Mutex::new(None),
+            message: OnceLock::new(),
+            row: OnceLock::new(),
         }
     }
 
@@ -96,6 +138,53 @@ impl Entry {
         let value = Arc::new(self.parse());
         *tree = Arc::downgrade(&value);
         (value, true)
+    }
+
+    /// The protobuf message, as `make` makes it.
+    pub fn message<E>(&self, make: impl FnOnce(&Value) -> Result<Vec<u8>, E>) -> Result<Cow<'_, [u8]>, E> {
+        if let Some(message) = self.message.get() {
+            return Ok(Cow::Borrowed(message));
+        }
+        let made = make(&self.parse())?;
+        if KEPT.load(Ordering::Relaxed) >= KEEP {
+            return Ok(Cow::Owned(made));
+        }
+        let kept = self.message.get_or_init(|| {
+            KEPT.fetch_add(made.len(), Ordering::Relaxed);
+            made.into()
+        });
+        Ok(Cow::Borrowed(kept))
+    }
+
+    /// Whether [`Entry::row`] can be asked.
+    pub fn can_have_row(&self) -> bool {
+        self.row.get().is_some() || Row::can_be_made(&self.json)
+    }
+
+    /// The row of a table, as `make` makes it.
+    pub fn row(&self, make: impl FnOnce(&Value) -> Row) -> Form<'_, Row> {
+        if self.row.get().is_none() && KEPT.load(Ordering::Relaxed) >= KEEP {
+            return Form::Made(Box::new(make(&self.parse())));
+        }
+        Form::Kept(self.row.get_or_init(|| {
+            let row = make(&self.parse());
+            KEPT.fetch_add(row.size(), Ordering::Relaxed);
+            Box::new(row)
+        }))
+    }
+
+    /// `{…}` of the metadata, as it stands in the JSON.
+    pub fn metadata(&self) -> &[u8] {
+        let start = object::metadata_start(&self.json, self.type_prefix as usize);
+        let end = match self.metadata_end.load(Ordering::Relaxed) as usize {
+            0 => {
+                let end = object::object_end(&self.json, start);
+                self.metadata_end.store(end as u32, Ordering::Relaxed);
+                end
+            }
+            end => end,
+        };
+        self.json.get(start..end).unwrap_or(b"{}")
     }
 
     /// The index, made on first use by `make`.
