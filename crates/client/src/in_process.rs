@@ -18,7 +18,7 @@ where
     B: http_body::Body<Data = Bytes> + Send + 'static,
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
-    kube::Client::new(Call(handler), "default")
+    kube::Client::new(crate::patience::Patient(Call(handler)), "default")
 }
 
 #[derive(Clone)]

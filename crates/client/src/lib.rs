@@ -8,6 +8,7 @@ mod discover;
 mod https;
 mod in_process;
 mod kubeconfig;
+mod patience;
 mod tokens;
 mod web;
 
@@ -23,5 +24,5 @@ pub use web::{CallError, Web, WebError, WebTls};
 /// Builds a client over HTTPS to `host:port`. HTTP/2 where the server offers it, so that watches
 /// share one connection; the connection is made on first use and again whenever it is lost.
 pub fn https(service: Https) -> kube::Client {
-    kube::Client::new(service, "default")
+    kube::Client::new(patience::Patient(service), "default")
 }

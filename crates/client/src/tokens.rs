@@ -33,7 +33,7 @@ where
     B::Error: Into<BoxError>,
 {
     let account = Account { accounts: Api::namespaced(root, namespace), name: name.into(), current: Mutex::default() };
-    kube::Client::new(Authorized { transport, account: Arc::new(account) }, "default")
+    kube::Client::new(crate::patience::Patient(Authorized { transport, account: Arc::new(account) }), "default")
 }
 
 struct Account {

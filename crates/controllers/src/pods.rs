@@ -72,8 +72,8 @@ pub struct PodControl {
     pub recorder: Recorder,
 }
 
-/// Requests under way at once for one owner.
-const PARALLEL: usize = 500;
+/// Requests under way at once for one owner: they are one flow to the API server, where some 300 may wait for a seat.
+const PARALLEL: usize = 128;
 
 impl PodControl {
     /// The pods of one controller, whose events `component` records.
