@@ -24,6 +24,8 @@ pub struct AuthnRequest<'a> {
     pub bearer: Option<&'a str>,
     /// Audiences asked for by a TokenReview; empty = the API server's own.
     pub audiences: &'a [String],
+    /// Where the audiences of the credential go, by whoever knows them; nobody else's are those of the API server.
+    pub granted: Option<&'a parking_lot::Mutex<Option<Vec<String>>>>,
     pub now: jiff::Timestamp,
 }
 

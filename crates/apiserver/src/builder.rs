@@ -30,6 +30,9 @@ pub type PostStart = Arc<dyn Fn(Backend) -> Pin<Box<dyn Future<Output = Result<(
 /// A named health check for /healthz, /livez and /readyz.
 pub type Check = Arc<dyn Fn() -> Result<(), String> + Send + Sync>;
 
+/// Adds lines of Prometheus' text format to /metrics.
+pub type MetricsSource = Arc<dyn Fn(&mut String) + Send + Sync>;
+
 /// Everything the generic server does not know by itself.
 #[derive(Default)]
 pub struct Parts {
@@ -44,6 +47,7 @@ pub struct Parts {
     pub(crate) checks: Vec<(String, Check)>,
     pub(crate) documents: HashMap<String, (String, Vec<u8>)>,
     pub(crate) served: Vec<&'static [Resource]>,
+    pub(crate) metrics: Vec<MetricsSource>,
 }
 
 impl Parts {
@@ -101,6 +105,11 @@ impl Parts {
         self.checks.push((name.to_string(), check));
     }
 
+    /// More for /metrics.
+    pub fn metrics(&mut self, source: MetricsSource) {
+        self.metrics.push(source);
+    }
+
     /// A fixed document at a non-resource path (`/.well-known/openid-configuration`): content type and body.
     pub fn document(&mut self, path: &str, content_type: &str, body: Vec<u8>) {
         self.documents.insert(path.to_string(), (content_type.to_string(), body));
@@ -137,6 +146,8 @@ pub struct Config {
     pub anonymous: bool,
     /// How many requests are served at once.
     pub concurrency: Concurrency,
+    /// The only paths at which they are; all, if none is given.
+    pub anonymous_paths: Vec<String>,
     /// Longest time a request may take that is no watch or stream.
     pub request_timeout: Duration,
     /// `v1.36.0`.
@@ -177,6 +188,7 @@ impl Default for Config {
             event_ttl: 3600,
             anonymous: true,
             concurrency: Concurrency::default(),
+            anonymous_paths: Vec::new(),
             request_timeout: Duration::from_secs(60),
             git_version: api::VERSION.into(),
             advertise_address: None,

@@ -342,6 +342,13 @@ impl Authorizer for Late {
         }
     }
 
+    fn ask<'a>(&'a self, attributes: &'a AuthzAttributes) -> crate::authz::Answer<'a> {
+        match self.0.authorizer.get() {
+            Some(authorizer) => authorizer.ask(attributes),
+            None => Box::pin(std::future::ready(self.authorize(attributes))),
+        }
+    }
+
     fn rules_for(&self, user: &UserInfo, namespace: &str) -> Rules {
         self.0.authorizer.get().map(|a| a.rules_for(user, namespace)).unwrap_or_default()
     }

@@ -6,7 +6,7 @@ use parking_lot::Mutex;
 
 use crate::audit::{Level, Record};
 use crate::authn::Authenticator;
-use crate::authz::Authorizer;
+use crate::authz::{self, Authorizer, AuthzAttributes, Decision};
 use crate::custom::Custom;
 use crate::storage::{Reader, Writer};
 use crate::types::Resource;
@@ -92,6 +92,14 @@ pub struct Ctx {
     pub(crate) audit: Option<Arc<Record>>,
     rounds: Arc<Mutex<Rounds>>,
     warnings: Arc<Mutex<Vec<String>>>,
+    questions: Arc<Mutex<Questions>>,
+}
+
+/// What is asked of authorizers by code that cannot wait for them.
+#[derive(Default)]
+struct Questions {
+    open: Vec<AuthzAttributes>,
+    answers: Vec<(AuthzAttributes, (Decision, String))>,
 }
 
 impl Ctx {
@@ -109,6 +117,42 @@ impl Ctx {
             audit: None,
             rounds: Arc::default(),
             warnings: Arc::default(),
+            questions: Arc::default(),
+        }
+    }
+
+    /// Whether something is allowed, for code that decides at once. What takes time to find out is not allowed until it
+    /// is known: run such code by [`Ctx::settled`].
+    pub fn authorize(&self, question: &AuthzAttributes) -> (Decision, String) {
+        let answer = self.backend.authorizer.authorize(question);
+        if answer.0 != Decision::Ask {
+            return answer;
+        }
+        let mut questions = self.questions.lock();
+        if let Some((_, answer)) = questions.answers.iter().find(|(asked, _)| asked == question) {
+            return answer.clone();
+        }
+        if !questions.open.contains(question) {
+            questions.open.push(question.clone());
+        }
+        (Decision::NoOpinion, String::new())
+    }
+
+    /// What `decide` decides once all that it asks by [`Ctx::authorize`] is known: it is run again when something had to be
+    /// found out, and must change nothing.
+    pub async fn settled<T>(&self, mut decide: impl FnMut() -> T) -> T {
+        loop {
+            {
+                let decided = decide();
+                if self.questions.lock().open.is_empty() {
+                    return decided;
+                }
+            }
+            let open = std::mem::take(&mut self.questions.lock().open);
+            for question in open {
+                let answer = authz::decide(&*self.backend.authorizer, &question).await;
+                self.questions.lock().answers.push((question, answer));
+            }
         }
     }
 

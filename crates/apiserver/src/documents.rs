@@ -113,6 +113,9 @@ impl Server {
             flow.render(&mut out);
         }
         self.audited.render(&mut out);
+        for source in &self.core.parts().metrics {
+            source(&mut out);
+        }
         out
     }
 

@@ -7,7 +7,7 @@ use http::{HeaderMap, header};
 
 use crate::audit::{Level, Record};
 use crate::authn::{Authenticator, AuthnRequest, Peer};
-use crate::authz::{Authorizer, AuthzAttributes, Decision};
+use crate::authz::{Authorizer, AuthzAttributes, Decision, decide};
 use crate::builder::InProcess;
 use crate::ctx::UserInfo;
 use crate::request::{RequestInfo, percent_decode};
@@ -50,7 +50,7 @@ pub async fn authenticate(
     }
     let bearer = bearer(headers);
     let peer = extensions.get::<Peer>();
-    let request = AuthnRequest { headers, path, peer, bearer: bearer.as_deref(), audiences: &[], now };
+    let request = AuthnRequest { headers, path, peer, bearer: bearer.as_deref(), audiences: &[], granted: None, now };
     match authenticator.authenticate(&request).await {
         Ok(Some(user)) => Ok(Some(authenticated(user))),
         // a token that nobody knows is no anonymous request
@@ -127,8 +127,15 @@ pub fn always_allowed(info: &RequestInfo) -> bool {
     !info.resource_request && matches!(info.path.as_str(), "/healthz" | "/livez" | "/readyz")
 }
 
+/// Why a request goes no further.
+pub(crate) enum Refused {
+    Forbidden(Status),
+    /// Whoever would know could not be asked.
+    Failed(String),
+}
+
 /// Asks the authorizers about the request.
-pub(crate) fn authorize(authorizer: &dyn Authorizer, info: &RequestInfo, user: &UserInfo, audit: Option<&Record>) -> Result<(), Status> {
+pub(crate) async fn authorize(authorizer: &dyn Authorizer, info: &RequestInfo, user: &UserInfo, audit: Option<&Record>) -> Result<(), Refused> {
     let note = |decision: &str, reason: &str| {
         if let Some(record) = audit {
             record.annotate(Level::Metadata, "authorization.k8s.io/decision", || decision.to_string());
@@ -140,20 +147,26 @@ pub(crate) fn authorize(authorizer: &dyn Authorizer, info: &RequestInfo, user: &
         return Ok(());
     }
     let attributes = attributes(info, user);
-    match authorizer.authorize(&attributes) {
+    match decide(authorizer, &attributes).await {
         (Decision::Allow, reason) => {
             note("allow", &reason);
             Ok(())
         }
+        (Decision::Failed { .. }, why) => {
+            if let Some(record) = audit {
+                record.annotate(Level::Metadata, "authorization.k8s.io/reason", || "internal error".to_string());
+            }
+            Err(Refused::Failed(why))
+        }
         (_, reason) => {
             note("forbid", &reason);
-            Err(forbidden(&attributes, &reason))
+            Err(Refused::Forbidden(forbidden(&attributes, &reason)))
         }
     }
 }
 
 /// Acts as another user, where the headers say so and the real one may.
-pub(crate) fn impersonate(authorizer: &dyn Authorizer, headers: &HeaderMap, user: UserInfo, audit: Option<&Record>) -> Result<UserInfo, Status> {
+pub(crate) async fn impersonate(authorizer: &dyn Authorizer, headers: &HeaderMap, user: UserInfo, audit: Option<&Record>) -> Result<UserInfo, Status> {
     let text = |name: &str| headers.get(name).and_then(|v| v.to_str().ok()).unwrap_or_default().to_string();
     let name = text("impersonate-user");
     let uid = text("impersonate-uid");
@@ -173,7 +186,7 @@ pub(crate) fn impersonate(authorizer: &dyn Authorizer, headers: &HeaderMap, user
         }
         return Ok(user);
     }
-    let ask = |group: &str, resource: &str, namespace: &str, subresource: &str, name: &str| {
+    let ask = async |group: &str, resource: &str, namespace: &str, subresource: &str, name: &str| {
         let attributes = AuthzAttributes {
             user: user.clone(),
             verb: "impersonate".into(),
@@ -186,31 +199,35 @@ pub(crate) fn impersonate(authorizer: &dyn Authorizer, headers: &HeaderMap, user
             name: name.into(),
             ..AuthzAttributes::default()
         };
-        match authorizer.authorize(&attributes) {
+        match decide(authorizer, &attributes).await {
             (Decision::Allow, _) => Ok(()),
+            (Decision::Failed { .. }, why) => {
+                tracing::warn!(why, "an impersonation could not be judged, and is forbidden");
+                Err(forbidden(&attributes, ""))
+            }
             (_, reason) => Err(forbidden(&attributes, &reason)),
         }
     };
     let mut result = UserInfo { name: name.clone(), uid: uid.clone(), groups: groups.clone(), extra: extra.clone() };
     match name.strip_prefix("system:serviceaccount:").and_then(|rest| rest.split_once(':')) {
         Some((namespace, account)) => {
-            ask("", "serviceaccounts", namespace, "", account)?;
+            ask("", "serviceaccounts", namespace, "", account).await?;
             if groups.is_empty() {
                 result.groups = vec!["system:serviceaccounts".into(), format!("system:serviceaccounts:{namespace}")];
             }
         }
-        None => ask("", "users", "", "", &name)?,
+        None => ask("", "users", "", "", &name).await?,
     }
     for group in &groups {
-        ask("", "groups", "", "", group)?;
+        ask("", "groups", "", "", group).await?;
     }
     for (key, values) in &extra {
         for value in values {
-            ask("authentication.k8s.io", "userextras", "", key, value)?;
+            ask("authentication.k8s.io", "userextras", "", key, value).await?;
         }
     }
     if !uid.is_empty() {
-        ask("authentication.k8s.io", "uids", "", "", &uid)?;
+        ask("authentication.k8s.io", "uids", "", "", &uid).await?;
     }
     let has = |g: &str| result.groups.iter().any(|x| x == g);
     if name != "system:anonymous" && !has("system:authenticated") && !has("system:unauthenticated") {
@@ -255,14 +272,14 @@ mod tests {
         assert_eq!(forbidden(&a, "").message, "forbidden: User \"system:anonymous\" cannot get path \"/x\"");
     }
 
-    #[test]
-    fn impersonation() {
+    #[tokio::test]
+    async fn impersonation() {
         let mut headers = HeaderMap::new();
         headers.insert("impersonate-user", "system:serviceaccount:ns:sa".parse().unwrap());
-        let user = impersonate(&AlwaysAllow, &headers, UserInfo::new("admin", &["system:masters"]), None).unwrap();
+        let user = impersonate(&AlwaysAllow, &headers, UserInfo::new("admin", &["system:masters"]), None).await.unwrap();
         assert_eq!(user.groups, ["system:serviceaccounts", "system:serviceaccounts:ns", "system:authenticated"]);
         headers.remove("impersonate-user");
         headers.insert("impersonate-group", "g".parse().unwrap());
-        assert!(impersonate(&AlwaysAllow, &headers, UserInfo::default(), None).is_err());
+        assert!(impersonate(&AlwaysAllow, &headers, UserInfo::default(), None).await.is_err());
     }
 }

@@ -37,6 +37,7 @@ pub mod offline;
 mod present;
 mod proxy;
 mod published;
+pub mod remote;
 pub mod request;
 mod resource;
 mod select;

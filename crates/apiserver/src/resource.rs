@@ -412,7 +412,7 @@ impl Server {
             // WebSockets come as GET; reading rights alone must not run commands
             let mut attributes = filters::attributes(&rq.info, &rq.user);
             attributes.verb = "create".into();
-            let (decision, reason) = self.backend.authorizer.authorize(&attributes);
+            let (decision, reason) = crate::authz::decide(&*self.backend.authorizer, &attributes).await;
             if decision != crate::Decision::Allow {
                 return Err(filters::forbidden(&attributes, &reason));
             }

@@ -24,7 +24,7 @@ use crate::cache::Feed;
 use crate::core::Core;
 use crate::ctx::{Backend, UserInfo};
 use crate::encrypt::EncryptionConfig;
-use crate::filters;
+use crate::filters::{self, Refused};
 use crate::flow::inflight::{InFlight, Place};
 use crate::flow::{Classified, Flow, PRODUCER, Seat, TryAfter, work};
 use crate::metrics::Metrics;
@@ -263,7 +263,8 @@ impl Server {
         let extensions = request.extensions().clone();
         let user = async {
             let user = filters::authenticate(&*backend.authenticator, &extensions, &headers, &info.path, now).await?;
-            user.or_else(|| self.config.anonymous.then(filters::anonymous)).ok_or_else(api::status::unauthorized)
+            let nobody = || self.config.anonymous && (self.config.anonymous_paths.is_empty() || self.config.anonymous_paths.contains(&info.path));
+            user.or_else(|| nobody().then(filters::anonymous)).ok_or_else(api::status::unauthorized)
         };
         let user = user.await;
         let mut audit = None;
@@ -276,7 +277,7 @@ impl Server {
             (Ok(user), None) => user,
             (Ok(user), Some(record)) => {
                 if !record.received().await {
-                    return unrecorded(&request);
+                    return failed(&request, "failed to store audit event");
                 }
                 let _ = recorded.set(record.clone());
                 user
@@ -284,7 +285,7 @@ impl Server {
             (Err(status), None) => return negotiate::respond_status(&headers, &status),
             (Err(status), Some(record)) => return record.unauthenticated(negotiate::respond_status(&headers, &status)).await,
         };
-        let user = match filters::impersonate(&*backend.authorizer, &headers, user, audit.as_deref()) {
+        let user = match filters::impersonate(&*backend.authorizer, &headers, user, audit.as_deref()).await {
             Ok(user) => user,
             Err(status) => return negotiate::respond_status(&headers, &status),
         };
@@ -307,8 +308,10 @@ impl Server {
 
     /// A request that there is room for.
     async fn serve(self: &Arc<Server>, rq: Rq, headers: http::HeaderMap, limit: Option<Duration>) -> Response<Body> {
-        if let Err(status) = filters::authorize(&*self.backend.authorizer, &rq.info, &rq.user, rq.audit.as_deref()) {
-            return negotiate::respond_status(&headers, &status);
+        match filters::authorize(&*self.backend.authorizer, &rq.info, &rq.user, rq.audit.as_deref()).await {
+            Ok(()) => {}
+            Err(Refused::Forbidden(status)) => return negotiate::respond_status(&headers, &status),
+            Err(Refused::Failed(why)) => return failed(&rq.request, &why),
         }
         let (long, resource) = (rq.info.long_running(), rq.info.resource_request);
         if let Some(to) = self.core.aggregated().route(&rq.info.path).cloned() {
@@ -498,9 +501,9 @@ fn too_many_requests(TryAfter(seconds): TryAfter) -> Response<Body> {
 }
 
 /// The answer to a request that cannot be recorded as strictly as it should be.
-fn unrecorded<B>(request: &Request<B>) -> Response<Body> {
+fn failed<B>(request: &Request<B>, why: &str) -> Response<Body> {
     let uri = request.uri().path_and_query().map_or("/", |p| p.as_str());
-    let text = format!("Internal Server Error: {}: failed to store audit event\n", api::field::go_quote(uri));
+    let text = format!("Internal Server Error: {}: {why}\n", api::field::go_quote(uri));
     let text = text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;");
     let mut response = body::response(500, "text/plain; charset=utf-8", text);
     response.headers_mut().insert("x-content-type-options", HeaderValue::from_static("nosniff"));

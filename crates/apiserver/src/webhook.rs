@@ -8,8 +8,9 @@ use std::time::Duration;
 use base64::Engine;
 use bytes::Bytes;
 use http::header::{ACCEPT, CONTENT_TYPE, HOST, USER_AGENT};
-use http::{Method, Request, Uri};
+use http::{Method, Request, Response, Uri};
 use http_body_util::{BodyExt, Full, Limited};
+use hyper::body::Incoming;
 use hyper_util::rt::TokioIo;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
@@ -138,20 +139,24 @@ pub(crate) async fn connect(tls: &TlsConnector, host: &str, targets: &[(String, 
 
 /// One request over a connection of its own: the answer's code and body.
 pub(crate) async fn exchange(tls: &TlsConnector, host: &str, targets: &[(String, u16)], request: Request<Full<Bytes>>) -> Result<(u16, Bytes), String> {
-    over(TokioIo::new(connect(tls, host, targets).await?), request, MAX_ANSWER).await
+    let read = async |response: Response<Incoming>| {
+        let code = response.status().as_u16();
+        let bytes = Limited::new(response.into_body(), MAX_ANSWER).collect().await.map_err(|e| e.to_string())?.to_bytes();
+        Ok((code, bytes))
+    };
+    drive(TokioIo::new(connect(tls, host, targets).await?), request, read).await
 }
 
-/// One request over this connection, which ends with it; an answer of more than `longest` bytes is an error.
-pub(crate) async fn over<I>(io: I, request: Request<Full<Bytes>>, longest: usize) -> Result<(u16, Bytes), String>
+/// One request over this connection, which ends with it, and what `read` makes of the response.
+pub(crate) async fn drive<I, T, F>(io: I, request: Request<Full<Bytes>>, read: impl FnOnce(Response<Incoming>) -> F) -> Result<T, String>
 where
     I: hyper::rt::Read + hyper::rt::Write + Unpin,
+    F: Future<Output = Result<T, String>>,
 {
     let (mut sender, connection) = hyper::client::conn::http1::handshake(io).await.map_err(|e| e.to_string())?;
     let exchange = async {
         let response = sender.send_request(request).await.map_err(|e| e.to_string())?;
-        let code = response.status().as_u16();
-        let bytes = Limited::new(response.into_body(), longest).collect().await.map_err(|e| e.to_string())?.to_bytes();
-        Ok((code, bytes))
+        read(response).await
     };
     // the connection is driven here, and ends with the call
     tokio::pin!(exchange);

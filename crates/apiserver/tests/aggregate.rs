@@ -1,5 +1,7 @@
 //! A group that another server answers for: asked, shown, and passed on to with the identity of whoever asks.
 mod common;
+#[path = "common/tls.rs"]
+mod tls;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -11,15 +13,8 @@ use apiserver::types::Status;
 use base64::Engine;
 use bytes::Bytes;
 use common::{Cluster, cluster_with};
-use http::{Method, Request, Response};
-use http_body_util::Full;
-use hyper_util::rt::TokioIo;
-use jiff::{SignedDuration, Timestamp};
-use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use http::{Method, Request};
 use serde_json::{Value, json};
-use tokio::net::TcpListener;
-use tokio_rustls::TlsAcceptor;
 
 const SERVICES: &str = "/apis/apiregistration.k8s.io/v1/apiservices";
 
@@ -35,7 +30,7 @@ impl Locator for Here {
 }
 
 /// Serves the group `wardle.io`: its discovery, and for everything else what was asked.
-fn answer(request: &Request<hyper::body::Incoming>) -> Value {
+fn answer(request: &Request<Bytes>) -> Value {
     let header = |name: &str| {
         let all: Vec<&str> = request.headers().get_all(name).iter().filter_map(|v| v.to_str().ok()).collect();
         all.join(",")
@@ -46,33 +41,6 @@ fn answer(request: &Request<hyper::body::Incoming>) -> Value {
         _ => json!({"method": request.method().as_str(), "path": request.uri().to_string(), "user": header("x-remote-user"),
             "groups": header("x-remote-group"), "token": header("authorization")}),
     }
-}
-
-async fn other_server(certificate: &pki::CertKey) -> SocketAddr {
-    let chain: Vec<CertificateDer<'static>> = CertificateDer::pem_slice_iter(certificate.cert_pem.as_bytes()).map(Result::unwrap).collect();
-    let key = PrivateKeyDer::from_pem_slice(certificate.key_pem.as_bytes()).unwrap();
-    let config = rustls::ServerConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
-        .with_safe_default_protocol_versions()
-        .unwrap()
-        .with_no_client_auth()
-        .with_single_cert(chain, key)
-        .unwrap();
-    let (listener, acceptor) = (TcpListener::bind("127.0.0.1:0").await.unwrap(), TlsAcceptor::from(Arc::new(config)));
-    let address = listener.local_addr().unwrap();
-    tokio::spawn(async move {
-        while let Ok((tcp, _)) = listener.accept().await {
-            let acceptor = acceptor.clone();
-            tokio::spawn(async move {
-                let Ok(tls) = acceptor.accept(tcp).await else { return };
-                let serve = hyper::service::service_fn(|request| async move {
-                    let body = Full::new(Bytes::from(answer(&request).to_string()));
-                    Ok::<_, std::convert::Infallible>(Response::builder().header("content-type", "application/json").body(body).unwrap())
-                });
-                let _ = hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(tls), serve).await;
-            });
-        }
-    });
-    address
 }
 
 async fn condition(c: &Cluster, name: &str, reason: &str) -> Value {
@@ -89,20 +57,13 @@ async fn condition(c: &Cluster, name: &str, reason: &str) -> Value {
 
 #[tokio::test]
 async fn another_server_answers_for_its_group() {
-    let ca = pki::Ca::new("other", Timestamp::now(), SignedDuration::from_hours(1)).unwrap();
-    let request = pki::CertRequest {
-        cn: "api".into(),
-        orgs: Vec::new(),
-        sans: vec!["api.wardle.svc".into()],
-        usages: vec![pki::Usage::Server],
-        lifetime: SignedDuration::from_hours(1),
-    };
-    let address = other_server(&ca.issue(&request, Timestamp::now()).unwrap()).await;
+    let other = tls::Identity::of(&["api.wardle.svc"]);
+    let address = other.serve(|request| async move { tls::json(&answer(&request)) }).await;
     let c = cluster_with(|builder| builder.parts.locator("", "services", "proxy", Arc::new(Here(address)))).await;
     let local = condition(&c, "v1.apps", "Local").await;
     assert_eq!(local["message"], "Local APIServices are always available");
 
-    let bundle = base64::engine::general_purpose::STANDARD.encode(ca.cert_pem());
+    let bundle = base64::engine::general_purpose::STANDARD.encode(other.ca.cert_pem());
     let object = json!({"apiVersion": "apiregistration.k8s.io/v1", "kind": "APIService", "metadata": {"name": "v1.wardle.io"},
         "spec": {"group": "wardle.io", "version": "v1", "groupPriorityMinimum": 2000, "versionPriority": 10, "caBundle": bundle,
             "service": {"namespace": "wardle", "name": "api", "port": 443}}});

@@ -1,5 +1,7 @@
 //! The audit log of a server: whole events, and backends that fail.
 mod common;
+#[path = "common/tls.rs"]
+mod tls;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -20,8 +22,6 @@ use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
 use hyper_util::rt::TokioIo;
 use parking_lot::Mutex;
-use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
 use tokio::sync::Notify;
@@ -556,34 +556,17 @@ async fn events_are_sent_in_batches() {
 
 #[tokio::test]
 async fn a_webhook_is_trusted_by_its_certificate() {
-    let now = jiff::Timestamp::now();
-    let ca = pki::Ca::new("hooks", now, pki::Lifetime::from_hours(1)).unwrap();
-    let request = pki::CertRequest { cn: "hook".into(), orgs: Vec::new(), sans: vec!["hook.example.com".into()], usages: vec![pki::Usage::Server], lifetime: pki::Lifetime::from_hours(1) };
-    let pair = ca.issue(&request, now).unwrap();
-    let chain = CertificateDer::pem_slice_iter(pair.cert_pem.as_bytes()).map(Result::unwrap).collect();
-    let key = PrivateKeyDer::from_pem_slice(pair.key_pem.as_bytes()).unwrap();
-    let config = rustls::ServerConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
-        .with_safe_default_protocol_versions()
-        .unwrap()
-        .with_no_client_auth()
-        .with_single_cert(chain, key)
-        .unwrap();
-    let (listener, acceptor) = (TcpListener::bind("127.0.0.1:0").await.unwrap(), tokio_rustls::TlsAcceptor::from(Arc::new(config)));
-    let address = listener.local_addr().unwrap();
+    let hook = tls::Identity::of(&["hook.example.com"]);
     let tokens = Arc::<Mutex<Vec<String>>>::default();
     let seen = tokens.clone();
-    tokio::spawn(async move {
-        while let Ok((tcp, _)) = listener.accept().await {
-            let Ok(tls) = acceptor.accept(tcp).await else { continue };
-            let service = hyper::service::service_fn(|request: Request<Incoming>| {
-                seen.lock().push(request.headers()["authorization"].to_str().unwrap().to_string());
-                async { Ok::<_, std::convert::Infallible>(Response::new(Full::<Bytes>::default())) }
-            });
-            let _ = hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(tls), service).await;
-        }
-    });
+    let address = hook
+        .serve(move |request| {
+            seen.lock().push(request.headers()["authorization"].to_str().unwrap().to_string());
+            async { tls::code(200) }
+        })
+        .await;
     let settle = |name: &'static str| {
-        let ca = ca.cert_pem().to_string();
+        let ca = hook.ca.cert_pem().to_string();
         move |config: &mut audit::Config, folder: &std::path::Path| {
             std::fs::write(folder.join("ca.crt"), ca).unwrap();
             std::fs::write(folder.join("token"), "first\n").unwrap();

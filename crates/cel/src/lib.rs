@@ -48,10 +48,13 @@
 //! - [`Authorizer`] answers `authorizer.group('').resource('pods').check('list')`; see [`Value::authorizer`].
 //! - [`admission`] has the variables of admission policies and match conditions, with the types of `request` and
 //!   `namespaceObject`.
+//! - [`authentication`] and [`authorization`] have those of the configurations of these names.
 //! - [`escape`] and [`unescape`] are Kubernetes' spelling of field names.
 #![forbid(unsafe_code)]
 
 pub mod admission;
+pub mod authentication;
+pub mod authorization;
 mod check;
 mod cost;
 mod device;

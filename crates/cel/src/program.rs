@@ -123,7 +123,7 @@ impl Program {
         self.variables.iter().any(|v| v == variable)
     }
 
-    /// The fields of a variable that the expression refers to, like `variables.x`; sorted, each once.
+    /// The fields of a variable that the expression refers to, like `variables.x` or `variables.?x`; sorted, each once.
     pub fn fields_of(&self, variable: &str) -> Vec<&str> {
         let mut fields = Vec::new();
         self.checked.ast.root.walk(&mut |e| {
@@ -131,6 +131,14 @@ impl Program {
                 && matches!(&operand.kind, Kind::Ident(name) if name == variable)
             {
                 fields.push(&field[..]);
+            }
+            if let Kind::Call { function, args, .. } = &e.kind
+                && function == "_?._"
+                && let [of, field] = args.as_slice()
+                && let (Kind::Ident(name), Kind::Literal(Literal::String(field))) = (&of.kind, &field.kind)
+                && name == variable
+            {
+                fields.push(field);
             }
         });
         fields.sort_unstable();

@@ -6,9 +6,11 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
 use clap::Args;
+use registry::{AuthenticationConfig, AuthorizationConfig, AuthorizationMode};
 use serde::{Deserialize, Serialize};
 
 use crate::engine::{Etcd, EtcdArgs};
+use crate::follow::Followed;
 
 /// The flags; each can also stand in the configuration file, under the same name.
 #[derive(Args, Clone, Default, Deserialize, Serialize)]
@@ -87,6 +89,12 @@ pub struct Flags {
     /// What keys in etcd begin with [default: /registry]
     #[arg(long, value_name = "PREFIX")]
     pub etcd_prefix: Option<String>,
+    /// The API server's AuthenticationConfiguration: issuers whose tokens are taken; it may change later
+    #[arg(long, value_name = "FILE")]
+    pub authentication_config: Option<PathBuf>,
+    /// The API server's AuthorizationConfiguration: webhooks beside Node and RBAC; it may change later
+    #[arg(long, value_name = "FILE")]
+    pub authorization_config: Option<PathBuf>,
     /// Parts that others run, beside this server or elsewhere: controllers, scheduler
     #[arg(long, value_name = "PART", value_delimiter = ',')]
     pub disable: Vec<Part>,
@@ -169,6 +177,10 @@ pub struct Config {
     pub audit: apiserver::audit::Config,
     /// Where the objects are, if not in the data directory.
     pub etcd: Option<Etcd>,
+    /// Issuers whose tokens are taken, and the file that says so.
+    pub authentication: Option<(AuthenticationConfig, Followed)>,
+    /// Who decides about requests, and the file that says so.
+    pub authorization: Option<(AuthorizationConfig, Followed)>,
     /// Parts that others run.
     pub disabled: Vec<Part>,
     pub log: String,
@@ -217,6 +229,9 @@ impl Flags {
             registry_cas.push(std::fs::read(path).with_context(|| format!("--registry-ca: cannot read {}", path.display()))?);
         }
         let audit = self.audit(&file)?;
+        let cluster_domain = text(&self.cluster_domain, &file.cluster_domain, "cluster.local");
+        let authentication = followed(&self.authentication_config, &file.authentication_config)?.map(|followed| authentication(followed, &cluster_domain)).transpose()?;
+        let authorization = followed(&self.authorization_config, &file.authorization_config)?.map(authorization).transpose()?;
         Ok(Config {
             data_dir: path(&self.data_dir, &file.data_dir, "/var/lib/knarr")?,
             run_dir: path(&self.run_dir, &file.run_dir, "/run/knarr")?,
@@ -226,12 +241,14 @@ impl Flags {
             kubelet_port: self.kubelet_port.or(file.kubelet_port).unwrap_or(10250),
             cluster_cidr,
             service_cidr,
-            cluster_domain: text(&self.cluster_domain, &file.cluster_domain, "cluster.local"),
+            cluster_domain,
             tls_san: all(&self.tls_san, &file.tls_san),
             insecure_registries: all(&self.insecure_registry, &file.insecure_registry),
             registry_cas,
             audit,
             etcd: Etcd::of(&self.etcd_with(&file))?,
+            authentication,
+            authorization,
             disabled: self.disable.iter().chain(&file.disable).copied().collect(),
             log: text(&self.log, &file.log, "info"),
         })
@@ -302,12 +319,40 @@ impl Flags {
         add("etcd-certfile", self.etcd_certfile.as_ref().map(absolute));
         add("etcd-keyfile", self.etcd_keyfile.as_ref().map(absolute));
         add("etcd-prefix", self.etcd_prefix.clone().map(Into::into));
+        add("authentication-config", self.authentication_config.as_ref().map(absolute));
+        add("authorization-config", self.authorization_config.as_ref().map(absolute));
         self.disable.iter().for_each(|part| add("disable", Some(part.name().into())));
         self.tls_san.iter().for_each(|s| add("tls-san", Some(s.into())));
         self.insecure_registry.iter().for_each(|s| add("insecure-registry", Some(s.into())));
         self.registry_ca.iter().for_each(|s| add("registry-ca", Some(absolute(s))));
         arguments
     }
+}
+
+/// Issuer of service account tokens.
+pub fn issuer(cluster_domain: &str) -> String {
+    format!("https://kubernetes.default.svc.{cluster_domain}")
+}
+
+fn followed(flag: &Option<PathBuf>, file: &Option<PathBuf>) -> Result<Option<Followed>> {
+    let Some(path) = flag.as_ref().or(file.as_ref()) else { return Ok(None) };
+    let path = std::path::absolute(path).with_context(|| format!("{} cannot be made absolute", path.display()))?;
+    Followed::read(&path).map(Some)
+}
+
+fn authentication(file: Followed, cluster_domain: &str) -> Result<(AuthenticationConfig, Followed)> {
+    let named = || format!("--authentication-config {}", file.path.display());
+    let config = AuthenticationConfig::from_text(&file.text).with_context(named)?;
+    config.check(&[issuer(cluster_domain)]).with_context(named)?;
+    Ok((config, file))
+}
+
+/// A node has to come to its rights, and its administrator, too; nobody to all of them.
+fn authorization(file: Followed) -> Result<(AuthorizationConfig, Followed)> {
+    let named = || format!("--authorization-config {}", file.path.display());
+    let config = AuthorizationConfig::from_text(&file.text, &["Node", "RBAC"]).with_context(named)?;
+    ensure!(!config.0.contains(&AuthorizationMode::AlwaysAllow), "{}: AlwaysAllow is for kube-apiserver alone", named());
+    Ok((config, file))
 }
 
 fn read(path: &Path) -> Result<Flags> {
@@ -363,6 +408,29 @@ mod tests {
         std::fs::write(&file, "secure-prt: 7443\n").expect("written");
         let error = format!("{:#}", with(|f| f.config = Some(file.clone())).expect_err("an unknown name"));
         assert!(error.contains("secure-prt") && error.contains("config.yaml"), "{error}");
+    }
+
+    #[test]
+    fn who_is_known_and_who_decides() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let put = |name: &str, text: &str| {
+            let path = dir.path().join(name);
+            std::fs::write(&path, format!("apiVersion: apiserver.config.k8s.io/v1\n{text}")).expect("written");
+            Some(path)
+        };
+        let authentication = put("a", "kind: AuthenticationConfiguration\njwt: [{issuer: {url: 'https://a.example.com', audiences: [k]}, claimMappings: {username: {expression: claims.sub}}}]");
+        let authorization = put("z", "kind: AuthorizationConfiguration\nauthorizers: [{type: Node, name: node}, {type: RBAC, name: rbac}]");
+        let config = with(|f| (f.authentication_config, f.authorization_config) = (authentication.clone(), authorization)).expect("a configuration");
+        assert_eq!(config.authentication.expect("issuers").0.jwt[0].url, "https://a.example.com");
+        assert_eq!(config.authorization.expect("authorizers").0.0, [AuthorizationMode::Node, AuthorizationMode::Rbac]);
+        let why = |change: &dyn Fn(&mut Flags)| format!("{:#}", with(change).expect_err("it is refused"));
+        let rbac = put("rbac", "kind: AuthorizationConfiguration\nauthorizers: [{type: RBAC, name: rbac}]");
+        assert!(why(&|f| f.authorization_config = rbac.clone()).ends_with("missing required types: [Node]"));
+        let all = put("all", "kind: AuthorizationConfiguration\nauthorizers: [{type: Node, name: node}, {type: RBAC, name: rbac}, {type: AlwaysAllow, name: alwaysallow}]");
+        assert!(why(&|f| f.authorization_config = all.clone()).contains("AlwaysAllow is for kube-apiserver alone"));
+        let own = put("own", "kind: AuthenticationConfiguration\njwt: [{issuer: {url: 'https://kubernetes.default.svc.cluster.local', audiences: [k]}, claimMappings: {username: {expression: claims.sub}}}]");
+        assert!(why(&|f| f.authentication_config = own.clone()).contains("URL must not overlap with disallowed issuers"));
+        assert!(why(&|f| f.authentication_config = Some("/nowhere/file".into())).contains("cannot read /nowhere/file"));
     }
 
     #[test]

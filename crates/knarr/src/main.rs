@@ -9,6 +9,7 @@ mod down;
 mod echo;
 mod engine;
 mod files;
+mod follow;
 mod images;
 mod layout;
 mod material;

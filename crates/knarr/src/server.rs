@@ -18,8 +18,9 @@ use kube::Client;
 use reconcile::{Informers, Tasks};
 use registry::{Access, FrontProxy};
 
-use crate::config::{Config, Flags, Part};
+use crate::config::{self, Config, Flags, Part};
 use crate::files::{self, State};
+use crate::follow::{Files, Followed};
 use crate::layout::Layout;
 use crate::material::{self, Material};
 use crate::progress::Progress;
@@ -122,13 +123,14 @@ async fn start(config: &Config, layout: &Layout, progress: &Progress, core: &Tas
     let material = material::prepare(layout, config, node_ip, &mut random)?;
     progress.done("certificates");
 
-    let (server, usage) = api_server(config, layout, &material, node_ip, core).await?;
+    let (server, usage, live) = api_server(config, layout, &material, node_ip, core).await?;
     progress.done("store");
     // The node's parts need nothing of the API server to get ready.
     let prepared = node::prepare(config, layout, &exe);
     let (prepared, ()) = tokio::join!(prepared, server.ready());
     let prepared = prepared?;
-    listen(&server, config, &material, core).await?;
+    let serving = listen(&server, config, &material, core).await?;
+    followed(config, layout, &material).start(&serving, live, core);
     progress.done("API server");
 
     let clients = Clients(server.clone());
@@ -187,8 +189,10 @@ async fn start(config: &Config, layout: &Layout, progress: &Progress, core: &Tas
     })
 }
 
-async fn api_server(config: &Config, layout: &Layout, material: &Material, node_ip: Ipv4Addr, core: &Tasks) -> Result<(Arc<Server>, ::metrics::Service)> {
+async fn api_server(config: &Config, layout: &Layout, material: &Material, node_ip: Ipv4Addr, core: &Tasks) -> Result<(Arc<Server>, ::metrics::Service, registry::Live)> {
     let store = engine::open(config, layout).await?;
+    let authentication = config.authentication.as_ref().map(|(config, _)| config.clone()).unwrap_or_default();
+    let anonymous = authentication.anonymous.clone();
     let settings = apiserver::Config {
         audit: config.audit.clone(),
         encryption: material::encryption(&material.encryption_keys),
@@ -197,6 +201,8 @@ async fn api_server(config: &Config, layout: &Layout, material: &Material, node_
         kubelet_client: Some((material.kubelet_client.cert_pem.clone(), material.kubelet_client.key_pem.clone())),
         proxy_client: Some((material.front_proxy.cert_pem.clone(), material.front_proxy.key_pem.clone())),
         git_version: KUBERNETES.into(),
+        anonymous: anonymous.as_ref().is_none_or(|a| a.enabled),
+        anonymous_paths: anonymous.map(|a| a.paths).unwrap_or_default(),
         ..apiserver::Config::default()
     };
     let mut builder = Builder::new(settings, store)?;
@@ -204,13 +210,17 @@ async fn api_server(config: &Config, layout: &Layout, material: &Material, node_
     // They run in this process and are well as long as it is not told to end.
     let stop = core.token();
     let healthy: apiserver::builder::Check = Arc::new(move || if stop.is_cancelled() { Err("shutting down".into()) } else { Ok(()) });
-    registry::install(
+    let mut access = Access { front_proxy: Some(FrontProxy::of_cluster(material.front_proxy_ca.clone())), authentication, ..Access::default() };
+    if let Some((authorization, _)) = &config.authorization {
+        access.authorization = authorization.0.clone();
+    }
+    let live = registry::install(
         &mut builder,
         registry::Config {
             client_ca_pem: Some(material.ca.cert_pem().into()),
             old_keys: signer.verifier().clone(),
             signer,
-            issuer: format!("https://kubernetes.default.svc.{}", config.cluster_domain),
+            issuer: config::issuer(&config.cluster_domain),
             other_issuers: Vec::new(),
             audiences: Vec::new(),
             service_cidr: config.service_cidr.to_string(),
@@ -220,7 +230,7 @@ async fn api_server(config: &Config, layout: &Layout, material: &Material, node_
             cluster_ca_pem: material.ca.cert_pem().into(),
             join_token: Some(material.join_token.clone()),
             components: ["controller-manager", "scheduler", "etcd-0"].map(|name| (name.to_string(), healthy.clone())).to_vec(),
-            access: Access { front_proxy: Some(FrontProxy::of_cluster(material.front_proxy_ca.clone())), ..Access::default() },
+            access,
         },
     )?;
     let usage = crate::metrics::install(&mut builder);
@@ -229,18 +239,31 @@ async fn api_server(config: &Config, layout: &Layout, material: &Material, node_
     core.spawn_uncancelled(async move { running.run(stop).await });
     let (reloads, layout, keys) = (server.clone(), layout.clone(), material.encryption_keys.clone());
     core.spawn("encryption keys", async move { engine::follow_keys(&reloads, &layout, keys).await });
-    Ok((server, usage))
+    Ok((server, usage, live))
 }
 
-async fn listen(server: &Arc<Server>, config: &Config, material: &Material, core: &Tasks) -> Result<()> {
+/// What may change while the server runs: the certificates of its directory, and the files that its flags name.
+fn followed(config: &Config, layout: &Layout, material: &Material) -> Files {
+    let file = |name: &str, text: &str| Followed { path: layout.pki().join(name), text: text.into() };
+    let pair = [file("apiserver.crt", &material.apiserver.cert_pem), file("apiserver.key", &material.apiserver.key_pem)];
+    Files {
+        serving: Some((pair, material.ca.cert_pem().into())),
+        client_ca: Some(file("ca.crt", material.ca.cert_pem())),
+        front_proxy_ca: Some(file("front-proxy-ca.crt", &material.front_proxy_ca)),
+        authentication: config.authentication.as_ref().map(|(_, file)| file.clone()),
+        authorization: config.authorization.as_ref().map(|(_, file)| file.clone()),
+    }
+}
+
+async fn listen(server: &Arc<Server>, config: &Config, material: &Material, core: &Tasks) -> Result<Arc<apiserver::ServingTls>> {
     // The CA goes along, so that a node that joins can compare its fingerprint.
     let chain = format!("{}{}", material.apiserver.cert_pem, material.ca.cert_pem());
     let tls = apiserver::ServingTls::new(&chain, &material.apiserver.key_pem)?;
     let address = SocketAddr::from((Ipv4Addr::UNSPECIFIED, config.secure_port));
     let listener = tokio::net::TcpListener::bind(address).await.with_context(|| format!("cannot listen on {address}"))?;
-    let (server, stop) = (server.clone(), core.token());
-    core.spawn_uncancelled(async move { server.listen(listener, tls, stop).await });
-    Ok(())
+    let (server, stop, serving) = (server.clone(), core.token(), tls.clone());
+    core.spawn_uncancelled(async move { server.listen(listener, serving, stop).await });
+    Ok(tls)
 }
 
 /// Clients of the API server in this process, each with an identity of its own.

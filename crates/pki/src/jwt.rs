@@ -233,6 +233,36 @@ pub fn public_key_pem(key_pem: &str) -> Result<String> {
     Ok(pem::encode("PUBLIC KEY", &ca::key_pair(key_pem)?.subject_public_key_info()))
 }
 
+/// Made for tests alone.
+#[cfg(test)]
+pub(crate) const TEST_RSA_KEY: &str = "-----BEGIN RSA PRIVATE KEY-----
+MIIEpAIBAAKCAQEA2RbUctyWiEPSdvdUupyY5aR77bZi+rGeZhKh6M6OW9Fqjvdw
+4cSW0Dsk0XWSkECP7VnUTNcHBsc4zmM3p0oXdaZpyDJm87H+6EuiSu2D9WEZQ4rT
+exxS7H59Y4wntIgH9+7XjvLi6jmdQb52dSGd+sBH/4t9aSlOPZYuVhFbHHlCB+3b
+13Q1jBnhWRpq+iI1/rMH+RjMw3p24Xnd73p9wI6G6mxa31vWz0kysNSzjHAZsvqp
+LngX06alUC6qBzdTQZKbw8/oEIpfGko+AAWQTAWDcTNttIPwBOj8plhywYpb3mUf
+DRZOqlWl9Tbm1tnYc3SgdGXgtfwPwciGM2HTGQIDAQABAoIBAE3VQpxf/FSkxGvE
+54r0pFkJbSlgUAKD9j+whH5cuGuxHJxfmQhJHK1R1zSGC+NOUowNvfFC0xEaEoLk
+zcpb5SdYX+rYL1NGSRduLqTgnYQ3qQAvYP1tvUlvXHN5h67RatH4vy5QZQ0HVRuC
+NyRtxh9mGypDD9bJaXTpSHmxRVJieegfaU/sHrdLKeF62lKV1h2sHX6DLXWOSP11
+1huWV3j80IZCHWFyPMkmydU6dtwWpwcq338EbNJDEa1sgaaL+DrQEyRZC6ExSIBv
+slwoolWhqcRBdnSzni8Hp70fLyhRnyqhfsKDkpu1zJHIZbCsyHUCPehPB1VxU7sM
+6zlIJlUCgYEA+zrOP0SoCpt+2w7Y4bQt2iM6gGzagmLTbBINIrT1RIAH62PqDqPT
+kBMqSb+p7+Vmqm56W4KDkKLV78njh+rlJnN3scTc7tfTFC4Yvd58W2JRG0VW5LeR
+dwi0gKfQlYzUNr1DV2VF6eM4h8CVo2bzYamCIzfj6MyWGI2vhkwPhHcCgYEA3TYS
+VjW3fjHsJZsv4KhHvddqVNt/R5HNfBls7qM0pL0V1q89CsqAM1kwFKRJ4+2p4le1
+zTLvLi6PqqKV+GHV1S3NtmdHFU5orXiVksjqgS+ba5qpRC8u6JCV/H4OwIvq5LRZ
+VxaUeEQQbBk6tubQaTzcMu0o+JI4W3SLokfWGO8CgYBfUFAvcLzQSW43bcqa1uEO
+gY8Qajv8e8H6nl6dbEohUvGuPJnwM/dwEdVZZX3zpfTtdDy3uyxvE1hXQSExz8xg
+ai5fI3EurHNIlLSOVHqZsRNUZVoyK/LkVkklBoX8NxHMMsH5xlJgCfTIjCg5djWg
+N89HzUyKZhQL/LU7HmBEwQKBgQCumPIKJ2XH7gFUgVNdv5S4a2EazxB73cHRNIQ9
+KoXvjOrCwxer/78GSFvhvvYvN7PB2ba92njb+5YbeS5jmFzdYMSgNo3tbDDE0otE
+Ct7Ezl2epbj5/z/IAe7QFnLwWL8yeoKVcVYIQriviY5FNJLErWujqnqPD2H6FVfs
+40RB8wKBgQCyvJDJOQd0Mt0PaJnN8Z5cVudMBsd3PS01Jv2rN4mh5jsIPYy4nhVQ
+WpPBBShDXKij6ETm2keNvaL93cbj2ilGaRqhNJjjWKu4v6ELprtEPVzXXRtSXBrm
+OYu17USDggJdhQ/cEQolrPcfqgil6vjg1u8Ga+RN7YsSeamThyBDlQ==
+-----END RSA PRIVATE KEY-----";
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -265,7 +295,7 @@ mod tests {
         let p384 = generated(&rcgen::PKCS_ECDSA_P384_SHA384);
         let mut kept = Verifier::default();
         let mut tokens = Vec::new();
-        for (key, algorithm, kty) in [(RSA_KEY, "RS256", "RSA"), (&p384, "ES384", "EC"), (&generated(&rcgen::PKCS_ECDSA_P256_SHA256), "ES256", "EC")] {
+        for (key, algorithm, kty) in [(TEST_RSA_KEY, "RS256", "RSA"), (&p384, "ES384", "EC"), (&generated(&rcgen::PKCS_ECDSA_P256_SHA256), "ES256", "EC")] {
             let signer = Signer::from_pem(key).unwrap();
             let token = signer.sign(&json!({"alg": algorithm})).unwrap();
             let header: Value = serde_json::from_slice(&URL_SAFE_NO_PAD.decode(token.split('.').next().unwrap()).unwrap()).unwrap();
@@ -287,40 +317,11 @@ mod tests {
 
     #[test]
     fn the_key_id_of_an_rsa_key_is_upstreams() {
-        let signer = Signer::from_pem(RSA_KEY).unwrap();
+        let signer = Signer::from_pem(TEST_RSA_KEY).unwrap();
         // openssl pkey -pubout -outform DER | openssl dgst -sha256 -binary | base64
         assert_eq!(signer.key_id(), "rl61FP8D1_9zpM-amaAz67sY7y3qLmP5kigfnIbYOwE");
         let jwk = signer.verifier().jwks()["keys"][0].clone();
         assert_eq!(jwk["e"], "AQAB");
         assert_eq!(URL_SAFE_NO_PAD.decode(jwk["n"].as_str().unwrap()).unwrap().len(), 256);
     }
-
-    /// Made for these tests alone.
-    const RSA_KEY: &str = "-----BEGIN RSA PRIVATE KEY-----
-MIIEpAIBAAKCAQEA2RbUctyWiEPSdvdUupyY5aR77bZi+rGeZhKh6M6OW9Fqjvdw
-4cSW0Dsk0XWSkECP7VnUTNcHBsc4zmM3p0oXdaZpyDJm87H+6EuiSu2D9WEZQ4rT
-exxS7H59Y4wntIgH9+7XjvLi6jmdQb52dSGd+sBH/4t9aSlOPZYuVhFbHHlCB+3b
-13Q1jBnhWRpq+iI1/rMH+RjMw3p24Xnd73p9wI6G6mxa31vWz0kysNSzjHAZsvqp
-LngX06alUC6qBzdTQZKbw8/oEIpfGko+AAWQTAWDcTNttIPwBOj8plhywYpb3mUf
-DRZOqlWl9Tbm1tnYc3SgdGXgtfwPwciGM2HTGQIDAQABAoIBAE3VQpxf/FSkxGvE
-54r0pFkJbSlgUAKD9j+whH5cuGuxHJxfmQhJHK1R1zSGC+NOUowNvfFC0xEaEoLk
-zcpb5SdYX+rYL1NGSRduLqTgnYQ3qQAvYP1tvUlvXHN5h67RatH4vy5QZQ0HVRuC
-NyRtxh9mGypDD9bJaXTpSHmxRVJieegfaU/sHrdLKeF62lKV1h2sHX6DLXWOSP11
-1huWV3j80IZCHWFyPMkmydU6dtwWpwcq338EbNJDEa1sgaaL+DrQEyRZC6ExSIBv
-slwoolWhqcRBdnSzni8Hp70fLyhRnyqhfsKDkpu1zJHIZbCsyHUCPehPB1VxU7sM
-6zlIJlUCgYEA+zrOP0SoCpt+2w7Y4bQt2iM6gGzagmLTbBINIrT1RIAH62PqDqPT
-kBMqSb+p7+Vmqm56W4KDkKLV78njh+rlJnN3scTc7tfTFC4Yvd58W2JRG0VW5LeR
-dwi0gKfQlYzUNr1DV2VF6eM4h8CVo2bzYamCIzfj6MyWGI2vhkwPhHcCgYEA3TYS
-VjW3fjHsJZsv4KhHvddqVNt/R5HNfBls7qM0pL0V1q89CsqAM1kwFKRJ4+2p4le1
-zTLvLi6PqqKV+GHV1S3NtmdHFU5orXiVksjqgS+ba5qpRC8u6JCV/H4OwIvq5LRZ
-VxaUeEQQbBk6tubQaTzcMu0o+JI4W3SLokfWGO8CgYBfUFAvcLzQSW43bcqa1uEO
-gY8Qajv8e8H6nl6dbEohUvGuPJnwM/dwEdVZZX3zpfTtdDy3uyxvE1hXQSExz8xg
-ai5fI3EurHNIlLSOVHqZsRNUZVoyK/LkVkklBoX8NxHMMsH5xlJgCfTIjCg5djWg
-N89HzUyKZhQL/LU7HmBEwQKBgQCumPIKJ2XH7gFUgVNdv5S4a2EazxB73cHRNIQ9
-KoXvjOrCwxer/78GSFvhvvYvN7PB2ba92njb+5YbeS5jmFzdYMSgNo3tbDDE0otE
-Ct7Ezl2epbj5/z/IAe7QFnLwWL8yeoKVcVYIQriviY5FNJLErWujqnqPD2H6FVfs
-40RB8wKBgQCyvJDJOQd0Mt0PaJnN8Z5cVudMBsd3PS01Jv2rN4mh5jsIPYy4nhVQ
-WpPBBShDXKij6ETm2keNvaL93cbj2ilGaRqhNJjjWKu4v6ELprtEPVzXXRtSXBrm
-OYu17USDggJdhQ/cEQolrPcfqgil6vjg1u8Ga+RN7YsSeamThyBDlQ==
------END RSA PRIVATE KEY-----";
 }

@@ -10,6 +10,7 @@ mod ca;
 mod csr;
 mod der;
 pub mod jws;
+pub mod jwks;
 pub mod jwt;
 mod kubeconfig;
 mod pem;

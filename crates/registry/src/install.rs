@@ -4,20 +4,25 @@ use std::net::IpAddr;
 use std::ops::RangeInclusive;
 use std::sync::Arc;
 
-use apiserver::authz::{AlwaysAllow, AlwaysDeny};
 use apiserver::builder::Check;
-use apiserver::{Builder, DefaultGc, Parts, Reader};
+use apiserver::{Backend, Builder, DefaultGc, Parts, Reader};
+use parking_lot::Mutex;
 use pki::Roots;
 use pki::jwt::{Signer, Verifier};
 use serde_json::json;
 
 use crate::admission::Plugins;
-use crate::authn::{BootstrapTokens, ClientCertificates, FrontProxies, FrontProxy, ServiceAccountTokens, StaticTokens};
+use crate::authn::oidc::{AuthenticationConfig, AuthenticationError, Oidc};
+use crate::authn::{BootstrapTokens, ClientCertificates, FrontProxies, FrontProxy, ServiceAccountTokens, StaticTokens, TokenWebhook, TokenWebhookConfig};
+use crate::authz::chain::Chain;
+use crate::authz::config::{AuthorizationError, AuthorizationMode};
 use crate::authz::node::NodeAuthorizer;
 use crate::authz::rbac::Rbac;
 use crate::bootstrap::{self, Facts, policy};
 use crate::components::ComponentStatuses;
+use crate::live::Live;
 use crate::locate::{Log, NodeProxy, PodProxy, ServiceProxy, Stream};
+use crate::metrics::Counters;
 use crate::reviews::{AccessReview, RulesReview, SelfReview, TokenReview};
 use crate::strategy::allocator::{Allocator, Cidr};
 use crate::strategy::crd::Definitions;
@@ -78,6 +83,10 @@ pub struct Access {
     pub bootstrap_tokens: bool,
     /// Users with tokens of a file.
     pub static_tokens: Option<StaticTokens>,
+    /// Issuers beside, whose tokens are taken. (Anonymous requests are for the server's own configuration.)
+    pub authentication: AuthenticationConfig,
+    /// Who else knows tokens.
+    pub token_webhook: Option<TokenWebhookConfig>,
     /// What decides about requests, in this order.
     pub authorization: Vec<AuthorizationMode>,
     /// What looks at writes.
@@ -91,19 +100,12 @@ impl Default for Access {
             front_proxy: None,
             bootstrap_tokens: true,
             static_tokens: None,
+            authentication: AuthenticationConfig::default(),
+            token_webhook: None,
             authorization: vec![AuthorizationMode::Node, AuthorizationMode::Rbac],
             plugins: Plugins::default(),
         }
     }
-}
-
-/// What decides about requests.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum AuthorizationMode {
-    Node,
-    Rbac,
-    AlwaysAllow,
-    AlwaysDeny,
 }
 
 /// A configuration that cannot be used.
@@ -121,16 +123,27 @@ pub enum Error {
     /// No usable CA of the front proxy.
     #[error("CA certificates of the front proxy cannot be used")]
     FrontProxyCa(#[source] pki::Error),
+    /// An AuthenticationConfiguration that cannot be used.
+    #[error(transparent)]
+    Authentication(#[from] AuthenticationError),
+    /// An AuthorizationConfiguration that cannot be used.
+    #[error(transparent)]
+    Authorization(#[from] AuthorizationError),
+    /// A token webhook that cannot be used.
+    #[error("token webhook: {0}")]
+    TokenWebhook(String),
 }
 
-/// Installs everything into a server that is being built.
-pub fn install(builder: &mut Builder, config: Config) -> Result<(), Error> {
-    let reader = builder.backend().reader;
-    install_parts(&mut builder.parts, reader, config)
+/// Installs everything into a server that is being built. What may change later is in the caller's hands.
+pub fn install(builder: &mut Builder, config: Config) -> Result<Live, Error> {
+    let backend = builder.backend();
+    let mut live = install_parts(&mut builder.parts, backend.reader.clone(), config)?;
+    live.backend = Some(backend);
+    Ok(live)
 }
 
 /// The same into bare parts; `reader` is the watch cache of the server they are for.
-pub fn install_parts(parts: &mut Parts, reader: Arc<dyn Reader>, config: Config) -> Result<(), Error> {
+pub fn install_parts(parts: &mut Parts, reader: Arc<dyn Reader>, config: Config) -> Result<Live, Error> {
     let cidr = Cidr::parse(&config.service_cidr).ok_or_else(|| Error::ServiceCidr(config.service_cidr.clone()))?;
     let service_ip = cidr.nth(1);
     if config.join_token.as_deref().is_some_and(|t| pki::bootstrap_token::parse(t).is_none()) {
@@ -143,15 +156,16 @@ pub fn install_parts(parts: &mut Parts, reader: Arc<dyn Reader>, config: Config)
     let rbac = Arc::new(Rbac::new(reader.clone()));
     let policy = Arc::new(policy::policy());
 
-    install_authn(parts, &reader, &config, &audiences)?;
-    for mode in &config.access.authorization {
-        parts.authorizer(match mode {
-            AuthorizationMode::Node => Arc::new(NodeAuthorizer::new(reader.clone(), policy::node_rules(&policy))),
-            AuthorizationMode::Rbac => rbac.clone(),
-            AuthorizationMode::AlwaysAllow => Arc::new(AlwaysAllow),
-            AuthorizationMode::AlwaysDeny => Arc::new(AlwaysDeny),
-        });
-    }
+    let counters = Arc::new(Counters::of(&format!("{}:{}", config.advertise_address, config.secure_port)));
+    let known = install_authn(parts, &reader, &config, &audiences, &counters)?;
+    let node = Arc::new(NodeAuthorizer::new(reader.clone(), policy::node_rules(&policy)));
+    let chain = Arc::new(Chain::new(&config.access.authorization, node, rbac.clone(), counters.clone())?);
+    parts.authorizer(chain.clone());
+    let (told, of) = (counters.clone(), chain.clone());
+    parts.metrics(Arc::new(move |out| {
+        of.count();
+        told.render(out);
+    }));
     for plugin in config.access.plugins.make() {
         parts.admission(plugin);
     }
@@ -172,6 +186,7 @@ pub fn install_parts(parts: &mut Parts, reader: Arc<dyn Reader>, config: Config)
         cluster_ca_pem: config.cluster_ca_pem,
         join_token: config.join_token,
     };
+    let (facts_of_live, required) = (facts.clone(), config.access.authorization.iter().map(AuthorizationMode::kind).collect());
     parts.post_start(
         "bootstrap-objects",
         Arc::new(move |backend| {
@@ -179,27 +194,41 @@ pub fn install_parts(parts: &mut Parts, reader: Arc<dyn Reader>, config: Config)
             Box::pin(async move { bootstrap::run(&backend, &policy, &facts).await })
         }),
     );
-    Ok(())
+    let (client_certificates, front_proxies, oidc) = known;
+    Ok(Live { client_certificates, front_proxies, oidc, chain, required, facts: Mutex::new(facts_of_live), backend: None::<Backend>, counters })
 }
 
-fn install_authn(parts: &mut Parts, reader: &Arc<dyn Reader>, config: &Config, audiences: &[String]) -> Result<(), Error> {
+type Known = (Option<Arc<ClientCertificates>>, Option<Arc<FrontProxies>>, Arc<Oidc>);
+
+fn install_authn(parts: &mut Parts, reader: &Arc<dyn Reader>, config: &Config, audiences: &[String], counters: &Arc<Counters>) -> Result<Known, Error> {
+    let (mut front_proxies, mut client_certificates) = (None, None);
     if let Some(front_proxy) = &config.access.front_proxy {
-        parts.authenticator(Arc::new(FrontProxies::new(front_proxy.clone()).map_err(Error::FrontProxyCa)?));
+        let proxies = Arc::new(FrontProxies::new(front_proxy.clone()).map_err(Error::FrontProxyCa)?);
+        parts.authenticator(proxies.clone());
+        front_proxies = Some(proxies);
     }
     if let Some(ca) = &config.client_ca_pem {
-        parts.authenticator(Arc::new(ClientCertificates::new(Roots::from_pem(ca).map_err(Error::ClientCa)?)));
+        let certificates = Arc::new(ClientCertificates::new(Roots::from_pem(ca).map_err(Error::ClientCa)?));
+        parts.authenticator(certificates.clone());
+        client_certificates = Some(certificates);
     }
     if let Some(tokens) = &config.access.static_tokens {
         parts.authenticator(Arc::new(tokens.clone()));
     }
     let mut keys = config.signer.verifier().clone();
     keys.extend(&config.old_keys);
-    let issuers = std::iter::once(&config.issuer).chain(&config.other_issuers).cloned().collect();
-    parts.authenticator(Arc::new(ServiceAccountTokens::new(reader.clone(), keys, issuers, audiences.to_vec())));
+    let issuers: Vec<String> = std::iter::once(&config.issuer).chain(&config.other_issuers).cloned().collect();
+    parts.authenticator(Arc::new(ServiceAccountTokens::new(reader.clone(), keys, issuers.clone(), audiences.to_vec())));
     if config.access.bootstrap_tokens {
         parts.authenticator(Arc::new(BootstrapTokens { reader: reader.clone() }));
     }
-    Ok(())
+    // those who may have to ask others come last
+    let oidc = Arc::new(Oidc::new(&config.access.authentication, &issuers, audiences, counters.clone())?);
+    parts.authenticator(oidc.clone());
+    if let Some(webhook) = &config.access.token_webhook {
+        parts.authenticator(Arc::new(TokenWebhook::new(webhook, audiences).map_err(Error::TokenWebhook)?));
+    }
+    Ok((client_certificates, front_proxies, oidc))
 }
 
 fn install_strategies(parts: &mut Parts, allocator: Arc<Allocator>, rbac: Arc<Rbac>) {

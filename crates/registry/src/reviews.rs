@@ -5,12 +5,13 @@ use std::collections::BTreeMap;
 
 use api::field::{FieldError, Path};
 use api::status;
+use apiserver::authz::decide;
 use apiserver::types::Status;
 use apiserver::{AuthnRequest, AuthzAttributes, Creater, Ctx, Decision, UserInfo};
 use async_trait::async_trait;
+use parking_lot::Mutex;
 use serde_json::{Value, json};
 
-use crate::authn::service_account::audiences as token_audiences;
 use crate::util::{map, text, texts};
 
 fn user_value(user: &UserInfo) -> Value {
@@ -109,13 +110,14 @@ impl Creater for AccessReview {
                 ..AuthzAttributes::default()
             }
         };
-        let (decision, reason) = ctx.backend.authorizer.authorize(&question);
+        let (decision, reason) = decide(&*ctx.backend.authorizer, &question).await;
         let mut answer = json!({"allowed": decision == Decision::Allow});
-        if decision == Decision::Deny {
+        if matches!(decision, Decision::Deny | Decision::Failed { deny: true }) {
             answer["denied"] = true.into();
         }
         if !reason.is_empty() {
-            answer["reason"] = reason.into();
+            let said = if matches!(decision, Decision::Failed { .. }) { "evaluationError" } else { "reason" };
+            answer[said] = reason.into();
         }
         review["status"] = answer;
         Ok(review)
@@ -176,11 +178,12 @@ impl Creater for TokenReview {
             wanted = self.audiences.clone();
         }
         let headers = Default::default();
-        let request = AuthnRequest { headers: &headers, path: "/", peer: None, bearer: Some(&token), audiences: &wanted, now: ctx.now };
+        let granted = Mutex::new(None);
+        let request = AuthnRequest { headers: &headers, path: "/", peer: None, bearer: Some(&token), audiences: &wanted, granted: Some(&granted), now: ctx.now };
         let answer = match ctx.backend.authenticator.authenticate(&request).await {
             Ok(Some(user)) => {
                 // Tokens without audiences are for the API server.
-                let has = pki::jwt::peek(&token).map(|c| token_audiences(&c)).filter(|a| !a.is_empty()).unwrap_or_else(|| self.audiences.clone());
+                let has = granted.lock().take().unwrap_or_else(|| self.audiences.clone());
                 let common: Vec<&String> = wanted.iter().filter(|a| has.contains(a)).collect();
                 json!({"authenticated": true, "user": user_value(&user), "audiences": common})
             }

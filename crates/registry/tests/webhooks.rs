@@ -1,6 +1,8 @@
 //! Admission webhooks through the whole handler chain, with hooks behind TLS.
 
 mod common;
+#[path = "../../apiserver/tests/common/tls.rs"]
+mod tls;
 
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
@@ -8,15 +10,8 @@ use std::sync::{Arc, Mutex};
 use base64::Engine;
 use bytes::Bytes;
 use common::{AuditLog, Cluster, admin};
-use http::{Request, Response};
-use http_body_util::{BodyExt, Full};
-use hyper_util::rt::TokioIo;
-use jiff::{SignedDuration, Timestamp};
-use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use http::Request;
 use serde_json::{Value, json};
-use tokio::net::TcpListener;
-use tokio_rustls::TlsAcceptor;
 
 const REGISTRATION: &str = "/apis/admissionregistration.k8s.io/v1";
 const MAPS: &str = "/api/v1/namespaces/a/configmaps";
@@ -35,50 +30,18 @@ struct Hooks {
 
 impl Hooks {
     async fn start(answer: Answer) -> Hooks {
-        let now = Timestamp::now();
-        let ca = pki::Ca::new("hooks", now, SignedDuration::from_hours(1)).unwrap();
-        let wanted = pki::CertRequest {
-            cn: "hook".into(),
-            orgs: Vec::new(),
-            sans: vec!["127.0.0.1".into()],
-            usages: vec![pki::Usage::Server],
-            lifetime: SignedDuration::from_hours(1),
-        };
-        let own = ca.issue(&wanted, now).unwrap();
-        let chain: Vec<CertificateDer<'static>> = CertificateDer::pem_slice_iter(own.cert_pem.as_bytes()).map(Result::unwrap).collect();
-        let key = PrivateKeyDer::from_pem_slice(own.key_pem.as_bytes()).unwrap();
-        let config = rustls::ServerConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
-            .with_safe_default_protocol_versions()
-            .unwrap()
-            .with_no_client_auth()
-            .with_single_cert(chain, key)
-            .unwrap();
-        let (listener, acceptor) = (TcpListener::bind("127.0.0.1:0").await.unwrap(), TlsAcceptor::from(Arc::new(config)));
-        let address = listener.local_addr().unwrap();
+        let identity = tls::Identity::of(&["127.0.0.1"]);
         let asked: Arc<Mutex<Vec<Value>>> = Arc::default();
         let seen = asked.clone();
-        tokio::spawn(async move {
-            while let Ok((tcp, _)) = listener.accept().await {
-                let (acceptor, seen) = (acceptor.clone(), seen.clone());
-                tokio::spawn(async move {
-                    let Ok(tls) = acceptor.accept(tcp).await else { return };
-                    let serve = hyper::service::service_fn(|request: Request<hyper::body::Incoming>| {
-                        let seen = seen.clone();
-                        async move {
-                            let body = request.into_body().collect().await.unwrap().to_bytes();
-                            let review: Value = serde_json::from_slice(&body).unwrap();
-                            let mut response = answer(&review["request"]);
-                            response["uid"] = review["request"]["uid"].clone();
-                            seen.lock().unwrap().push(review["request"].clone());
-                            let review = json!({"kind": "AdmissionReview", "apiVersion": "admission.k8s.io/v1", "response": response});
-                            Ok::<_, std::convert::Infallible>(Response::new(Full::new(Bytes::from(review.to_string()))))
-                        }
-                    });
-                    let _ = hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(tls), serve).await;
-                });
-            }
-        });
-        Hooks { address, bundle: base64::engine::general_purpose::STANDARD.encode(ca.cert_pem()), asked }
+        let reviewed = move |request: Request<Bytes>| {
+            let review: Value = serde_json::from_slice(request.body()).unwrap();
+            let mut response = answer(&review["request"]);
+            response["uid"] = review["request"]["uid"].clone();
+            seen.lock().unwrap().push(review["request"].clone());
+            async move { tls::json(&json!({"kind": "AdmissionReview", "apiVersion": "admission.k8s.io/v1", "response": response})) }
+        };
+        let address = identity.serve(reviewed).await;
+        Hooks { address, bundle: base64::engine::general_purpose::STANDARD.encode(identity.ca.cert_pem()), asked }
     }
 
     /// A configuration with one hook, for these resources and with more fields.

@@ -111,7 +111,7 @@ impl Op {
 
     /// `Err(None)`: the name is taken.
     async fn create_checked(&mut self, value: Value, wire: &Value, dry_run: bool) -> Result<Stored, Option<Status>> {
-        let errors = self.strategy.validate_create(&self.ctx, &value);
+        let errors = self.ctx.settled(|| self.strategy.validate_create(&self.ctx, &value)).await;
         if !errors.is_empty() {
             return Err(Some(self.invalid(object::name(&value), &errors)));
         }

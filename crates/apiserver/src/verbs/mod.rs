@@ -74,7 +74,7 @@ impl Op {
     }
 
     /// For writes that turn out to be creates: the user needs that right too.
-    pub(crate) fn may_create(&self) -> Result<(), Status> {
+    pub(crate) async fn may_create(&self) -> Result<(), Status> {
         let ctx = &self.ctx;
         let attributes = AuthzAttributes {
             user: ctx.user.clone(),
@@ -88,7 +88,7 @@ impl Op {
             name: ctx.name.clone(),
             ..AuthzAttributes::default()
         };
-        let (decision, reason) = ctx.backend.authorizer.authorize(&attributes);
+        let (decision, reason) = crate::authz::decide(&*ctx.backend.authorizer, &attributes).await;
         if decision == Decision::Allow { Ok(()) } else { Err(crate::filters::forbidden(&attributes, &reason)) }
     }
 

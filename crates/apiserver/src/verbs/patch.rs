@@ -247,7 +247,7 @@ impl Op {
     }
 
     async fn create_by_apply(&mut self, patch: &Patch, expect: &Expect, options: &WriteOptions) -> Result<Updated, Status> {
-        self.may_create()?;
+        self.may_create().await?;
         self.refuse_new()?;
         let config = self.apply_config(patch, expect, options)?;
         if !object::meta(&config, "resourceVersion").is_empty() || !object::meta(&config, "uid").is_empty() {

@@ -70,7 +70,7 @@ impl Op {
     }
 
     async fn create_by_update(&mut self, mut value: Value, options: &WriteOptions) -> Result<Updated, Status> {
-        self.may_create()?;
+        self.may_create().await?;
         if !object::meta(&value, "resourceVersion").is_empty() && object::meta(&value, "resourceVersion") != "0" {
             return Err(self.conflict(api::status::OPTIMISTIC_LOCK));
         }
@@ -125,7 +125,7 @@ impl Op {
     }
 
     async fn replace_checked(&mut self, old: &Stored, mut new: Value, wire: &Value, dry_run: bool, unconditional: bool) -> Result<Attempt, Status> {
-        let errors = self.strategy.validate_update(&self.ctx, &new, &old.object);
+        let errors = self.ctx.settled(|| self.strategy.validate_update(&self.ctx, &new, &old.object)).await;
         if !errors.is_empty() {
             return Err(self.invalid(&self.ctx.name, &errors));
         }

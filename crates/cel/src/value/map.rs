@@ -31,6 +31,8 @@ pub struct OwnedMap<'a> {
     pub entries: BTreeMap<Key, Value<'a>>,
     /// What other keys lead to.
     pub default: Option<Value<'a>>,
+    /// Keys may be written as Kubernetes escapes field names.
+    pub escaped: bool,
 }
 
 /// What a map can be looked up by. Numbers are the same key whatever their type.
@@ -134,7 +136,8 @@ impl<'a> Map<'a> {
             Map::Typed(fields, schema) => schema.field_value(fields, name),
             Map::Owned(map) => {
                 // A key is made for the look-up: entries made by expressions are few and small.
-                map.entries.get(&Key::String(name.to_string())).or(map.default.as_ref()).cloned().map(Ok)
+                let key = if map.escaped { escape::unescape(name)? } else { name.to_string() };
+                map.entries.get(&Key::String(key)).or(map.default.as_ref()).cloned().map(Ok)
             }
             Map::Composed => None,
         }

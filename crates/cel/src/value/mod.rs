@@ -111,13 +111,19 @@ impl<'a> Value<'a> {
     /// A map with text as keys.
     pub fn map<K: Into<String>>(entries: impl IntoIterator<Item = (K, Value<'a>)>) -> Value<'a> {
         let entries = entries.into_iter().map(|(k, v)| (Key::String(k.into()), v)).collect();
-        Value::Map(Map::Owned(Arc::new(OwnedMap { entries, default: None })))
+        Value::Map(Map::Owned(Arc::new(OwnedMap { entries, ..OwnedMap::default() })))
     }
 
     /// A map with text as keys in which every other key leads to `default`.
     pub fn map_with_default<K: Into<String>>(entries: impl IntoIterator<Item = (K, Value<'a>)>, default: Value<'a>) -> Value<'a> {
         let entries = entries.into_iter().map(|(k, v)| (Key::String(k.into()), v)).collect();
-        Value::Map(Map::Owned(Arc::new(OwnedMap { entries, default: Some(default) })))
+        Value::Map(Map::Owned(Arc::new(OwnedMap { entries, default: Some(default), escaped: false })))
+    }
+
+    /// A map with text as keys, which may be written escaped.
+    pub(crate) fn escaped_map<K: Into<String>>(entries: impl IntoIterator<Item = (K, Value<'a>)>) -> Value<'a> {
+        let entries = entries.into_iter().map(|(k, v)| (Key::String(k.into()), v)).collect();
+        Value::Map(Map::Owned(Arc::new(OwnedMap { entries, escaped: true, default: None })))
     }
 
     /// An optional value.

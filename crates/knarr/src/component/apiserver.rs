@@ -10,13 +10,14 @@ use apiserver::audit::{self, BatchConfig, LogConfig, TruncateConfig, WebhookConf
 use apiserver::{Builder, Concurrency, EncryptionConfig, Server, ServingTls};
 use pki::jwt::{Signer, Verifier};
 use reconcile::Tasks;
-use registry::{Access, AuthorizationMode, FrontProxy, Plugins, StaticTokens};
+use registry::{Access, FrontProxy, Plugins, StaticTokens};
 
 use super::flags::Values;
-use super::{read, serve};
+use super::{apiserver_access, read, serve};
+use crate::follow::{Files, Followed};
 use crate::server::{KUBERNETES, Signals};
 
-/// How often files that may change are looked at.
+/// How often the encryption configuration is looked at.
 const RELOAD: Duration = Duration::from_secs(60);
 /// How long requests may take to end when the server is told to.
 const DRAIN: Duration = Duration::from_secs(60);
@@ -28,6 +29,7 @@ pub struct Setup {
     address: SocketAddr,
     etcd: store::etcd::Options,
     encryption_file: Option<PathBuf>,
+    files: Files,
 }
 
 impl Setup {
@@ -61,6 +63,9 @@ impl Setup {
         };
         let audit = audit(values);
         audit.check()?;
+        let (registry, anonymous, mut files) = registry_config(values, advertise, port)?;
+        files.client_ca = values.given("client-ca-file").zip(registry.client_ca_pem.clone()).map(|(path, text)| Followed { path: path.into(), text });
+        files.front_proxy_ca = values.given("requestheader-client-ca-file").zip(registry.access.front_proxy.as_ref()).map(|(path, proxy)| Followed { path: path.into(), text: proxy.ca_pem.clone() });
         let server = apiserver::Config {
             audit,
             encryption,
@@ -71,7 +76,8 @@ impl Setup {
             storage_prefix: values.text("etcd-prefix"),
             compact_every: values.duration("etcd-compaction-interval"),
             event_ttl: values.duration("event-ttl").as_secs().max(1),
-            anonymous: values.bool("anonymous-auth") && !always_allows(values),
+            anonymous: anonymous.enabled,
+            anonymous_paths: anonymous.paths,
             concurrency: concurrency(values)?,
             request_timeout: values.duration("request-timeout"),
             git_version: KUBERNETES.into(),
@@ -79,22 +85,27 @@ impl Setup {
         };
         Ok(Setup {
             server,
-            registry: registry_config(values, advertise, port)?,
+            registry,
             address: SocketAddr::from((bind, port)),
             etcd,
             encryption_file: encryption_file.filter(|_| reloads),
+            files,
         })
     }
 
     /// Serves until a signal.
-    pub async fn run(self, values: &Values, signals: &mut Signals) -> Result<()> {
-        let tls = Tls::new(values)?;
-        let serving = tls.serving()?;
+    pub async fn run(mut self, values: &Values, signals: &mut Signals) -> Result<()> {
+        let (cert, key) = serve::certificate("apiserver", values)?;
+        let serving = ServingTls::new(&cert, &key).context("the serving certificate cannot be used")?;
+        self.files.serving = values.given("tls-cert-file").zip(values.given("tls-private-key-file")).map(|(cert_file, key_file)| {
+            let [cert, key] = [(cert_file, cert), (key_file, key)].map(|(path, text)| Followed { path: path.into(), text });
+            ([cert, key], String::new())
+        });
         let listener = tokio::net::TcpListener::bind(self.address).await;
         let listener = listener.with_context(|| format!("failed to create listener: failed to listen on {}", self.address))?;
         let store = store::etcd::open(self.etcd).await.context("etcd")?;
         let mut builder = Builder::new(self.server, store)?;
-        registry::install(&mut builder, self.registry)?;
+        let live = registry::install(&mut builder, self.registry)?;
         let server = builder.build()?;
         let tasks = Tasks::new();
         let (running, stop) = (server.clone(), tasks.token());
@@ -102,7 +113,7 @@ impl Setup {
         let (listening, used, stop) = (server.clone(), serving.clone(), tasks.token());
         tasks.spawn_uncancelled(async move { listening.listen(listener, used, stop).await });
         tracing::info!("serving securely on {}", self.address);
-        tasks.spawn("certificates", async move { tls.follow(&serving).await });
+        self.files.start(&serving, live, &tasks);
         if let Some(path) = self.encryption_file {
             let server = server.clone();
             tasks.spawn("encryption", async move { follow_encryption(&path, &server).await });
@@ -117,15 +128,6 @@ impl Setup {
 
 /// What is not served here is refused where its absence would be noticed too late.
 fn refuse(values: &Values) -> Result<()> {
-    for (flag, why) in [
-        ("authorization-config", "say --authorization-mode"),
-        ("authorization-webhook-config-file", "say --authorization-mode=Node,RBAC"),
-        ("authentication-config", "say the flags that it replaces"),
-        ("authentication-token-webhook-config-file", "client certificates, service account tokens and --token-auth-file are known"),
-        ("oidc-issuer-url", "client certificates, service account tokens and --token-auth-file are known"),
-    ] {
-        ensure!(values.given(flag).is_none(), "--{flag} is not supported: {why}");
-    }
     let backend = values.text("storage-backend");
     ensure!(matches!(backend.as_str(), "" | "etcd3"), "--storage-backend invalid, allowed values: etcd3. If not specified, it will default to 'etcd3'");
     Ok(())
@@ -192,34 +194,6 @@ fn etcd(values: &Values) -> Result<store::etcd::Options> {
     crate::engine::options(&servers, file("etcd-cafile").as_deref(), file("etcd-certfile").as_deref(), file("etcd-keyfile").as_deref())
 }
 
-fn modes(values: &Values) -> Result<Vec<AuthorizationMode>> {
-    let named = values.list("authorization-mode");
-    let named = if named.is_empty() { vec!["AlwaysAllow".to_string()] } else { named };
-    let mut modes = Vec::new();
-    for name in named {
-        let mode = match name.as_str() {
-            "Node" => AuthorizationMode::Node,
-            "RBAC" => AuthorizationMode::Rbac,
-            "AlwaysAllow" => AuthorizationMode::AlwaysAllow,
-            "AlwaysDeny" => AuthorizationMode::AlwaysDeny,
-            "Webhook" | "ABAC" => bail!("authorization-mode {name:?} is not supported: Node and RBAC are"),
-            _ => bail!("authorization-mode {name:?} is not a valid mode"),
-        };
-        ensure!(!modes.contains(&mode), "authorization-mode {name:?} has mode specified more than once");
-        modes.push(mode);
-    }
-    Ok(modes)
-}
-
-/// With AlwaysAllow, whoever is nobody may do nothing: upstream turns anonymous requests off.
-fn always_allows(values: &Values) -> bool {
-    let allows = modes(values).is_ok_and(|modes| modes.contains(&AuthorizationMode::AlwaysAllow));
-    if allows {
-        tracing::warn!("AnonymousAuth is not allowed with the AlwaysAllow authorizer. Resetting AnonymousAuth to false. You should use a different authorizer");
-    }
-    allows
-}
-
 fn plugins(values: &Values) -> Result<Plugins> {
     let (old, enabled, disabled) = (values.list("admission-control"), values.list("enable-admission-plugins"), values.list("disable-admission-plugins"));
     ensure!(
@@ -271,7 +245,8 @@ fn front_proxy(values: &Values) -> Result<Option<FrontProxy>> {
     }))
 }
 
-fn registry_config(values: &Values, advertise: IpAddr, port: u16) -> Result<registry::Config> {
+/// What the registry is to be, whether anybody may be nobody, and the files that say so.
+fn registry_config(values: &Values, advertise: IpAddr, port: u16) -> Result<(registry::Config, registry::AnonymousConfig, Files)> {
     let issuers = values.list("service-account-issuer");
     let signing = values.given("service-account-signing-key-file");
     let (Some(issuer), Some(signing)) = (issuers.first().cloned(), signing) else {
@@ -298,7 +273,9 @@ fn registry_config(values: &Values, advertise: IpAddr, port: u16) -> Result<regi
     let number = |text: &str| text.trim().parse::<u16>().with_context(|| format!("--service-node-port-range {ports:?} is no range of ports"));
     let client_ca = values.given("client-ca-file").map(|path| read(&path)).transpose()?;
     let static_tokens = values.given("token-auth-file").map(|path| Ok::<_, anyhow::Error>(StaticTokens::from_text(&read(&path)?).with_context(|| path)?)).transpose()?;
-    Ok(registry::Config {
+    let (authentication, anonymous, authentication_file) = apiserver_access::authentication(values, &issuers)?;
+    let (authorization, authorization_file) = apiserver_access::authorization(values)?;
+    let config = registry::Config {
         client_ca_pem: client_ca,
         signer: Arc::new(signer),
         old_keys,
@@ -316,46 +293,13 @@ fn registry_config(values: &Values, advertise: IpAddr, port: u16) -> Result<regi
             front_proxy: front_proxy(values)?,
             bootstrap_tokens: values.bool("enable-bootstrap-token-auth"),
             static_tokens,
-            authorization: modes(values)?,
+            authentication,
+            token_webhook: apiserver_access::token_webhook(values),
+            authorization,
             plugins: plugins(values)?,
         },
-    })
-}
-
-/// The serving certificate, which may be renewed while it is used.
-struct Tls {
-    files: Option<(String, String)>,
-    pair: (String, String),
-}
-
-impl Tls {
-    fn new(values: &Values) -> Result<Tls> {
-        let files = values.given("tls-cert-file").zip(values.given("tls-private-key-file"));
-        Ok(Tls { files, pair: serve::certificate("apiserver", values)? })
-    }
-
-    fn serving(&self) -> Result<Arc<ServingTls>> {
-        ServingTls::new(&self.pair.0, &self.pair.1).context("the serving certificate cannot be used")
-    }
-
-    async fn follow(mut self, serving: &ServingTls) {
-        let Some((cert, key)) = self.files.take() else { return };
-        loop {
-            tokio::time::sleep(RELOAD).await;
-            let Ok(pair) = read(&cert).and_then(|c| Ok((c, read(&key)?))) else { continue };
-            if pair != self.pair {
-                match serving.replace(&pair.0, &pair.1) {
-                    Ok(()) => tracing::info!("another serving certificate is used from now on"),
-                    // Perhaps only one of the files is there yet.
-                    Err(error) => {
-                        tracing::warn!("the serving certificate has changed and cannot be used: {error}");
-                        continue;
-                    }
-                }
-                self.pair = pair;
-            }
-        }
-    }
+    };
+    Ok((config, anonymous, Files { authentication: authentication_file, authorization: authorization_file, ..Files::default() }))
 }
 
 async fn follow_encryption(path: &std::path::Path, server: &Server) {
@@ -379,6 +323,7 @@ async fn follow_encryption(path: &std::path::Path, server: &Server) {
 mod tests {
     use super::super::flags;
     use super::*;
+    use registry::AuthorizationMode;
     use std::path::Path;
 
     /// A directory as the guides make it.
@@ -463,7 +408,7 @@ mod tests {
         assert!(why(&["--etcd-keyfile"]).contains("belong together"));
         assert!(why(&["--storage-media-type=application/cbor"]).starts_with("--storage-media-type \"application/cbor\" invalid, allowed values: "));
         assert!(why(&["--storage-backend=etcd2"]).starts_with("--storage-backend invalid"));
-        assert!(why(&["--oidc-issuer-url=https://example.com"]).contains("not supported"));
+        assert!(why(&["--oidc-issuer-url=https://example.com"]).contains("oidc-client-id must be specified together"));
         assert!(why(&["--client-ca-file=/nowhere/ca.crt"]).contains("cannot read /nowhere/ca.crt"));
         let old = why(&["--enable-admission-plugins=NodeRestriction,DenyEscalatingExec"]);
         assert!(old.starts_with("enable-admission-plugins plugin \"DenyEscalatingExec\" is unknown\nHint: upstream removed it"), "{old}");

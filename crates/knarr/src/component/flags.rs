@@ -210,6 +210,11 @@ impl Values {
         go_duration(&self.text(name)).unwrap_or_default()
     }
 
+    /// All values that the command line gives, each as it was written.
+    pub fn all(&self, name: &str) -> Vec<String> {
+        self.set.get(name).cloned().unwrap_or_default()
+    }
+
     /// The parts of a comma-separated list.
     pub fn list(&self, name: &str) -> Vec<String> {
         self.text(name).split(',').filter(|p| !p.is_empty()).map(|p| p.trim().to_string()).collect()

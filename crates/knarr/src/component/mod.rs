@@ -8,6 +8,7 @@
 
 mod access;
 mod apiserver;
+mod apiserver_access;
 mod controller_manager;
 mod feature_gates;
 mod flags;

@@ -26,7 +26,7 @@ fn may(attributes: &Attributes<'_>, verb: &str, signer: &str) -> bool {
             name,
             ..AuthzAttributes::default()
         };
-        attributes.ctx.backend.authorizer.authorize(&question).0 == Decision::Allow
+        attributes.ctx.authorize(&question).0 == Decision::Allow
     };
     let domain = signer.split('/').next().unwrap_or(signer);
     asks(signer.to_owned()) || asks(format!("{domain}/*"))
@@ -48,7 +48,7 @@ impl Admission for CertificateApproval {
     async fn validate(&self, attributes: &Attributes<'_>, _: Option<&Value>) -> Result<(), Status> {
         let Some(old) = attributes.old else { return Ok(()) };
         let signer = text(old, "/spec/signerName");
-        if is_sub(attributes, GROUP, REQUESTS, "approval") && !may(attributes, "approve", signer) {
+        if is_sub(attributes, GROUP, REQUESTS, "approval") && !attributes.ctx.settled(|| may(attributes, "approve", signer)).await {
             let why = format!("user not permitted to approve requests with signerName {}", quote(signer));
             return Err(forbidden(attributes, Some(old), why));
         }
@@ -74,7 +74,7 @@ impl Admission for CertificateSigning {
         let signer = text(old, "/spec/signerName");
         let signs = is_sub(attributes, GROUP, REQUESTS, "status")
             && new.is_some_and(|n| n.pointer("/status/certificate") != old.pointer("/status/certificate"));
-        if signs && !may(attributes, "sign", signer) {
+        if signs && !attributes.ctx.settled(|| may(attributes, "sign", signer)).await {
             let why = format!("user not permitted to sign requests with signerName {}", quote(signer));
             return Err(forbidden(attributes, Some(old), why));
         }

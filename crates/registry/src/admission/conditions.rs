@@ -122,8 +122,10 @@ impl Authorizer for Rights<'_> {
             field_selector: asked.field_selector.clone().unwrap_or_default(),
             label_selector: asked.label_selector.clone().unwrap_or_default(),
         };
-        let (decision, reason) = self.0.backend.authorizer.authorize(&attributes);
-        Decision { allowed: decision == apiserver::Decision::Allow, reason, error: None }
+        match self.0.authorize(&attributes) {
+            (apiserver::Decision::Failed { .. }, why) => Decision { allowed: false, reason: String::new(), error: Some(why) },
+            (decision, reason) => Decision { allowed: decision == apiserver::Decision::Allow, reason, error: None },
+        }
     }
 }
 

@@ -41,7 +41,7 @@ impl Admission for NodeRestriction {
             ("", "nodes", _) => node_object(attributes, node, object),
             ("", "persistentvolumeclaims", "status") => Ok(()),
             ("", "persistentvolumeclaims", _) => Err("may only update PVC status".into()),
-            ("", "serviceaccounts", "token") if attributes.operation == Operation::Create => token(attributes, node, object)?,
+            ("", "serviceaccounts", "token") if attributes.operation == Operation::Create => ctx.settled(|| token(attributes, node, object)).await?,
             ("coordination.k8s.io", "leases", _) => lease(attributes, node, object),
             ("storage.k8s.io", "csinodes", _) => own_name(attributes, object, node, "CSINode"),
             ("resource.k8s.io", "resourceslices", _) if attributes.operation == Operation::Create => {
@@ -279,7 +279,7 @@ fn token(attributes: &Attributes<'_>, node: &str, request: &Value) -> Result<Che
         name: ctx.name.clone(),
         ..Default::default()
     };
-    if ctx.backend.authorizer.authorize(&question).0 == apiserver::Decision::Allow {
+    if ctx.authorize(&question).0 == apiserver::Decision::Allow {
         return Ok(Ok(()));
     }
     Ok(Err(format!(

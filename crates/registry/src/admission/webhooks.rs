@@ -98,7 +98,7 @@ impl Hook {
         if self.conditions.is_empty() {
             return Ok(Some(view));
         }
-        let holds = conditions::all_hold(&self.conditions, &Data::new(&view, None), &[]);
+        let holds = ctx.settled(|| conditions::all_hold(&self.conditions, &Data::new(&view, None), &[])).await;
         match holds {
             Ok(true) => Ok(Some(view)),
             Ok(false) => Ok(None),

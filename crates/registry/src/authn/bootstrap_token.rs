@@ -85,7 +85,7 @@ mod tests {
         let tokens = BootstrapTokens { reader: objects };
         let ask = |token: &'static str, now: &str| {
             let headers = http::HeaderMap::new();
-            let req = AuthnRequest { headers: &headers, path: "/", peer: None, bearer: Some(token), audiences: &[], now: now.parse().unwrap() };
+            let req = AuthnRequest { headers: &headers, path: "/", peer: None, bearer: Some(token), audiences: &[], granted: None, now: now.parse().unwrap() };
             crate::testing::block_on(tokens.authenticate(&req)).unwrap()
         };
         let user = ask("abcdef.0123456789abcdef", "2026-05-01T00:00:00Z").unwrap();

@@ -1,6 +1,7 @@
 //! Client certificates: the common name is the user, the organisations are the groups.
 
 use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
 
 use apiserver::{AuthnRequest, Authenticator, UserInfo};
 use async_trait::async_trait;
@@ -12,16 +13,24 @@ use super::authenticated;
 /// How many verified certificates are remembered.
 const REMEMBERED: usize = 4096;
 
-/// Accepts certificates that one of the client CAs signed.
-pub(crate) struct ClientCertificates {
-    roots: Roots,
-    /// Verified leaves: a signature is checked once, not on every request of a connection.
-    verified: Mutex<HashMap<Vec<u8>, Peer>>,
+/// The CAs, and the leaves that they have been seen to vouch for: a signature is checked once, not on every request of
+/// a connection.
+struct State {
+    roots: Arc<Roots>,
+    verified: HashMap<Vec<u8>, Peer>,
 }
+
+/// Accepts certificates that one of the client CAs signed.
+pub(crate) struct ClientCertificates(Mutex<State>);
 
 impl ClientCertificates {
     pub fn new(roots: Roots) -> Self {
-        Self { roots, verified: Mutex::default() }
+        Self(Mutex::new(State { roots: Arc::new(roots), verified: HashMap::new() }))
+    }
+
+    /// Other CAs vouch from now on, also for connections that are open.
+    pub fn replace(&self, roots: Roots) {
+        *self.0.lock() = State { roots: Arc::new(roots), verified: HashMap::new() };
     }
 }
 
@@ -31,16 +40,22 @@ impl Authenticator for ClientCertificates {
         let Some(peer) = req.peer else { return Ok(None) };
         let Some(leaf) = peer.certs.first() else { return Ok(None) };
         let now = req.now.as_second();
-        let known = self.verified.lock().get(leaf).filter(|p| now >= p.not_before && now <= p.not_after).cloned();
+        let (known, roots) = {
+            let state = self.0.lock();
+            (state.verified.get(leaf).filter(|p| now >= p.not_before && now <= p.not_after).cloned(), state.roots.clone())
+        };
         let who = match known {
             Some(who) => who,
             None => {
-                let who = self.roots.verify_client(&peer.certs, req.now).map_err(|e| e.to_string())?;
-                let mut verified = self.verified.lock();
-                if verified.len() >= REMEMBERED {
-                    verified.clear();
+                let who = roots.verify_client(&peer.certs, req.now).map_err(|e| e.to_string())?;
+                let mut state = self.0.lock();
+                if state.verified.len() >= REMEMBERED {
+                    state.verified.clear();
                 }
-                verified.insert(leaf.clone(), who.clone());
+                // Not what CAs vouched for that have been replaced meanwhile.
+                if Arc::ptr_eq(&state.roots, &roots) {
+                    state.verified.insert(leaf.clone(), who.clone());
+                }
                 who
             }
         };

@@ -1,6 +1,9 @@
 //! The front proxy: whoever shows a certificate of its CA may say, in headers, who the user is.
 
+use std::sync::Arc;
+
 use apiserver::{AuthnRequest, Authenticator, UserInfo};
+use arc_swap::ArcSwap;
 use async_trait::async_trait;
 use pki::Roots;
 
@@ -40,13 +43,18 @@ impl FrontProxy {
 
 /// The authenticator.
 pub(crate) struct FrontProxies {
-    roots: Roots,
+    roots: ArcSwap<Roots>,
     settings: FrontProxy,
 }
 
 impl FrontProxies {
     pub fn new(settings: FrontProxy) -> Result<Self, pki::Error> {
-        Ok(Self { roots: Roots::from_pem(&settings.ca_pem)?, settings })
+        Ok(Self { roots: ArcSwap::from_pointee(Roots::from_pem(&settings.ca_pem)?), settings })
+    }
+
+    /// Other CAs vouch for the proxy from now on.
+    pub fn replace(&self, roots: Roots) {
+        self.roots.store(Arc::new(roots));
     }
 }
 
@@ -60,7 +68,7 @@ impl Authenticator for FrontProxies {
         let Some(peer) = req.peer.filter(|p| !p.certs.is_empty()) else { return Ok(None) };
         let settings = &self.settings;
         let Some(name) = values(req, &settings.username_headers).next() else { return Ok(None) };
-        let proxy = self.roots.verify_client(&peer.certs, req.now).map_err(|e| e.to_string())?;
+        let proxy = self.roots.load().verify_client(&peer.certs, req.now).map_err(|e| e.to_string())?;
         if !settings.allowed_names.is_empty() && !settings.allowed_names.contains(&proxy.cn) {
             return Err(format!("subject with cn={} is not in the allowed list", proxy.cn));
         }
@@ -85,7 +93,6 @@ mod tests {
     use crate::testing::block_on;
     use http::HeaderMap;
     use jiff::{SignedDuration, Timestamp};
-    use std::sync::Arc;
 
     fn now() -> Timestamp {
         "2026-05-01T10:00:00Z".parse().unwrap()
@@ -117,7 +124,7 @@ mod tests {
                 map.append(*key, value.parse().unwrap());
             }
             let peer = apiserver::Peer { addr: None, certs: Arc::new(cert.into_iter().collect()) };
-            let request = AuthnRequest { headers: &map, path: "/", peer: Some(&peer), bearer: None, audiences: &[], now: now() };
+            let request = AuthnRequest { headers: &map, path: "/", peer: Some(&peer), bearer: None, audiences: &[], granted: None, now: now() };
             block_on(proxies.authenticate(&request))
         };
         let proxy = || Some(certificate(&ca, "proxy"));

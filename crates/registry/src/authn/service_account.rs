@@ -13,7 +13,7 @@ use parking_lot::Mutex;
 use pki::jwt::Verifier;
 use serde_json::Value;
 
-use super::{authenticated, common};
+use super::{authenticated, common, digest};
 use crate::util::{NODES, PODS, SECRETS, SERVICE_ACCOUNTS, texts, text};
 
 /// A bound object is good for this long after its deletion began, and clocks may differ by it.
@@ -38,8 +38,7 @@ impl ServiceAccountTokens {
     }
 
     fn claims(&self, token: &str) -> Result<Arc<Value>, String> {
-        let digest = ring::digest::digest(&ring::digest::SHA256, token.as_bytes());
-        let key: [u8; 32] = digest.as_ref().try_into().map_err(|_| "digest".to_owned())?;
+        let key = digest(token);
         if let Some(claims) = self.verified.lock().get(&key) {
             return Ok(claims.clone());
         }
@@ -135,7 +134,7 @@ impl ServiceAccountTokens {
 }
 
 /// The audiences of a token's claims.
-pub(crate) fn audiences(claims: &Value) -> Vec<String> {
+fn audiences(claims: &Value) -> Vec<String> {
     match claims.get("aud") {
         Some(Value::String(one)) => vec![one.clone()],
         _ => texts(claims, "/aud").map(str::to_owned).collect(),
@@ -184,6 +183,10 @@ impl Authenticator for ServiceAccountTokens {
             return Ok(None);
         }
         let claims = self.claims(token)?;
-        self.modern(&claims, req.audiences, now).map(Some)
+        let user = self.modern(&claims, req.audiences, now)?;
+        if let Some(granted) = req.granted {
+            *granted.lock() = Some(audiences(&claims));
+        }
+        Ok(Some(user))
     }
 }

@@ -1,5 +1,9 @@
-//! The authorizers: RBAC and Node. `system:masters` is let through by `apiserver`'s own.
+//! The authorizers: RBAC, Node and webhooks, and the chain that they make. `system:masters` is let through by
+//! `apiserver`'s own.
 
+pub(crate) mod chain;
+pub(crate) mod config;
 pub(crate) mod node;
 pub(crate) mod rbac;
 pub(crate) mod rules;
+mod webhook;

@@ -75,6 +75,11 @@ pub(crate) async fn run(backend: &Backend, policy: &Policy, facts: &Facts) -> Re
     Ok(())
 }
 
+/// Brings up to date what tells extension API servers whose client certificates to trust.
+pub(crate) async fn publish_authentication(backend: &Backend, facts: &Facts) -> Result<(), String> {
+    ensure(backend, *CONFIG_MAPS, authentication(facts), reconcile_data).await.map_err(|e| e.message)
+}
+
 fn all(results: Vec<Result<(), Status>>) -> Result<(), String> {
     let errors: Vec<String> = results.into_iter().filter_map(Result::err).map(|e| e.message).collect();
     if errors.is_empty() { Ok(()) } else { Err(errors.join("; ")) }

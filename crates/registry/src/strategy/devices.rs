@@ -164,7 +164,7 @@ fn may(ctx: &Ctx, verbs: &[&str], part: &str, namespace: &str, name: &str) -> bo
             name: name.into(),
             ..AuthzAttributes::default()
         };
-        ctx.backend.authorizer.authorize(&question).0 == Decision::Allow
+        ctx.authorize(&question).0 == Decision::Allow
     })
 }
 

@@ -153,7 +153,7 @@ impl<'a> Asked<'a> {
             name: self.name.to_owned(),
             ..AuthzAttributes::default()
         };
-        ctx.backend.authorizer.authorize(&question).0 == Decision::Allow
+        ctx.authorize(&question).0 == Decision::Allow
     }
 }
 

@@ -38,7 +38,7 @@ fn may(ctx: &Ctx, verb: &str, resource: &str, name: &str) -> bool {
         name: name.into(),
         ..AuthzAttributes::default()
     };
-    ctx.backend.authorizer.authorize(&question).0 == Decision::Allow
+    ctx.authorize(&question).0 == Decision::Allow
 }
 
 /// Refuses if the user lacks one of the rules.
@@ -88,11 +88,11 @@ impl Strategy for Roles {
     }
 
     async fn begin_create(&self, ctx: &Ctx, role: &mut Value) -> Result<Option<Finish>, Status> {
-        self.guard(ctx, role, None).map(|()| None)
+        ctx.settled(|| self.guard(ctx, role, None)).await.map(|()| None)
     }
 
     async fn begin_update(&self, ctx: &Ctx, new: &mut Value, old: &Value) -> Result<Option<Finish>, Status> {
-        self.guard(ctx, new, Some(old)).map(|()| None)
+        ctx.settled(|| self.guard(ctx, new, Some(old))).await.map(|()| None)
     }
 }
 
@@ -169,11 +169,11 @@ impl Strategy for RoleBindings {
     }
 
     async fn begin_create(&self, ctx: &Ctx, binding: &mut Value) -> Result<Option<Finish>, Status> {
-        self.guard(ctx, binding, None).map(|()| None)
+        ctx.settled(|| self.guard(ctx, binding, None)).await.map(|()| None)
     }
 
     async fn begin_update(&self, ctx: &Ctx, new: &mut Value, old: &Value) -> Result<Option<Finish>, Status> {
-        self.guard(ctx, new, Some(old)).map(|()| None)
+        ctx.settled(|| self.guard(ctx, new, Some(old))).await.map(|()| None)
     }
 }
 

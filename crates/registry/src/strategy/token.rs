@@ -162,7 +162,7 @@ mod tests {
         let authn = ServiceAccountTokens::new(objects.clone(), signer.verifier().clone(), own.clone(), own);
         let who = |audiences: &[String]| {
             let headers = http::HeaderMap::new();
-            let req = AuthnRequest { headers: &headers, path: "/", peer: None, bearer: Some(&token), audiences, now: ctx.now };
+            let req = AuthnRequest { headers: &headers, path: "/", peer: None, bearer: Some(&token), audiences, granted: None, now: ctx.now };
             block_on(authn.authenticate(&req))
         };
         let user = who(&[]).unwrap().unwrap();

@@ -21,6 +21,7 @@ pub struct Cluster {
     store: Arc<dyn Store>,
     /// Signs service account tokens.
     pub signer: Arc<pki::jwt::Signer>,
+    pub live: registry::Live,
     _stop: DropGuard,
 }
 
@@ -41,31 +42,41 @@ impl Cluster {
     /// A server that is set up otherwise.
     pub async fn configured(config: apiserver::Config) -> Self {
         let ca = pki::Ca::new("kubernetes", Timestamp::now(), SignedDuration::from_hours(24)).unwrap();
-        Self::with(store::memory::new(), Arc::new(ca), config).await
+        Self::set_up(store::memory::new(), Arc::new(ca), config, Default::default()).await
+    }
+
+    /// A server that knows others, and lets others decide.
+    pub async fn accessed(config: apiserver::Config, access: registry::Access) -> Self {
+        let ca = pki::Ca::new("kubernetes", Timestamp::now(), SignedDuration::from_hours(24)).unwrap();
+        Self::set_up(store::memory::new(), Arc::new(ca), config, access).await
     }
 
     /// The same, with more installed into it.
     pub async fn installed(config: apiserver::Config, more: impl FnOnce(&mut apiserver::Builder)) -> Self {
         let ca = pki::Ca::new("kubernetes", Timestamp::now(), SignedDuration::from_hours(24)).unwrap();
-        Self::built(store::memory::new(), Arc::new(ca), config, more).await
+        Self::built(store::memory::new(), Arc::new(ca), config, Default::default(), more).await
     }
 
     /// A server over a store that may already hold a cluster.
     pub async fn over(store: Arc<dyn Store>, ca: Arc<pki::Ca>) -> Self {
-        Self::with(store, ca, Default::default()).await
+        Self::set_up(store, ca, Default::default(), Default::default()).await
     }
 
     /// The same, with the form in which it writes.
     pub async fn writing(store: Arc<dyn Store>, ca: Arc<pki::Ca>, form: apiserver::StorageMediaType) -> Self {
-        Self::with(store, ca, apiserver::Config { storage_media_type: Some(form), ..Default::default() }).await
+        Self::set_up(store, ca, apiserver::Config { storage_media_type: Some(form), ..Default::default() }, Default::default()).await
     }
 
     /// The same, set up otherwise.
     pub async fn with(store: Arc<dyn Store>, ca: Arc<pki::Ca>, config: apiserver::Config) -> Self {
-        Self::built(store, ca, config, |_| {}).await
+        Self::set_up(store, ca, config, Default::default()).await
     }
 
-    async fn built(store: Arc<dyn Store>, ca: Arc<pki::Ca>, config: apiserver::Config, more: impl FnOnce(&mut apiserver::Builder)) -> Self {
+    async fn set_up(store: Arc<dyn Store>, ca: Arc<pki::Ca>, config: apiserver::Config, access: registry::Access) -> Self {
+        Self::built(store, ca, config, access, |_| {}).await
+    }
+
+    async fn built(store: Arc<dyn Store>, ca: Arc<pki::Ca>, config: apiserver::Config, access: registry::Access, more: impl FnOnce(&mut apiserver::Builder)) -> Self {
         let mut builder = apiserver::Builder::new(config, store.clone()).unwrap();
         let signer = Arc::new(pki::jwt::Signer::from_pem(&pki::jwt::new_key_pem().unwrap()).unwrap());
         let config = registry::Config {
@@ -82,9 +93,9 @@ impl Cluster {
             secure_port: 6443,
             join_token: Some("abcdef.0123456789abcdef".into()),
             components: Vec::new(),
-            access: Default::default(),
+            access,
         };
-        registry::install(&mut builder, config).unwrap();
+        let live = registry::install(&mut builder, config).unwrap();
         more(&mut builder);
         let server = builder.build().unwrap();
         let cancel = CancellationToken::new();
@@ -94,7 +105,7 @@ impl Cluster {
         let started = std::time::Instant::now();
         server.ready().await;
         eprintln!("ready after {:?}", started.elapsed());
-        Self { server, ca, signer, store, _stop: cancel.drop_guard() }
+        Self { server, ca, signer, live, store, _stop: cancel.drop_guard() }
     }
 
     pub fn store(&self) -> Arc<dyn Store> {
@@ -118,6 +129,21 @@ impl Cluster {
         let code = response.status().as_u16();
         let bytes = response.into_body().collect().await.map(|b| b.to_bytes()).unwrap_or_default();
         (code, serde_json::from_slice(&bytes).unwrap_or_else(|_| Value::String(String::from_utf8_lossy(&bytes).into())))
+    }
+
+    /// Who the server takes the holder of a token for: the code, and the user.
+    pub async fn whoami(&self, token: &str) -> (u16, Value) {
+        let review = json!({"apiVersion": "authentication.k8s.io/v1", "kind": "SelfSubjectReview"});
+        let (code, answer) = self.bearer(token, "POST", "/apis/authentication.k8s.io/v1/selfsubjectreviews", Some(&review)).await;
+        (code, answer.pointer("/status/userInfo").cloned().unwrap_or_default())
+    }
+
+    /// A request from the network without a token, with these certificates.
+    pub async fn from_network(&self, certs: Vec<Vec<u8>>, method: &str, path: &str, body: &Value) -> (u16, Value) {
+        let body = if body.is_null() { String::new() } else { body.to_string() };
+        let mut request = Self::request(method, path).body(Full::from(body)).unwrap();
+        request.extensions_mut().insert(apiserver::Peer { addr: None, certs: Arc::new(certs) });
+        self.send(request, None).await
     }
 
     fn request(method: &str, path: &str) -> http::request::Builder {

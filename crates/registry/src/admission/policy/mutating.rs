@@ -129,7 +129,7 @@ impl Mutation {
     /// What the mutation makes of the object, ready for who comes next.
     async fn apply(&self, view: &View<'_>, params: Option<&Value>, namespace: Option<&Value>, policy: &Policy<Rules>) -> Result<Value, Failure> {
         let ctx = view.attributes.ctx;
-        let patched = self.patched(view, params, namespace, policy)?;
+        let patched = ctx.settled(|| self.patched(view, params, namespace, policy)).await?;
         let mut object = view.back(patched).await.map_err(Failure::Request)?;
         let strict = |why: String| Failure::Request(status::internal(format!("strict decoding error: {why}")));
         match (ctx.settle(&mut object), self.kind) {
@@ -218,7 +218,7 @@ impl MutatingAdmissionPolicy {
         for invocation in asked {
             let Invocation { policy, binding, target, params } = invocation;
             let view = View::of(attributes, target, Some(object)).await?;
-            match conditions::all_hold(&policy.conditions, &Data::new(&view, params.as_deref()), &policy.variables) {
+            match ctx.settled(|| conditions::all_hold(&policy.conditions, &Data::new(&view, params.as_deref()), &policy.variables)).await {
                 Ok(true) => {}
                 Ok(false) => continue,
                 Err(why) => {

@@ -212,7 +212,7 @@ impl Admission for ValidatingAdmissionPolicy {
             let outcomes = match &asked {
                 Ok(invocation) => {
                     let view = View::of(attributes, invocation.target, object).await?;
-                    policy.evaluate(&view, invocation.params.as_deref(), namespace.as_deref())
+                    ctx.settled(|| policy.evaluate(&view, invocation.params.as_deref(), namespace.as_deref())).await
                 }
                 // What is wrong with the configuration refuses the write, whatever the binding wants done.
                 Err(wrong) if policy.fails => {
