@@ -10,16 +10,22 @@ mod at;
 mod container;
 mod devices;
 mod flowcontrol;
+mod drivers;
+mod events;
 mod jobs;
 mod meta;
 mod net;
+mod networks;
 mod objects;
 mod pod;
 mod scheduling;
 mod service;
+mod services;
 mod storage;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod tests_kinds;
 mod volumes;
 mod workloads;
 
@@ -43,7 +49,14 @@ pub fn create(resource: &Resource, obj: &Value) -> Vec<FieldError> {
         pod::create(&at);
         return errs.into_inner();
     }
+    if kind == "Event" {
+        events::event(&at, group.is_empty(), None);
+        return errs.into_inner();
+    }
     meta::create(&at.at("metadata"), resource.namespaced, name_check(group, kind));
+    if changing(group, kind, &at, None) {
+        return errs.into_inner();
+    }
     match (group, kind) {
         ("", "Service") => service::service(&at, None),
         ("", "Node") => objects::node(&at, None),
@@ -80,7 +93,14 @@ pub fn update(resource: &Resource, new: &Value, old: &Value) -> Vec<FieldError> 
         pod::update(&at, &before);
         return errs.into_inner();
     }
+    if kind == "Event" {
+        events::event(&at, group.is_empty(), Some(&before));
+        return errs.into_inner();
+    }
     meta::update(&at.at("metadata"), &before.at("metadata"));
+    if changing(group, kind, &at, Some(&before)) {
+        return errs.into_inner();
+    }
     match (group, kind) {
         ("", "Service") => service::service(&at, Some(&before)),
         ("", "Node") => objects::node(&at, Some(&before)),
@@ -130,6 +150,24 @@ pub fn update(resource: &Resource, new: &Value, old: &Value) -> Vec<FieldError> 
     errs.into_inner()
 }
 
+/// Kinds whose rules for new and changed objects are one function, as most newer ones are; whether it is one of them.
+fn changing(group: &str, kind: &str, at: &At<'_>, old: Option<&At<'_>>) -> bool {
+    let (spec, old_spec) = (at.at("spec"), old.map(|o| o.at("spec")));
+    match (group, kind) {
+        ("storage.k8s.io", "CSIDriver") => drivers::driver(&spec, old_spec.as_ref()),
+        ("storage.k8s.io", "CSINode") => drivers::node(&spec, old_spec.as_ref()),
+        ("storage.k8s.io", "CSIStorageCapacity") => drivers::capacity(at, old),
+        ("storage.k8s.io", "VolumeAttachment") => drivers::attachment(at, old),
+        ("storage.k8s.io", "VolumeAttributesClass") => drivers::attributes_class(at, old),
+        ("networking.k8s.io", "IPAddress") => networks::address(&spec, old_spec.as_ref()),
+        ("networking.k8s.io", "ServiceCIDR") => networks::service_cidr(&spec, old_spec.as_ref()),
+        ("networking.k8s.io", "IngressClass") => networks::ingress_class(&spec, old_spec.as_ref()),
+        ("apiregistration.k8s.io", "APIService") => services::api_service(at),
+        _ => return false,
+    }
+    true
+}
+
 /// What is wrong with an object whose status changed.
 pub fn update_status(resource: &Resource, new: &Value, old: &Value) -> Vec<FieldError> {
     let errs = Errors::default();
@@ -158,6 +196,8 @@ pub fn update_status(resource: &Resource, new: &Value, old: &Value) -> Vec<Field
         ("batch", "Job") => jobs::status(&at, &before),
         ("resource.k8s.io", "ResourceClaim") => devices::claim_status(&at, &before),
         (crate::flowcontrol::GROUP, _) => flowcontrol::conditions(&at),
+        ("storage.k8s.io", "VolumeAttachment") => drivers::attachment(&at, Some(&before)),
+        ("apiregistration.k8s.io", "APIService") => services::api_service_status(&status),
         _ => {}
     }
     errs.into_inner()
@@ -220,7 +260,8 @@ fn name_check(group: &str, kind: &str) -> meta::NameCheck {
         ("rbac.authorization.k8s.io", _) => names::path_segment,
         ("certificates.k8s.io", "CertificateSigningRequest") | ("apiregistration.k8s.io", _) => |_| Vec::new(),
         ("coordination.k8s.io", "LeaseCandidate") => names::config_map_key,
-        ("networking.k8s.io", "IPAddress") | ("certificates.k8s.io", "ClusterTrustBundle") => names::path_segment,
+        ("networking.k8s.io", "IPAddress") => networks::address_name,
+        ("certificates.k8s.io", "ClusterTrustBundle") => names::path_segment,
         _ => names::dns1123_subdomain,
     }
 }

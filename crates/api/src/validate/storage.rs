@@ -11,7 +11,7 @@ use serde_json::Value;
 const ACCESS_MODES: &[&str] = &["ReadOnlyMany", "ReadWriteMany", "ReadWriteOnce", "ReadWriteOncePod"];
 const VOLUME_MODES: &[&str] = &["Block", "Filesystem"];
 
-fn access_modes(spec: &At<'_>, missing: &str) {
+pub fn access_modes(spec: &At<'_>, missing: &str) {
     let modes = spec.at("accessModes");
     if modes.is_empty() {
         modes.required(missing);
@@ -194,6 +194,7 @@ pub fn storage_class(at: &At<'_>) {
             }
         }
     }
+    super::drivers::parameters(&at.at("parameters"));
     let reclaim = at.at("reclaimPolicy");
     if reclaim.filled().is_some() {
         reclaim.one_of_if_set(&["Delete", "Retain"]);
