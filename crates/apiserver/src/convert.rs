@@ -1,6 +1,7 @@
 //! Kinds that are served in two versions but stored in one: events, and horizontal pod autoscalers.
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 
+use crate::autoscaler;
 use crate::object::map_of;
 
 /// Brings an object from one version to another. Versions without differences only change their name.
@@ -8,8 +9,8 @@ pub fn convert(from: (&str, &str, &str), to: (&str, &str), mut object: Value) ->
     match (from.0, to.0, from.2) {
         ("", "events.k8s.io", "Event") => rename(&mut object, false),
         ("events.k8s.io", "", "Event") => rename(&mut object, true),
-        ("autoscaling", "autoscaling", "HorizontalPodAutoscaler") if from.1 == "v1" && to.1 == "v2" => to_v2(&mut object),
-        ("autoscaling", "autoscaling", "HorizontalPodAutoscaler") if from.1 == "v2" && to.1 == "v1" => to_v1(&mut object),
+        ("autoscaling", "autoscaling", "HorizontalPodAutoscaler") if from.1 == "v1" && to.1 == "v2" => autoscaler::to_v2(&mut object),
+        ("autoscaling", "autoscaling", "HorizontalPodAutoscaler") if from.1 == "v2" && to.1 == "v1" => autoscaler::to_v1(&mut object),
         _ => {}
     }
     map_of(&mut object).insert("apiVersion".into(), api::resources::api_version(to.0, to.1).into());
@@ -51,99 +52,6 @@ fn rename(event: &mut Value, to_core: bool) {
             map.entry(key).or_insert(Value::Null);
         }
     }
-}
-
-const V2_METRICS: &str = "autoscaling.alpha.kubernetes.io/metrics";
-
-fn utilization(metric: &Value, part: &str) -> Option<i64> {
-    let resource = metric.get("resource")?;
-    if metric.get("type")? != "Resource" || resource.get("name")? != "cpu" {
-        return None;
-    }
-    resource.get(part)?.get("averageUtilization")?.as_i64()
-}
-
-fn to_v1(hpa: &mut Value) {
-    let mut others = Vec::new();
-    if let Some(Value::Object(spec)) = hpa.get_mut("spec") {
-        if let Some(Value::Array(metrics)) = spec.remove("metrics") {
-            for metric in metrics {
-                match utilization(&metric, "target") {
-                    Some(percent) if !spec.contains_key("targetCPUUtilizationPercentage") => {
-                        spec.insert("targetCPUUtilizationPercentage".into(), percent.into());
-                    }
-                    _ => others.push(metric),
-                }
-            }
-        }
-        if let Some(behavior) = spec.remove("behavior") {
-            let text = behavior.to_string();
-            annotations(hpa).insert("autoscaling.alpha.kubernetes.io/behavior".into(), text.into());
-        }
-    }
-    if let Some(Value::Object(status)) = hpa.get_mut("status") {
-        if let Some(Value::Array(metrics)) = status.remove("currentMetrics")
-            && let Some(percent) = metrics.iter().find_map(|m| utilization(m, "current"))
-        {
-            status.insert("currentCPUUtilizationPercentage".into(), percent.into());
-        }
-        // Always told in this version, and in the other one unless it is none.
-        status.entry("currentReplicas").or_insert(json!(0));
-        if let Some(conditions) = status.remove("conditions") {
-            let text = conditions.to_string();
-            annotations(hpa).insert("autoscaling.alpha.kubernetes.io/conditions".into(), text.into());
-        }
-    }
-    if !others.is_empty() {
-        let text = Value::Array(others).to_string();
-        annotations(hpa).insert(V2_METRICS.into(), text.into());
-    }
-}
-
-fn to_v2(hpa: &mut Value) {
-    let mut take = |key: &str| -> Option<Value> {
-        let map = annotations(hpa);
-        let text = map.remove(key)?;
-        serde_json::from_str(text.as_str()?).ok()
-    };
-    let metrics = take(V2_METRICS);
-    let behavior = take("autoscaling.alpha.kubernetes.io/behavior");
-    let conditions = take("autoscaling.alpha.kubernetes.io/conditions");
-    if annotations(hpa).is_empty() {
-        crate::object::meta_mut(hpa).remove("annotations");
-    }
-    if let Some(Value::Object(spec)) = hpa.get_mut("spec") {
-        let mut all = Vec::new();
-        if let Some(percent) = spec.remove("targetCPUUtilizationPercentage") {
-            all.push(json!({"type": "Resource", "resource": {"name": "cpu", "target": {"type": "Utilization", "averageUtilization": percent}}}));
-        }
-        if let Some(Value::Array(metrics)) = metrics {
-            all.extend(metrics);
-        }
-        if !all.is_empty() {
-            spec.insert("metrics".into(), all.into());
-        }
-        if let Some(behavior) = behavior {
-            spec.insert("behavior".into(), behavior);
-        }
-    }
-    if let Some(Value::Object(status)) = hpa.get_mut("status") {
-        if let Some(percent) = status.remove("currentCPUUtilizationPercentage") {
-            let current = json!([{"type": "Resource", "resource": {"name": "cpu", "current": {"averageUtilization": percent}}}]);
-            status.insert("currentMetrics".into(), current);
-        }
-        status.entry("currentMetrics").or_insert(Value::Null);
-        if status.get("currentReplicas") == Some(&json!(0)) {
-            status.remove("currentReplicas");
-        }
-        if let Some(conditions) = conditions {
-            status.insert("conditions".into(), conditions);
-        }
-    }
-}
-
-fn annotations(object: &mut Value) -> &mut Map<String, Value> {
-    map_of(crate::object::meta_mut(object).entry("annotations").or_insert_with(|| json!({})))
 }
 
 #[cfg(test)]

@@ -14,6 +14,7 @@ mod aggregate;
 pub mod audit;
 pub mod authn;
 pub mod authz;
+mod autoscaler;
 pub mod body;
 pub mod builder;
 pub mod cache;
