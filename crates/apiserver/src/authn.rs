@@ -3,8 +3,36 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use async_trait::async_trait;
+use parking_lot::Mutex;
 
 pub use crate::ctx::UserInfo;
+
+/// What an authenticator has to say of the request beside who makes it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Note {
+    /// An annotation of the audit event: key and value.
+    Audit(&'static str, String),
+    /// A `Warning` header of the answer.
+    Warning(&'static str),
+}
+
+/// The notes of one request.
+pub(crate) type Notes = Arc<Mutex<Vec<Note>>>;
+
+tokio::task_local! {
+    pub(crate) static NOTES: Notes;
+}
+
+/// Says something of the request that is being authenticated; what is authenticated beside one (a TokenReview's token)
+/// has nobody to be told.
+pub fn note(note: Note) {
+    let _ = NOTES.try_with(|notes| notes.lock().push(note));
+}
+
+/// What was said of the request of this task.
+pub(crate) fn notes() -> Vec<Note> {
+    NOTES.try_with(|notes| notes.lock().clone()).unwrap_or_default()
+}
 
 /// The connection a request came over, put into its extensions by the listener.
 #[derive(Debug, Clone, Default)]

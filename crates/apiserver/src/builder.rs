@@ -27,11 +27,22 @@ pub type Key = (String, String, String);
 /// Work to be done once the store is readable and the cache synced; /readyz stays red until all are through. Retried while it fails.
 pub type PostStart = Arc<dyn Fn(Backend) -> Pin<Box<dyn Future<Output = Result<(), String>> + Send>> + Send + Sync>;
 
+/// Work that is done again and again once all post-start hooks are through.
+pub struct Periodic {
+    /// What the log calls it.
+    pub name: &'static str,
+    /// The pause between two times; the first comes after one.
+    pub every: Duration,
+    pub work: PostStart,
+    /// Done once, when the server is told to stop, while it still serves.
+    pub stop: Option<PostStart>,
+}
+
+/// Appends to what `/metrics` says.
+pub type Render = Arc<dyn Fn(&mut String) + Send + Sync>;
+
 /// A named health check for /healthz, /livez and /readyz.
 pub type Check = Arc<dyn Fn() -> Result<(), String> + Send + Sync>;
-
-/// Adds lines of Prometheus' text format to /metrics.
-pub type MetricsSource = Arc<dyn Fn(&mut String) + Send + Sync>;
 
 /// Everything the generic server does not know by itself.
 #[derive(Default)]
@@ -45,9 +56,10 @@ pub struct Parts {
     pub(crate) authorizers: Vec<Arc<dyn Authorizer>>,
     pub(crate) post_start: Vec<(String, PostStart)>,
     pub(crate) checks: Vec<(String, Check)>,
+    pub(crate) periodic: Vec<Periodic>,
+    pub(crate) metrics: Vec<Render>,
     pub(crate) documents: HashMap<String, (String, Vec<u8>)>,
     pub(crate) served: Vec<&'static [Resource]>,
-    pub(crate) metrics: Vec<MetricsSource>,
 }
 
 impl Parts {
@@ -105,9 +117,14 @@ impl Parts {
         self.checks.push((name.to_string(), check));
     }
 
-    /// More for /metrics.
-    pub fn metrics(&mut self, source: MetricsSource) {
-        self.metrics.push(source);
+    /// Work to be done again and again while the server runs.
+    pub fn periodic(&mut self, periodic: Periodic) {
+        self.periodic.push(periodic);
+    }
+
+    /// Families of metrics beside the server's own.
+    pub fn metrics(&mut self, render: Render) {
+        self.metrics.push(render);
     }
 
     /// A fixed document at a non-resource path (`/.well-known/openid-configuration`): content type and body.

@@ -36,7 +36,7 @@ pub struct Core {
     pub cache: Arc<Cache>,
     pub(crate) transformer: Arc<Transformer>,
     /// The form in which objects are written.
-    media_type: StorageMediaType,
+    pub(crate) media_type: StorageMediaType,
     /// Ends all watches when the server stops.
     pub(crate) closing: CancellationToken,
     /// Seconds that events live.
@@ -130,6 +130,7 @@ impl Core {
         Backend {
             reader: self.clone(),
             writer: Arc::new(crate::writer::CoreWriter(self.clone())),
+            unserved: Arc::new(crate::unserved::CoreUnserved(self.clone())),
             authorizer: Arc::new(Late(self.clone())),
             authenticator: Arc::new(Late(self.clone())),
         }
@@ -277,6 +278,10 @@ impl Reader for Core {
             self.remember(&tree);
         }
         Some(tree)
+    }
+
+    fn has(&self, resource: &Resource, namespace: &str, name: &str) -> bool {
+        self.entry(resource, namespace, name).is_some()
     }
 
     fn labels(&self, resource: &Resource, namespace: &str, name: &str) -> Option<Value> {

@@ -8,7 +8,7 @@ use crate::audit::{Level, Record};
 use crate::authn::Authenticator;
 use crate::authz::{self, Authorizer, AuthzAttributes, Decision};
 use crate::custom::Custom;
-use crate::storage::{Reader, Writer};
+use crate::storage::{Reader, Unserved, Writer};
 use crate::types::Resource;
 
 /// Who makes a request, as an authenticator found out.
@@ -41,6 +41,7 @@ impl UserInfo {
 pub struct Backend {
     pub reader: Arc<dyn Reader>,
     pub writer: Arc<dyn Writer>,
+    pub unserved: Arc<dyn Unserved>,
     pub authorizer: Arc<dyn Authorizer>,
     pub authenticator: Arc<dyn Authenticator>,
 }

@@ -113,9 +113,7 @@ impl Server {
             flow.render(&mut out);
         }
         self.audited.render(&mut out);
-        for source in &self.core.parts().metrics {
-            source(&mut out);
-        }
+        self.core.parts().metrics.iter().for_each(|render| render(&mut out));
         out
     }
 

@@ -18,6 +18,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::audit::{Auditor, Counters, Incoming, Record};
+use crate::authn::Note;
 use crate::body::{self, Body, BodyError};
 use crate::builder::{Concurrency, Config};
 use crate::cache::Feed;
@@ -32,6 +33,9 @@ use crate::negotiate;
 use crate::proxy::Dialer;
 use crate::request::{RequestInfo, parse_query};
 use crate::types::Status;
+
+/// How long the last work may take when the server stops.
+const LAST_WORK: Duration = Duration::from_secs(3);
 
 /// What tells a request from all others, in the audit log and in the answer.
 const AUDIT_ID: &str = "audit-id";
@@ -184,7 +188,8 @@ impl Server {
         }
         let record = OnceLock::new();
         // Boxed: what a request may come to need is large, and callers in this process keep it on their stacks.
-        let chain = Box::pin(AssertUnwindSafe(self.chain(request, info.clone(), &record)).catch_unwind());
+        let notes = crate::authn::Notes::default();
+        let chain = Box::pin(crate::authn::NOTES.scope(notes.clone(), AssertUnwindSafe(self.chain(request, info.clone(), &record)).catch_unwind()));
         let result = if long {
             chain.await
         } else {
@@ -214,6 +219,13 @@ impl Server {
             }
         };
         let h = response.headers_mut();
+        for note in notes.lock().drain(..) {
+            if let Note::Warning(text) = note
+                && let Some(value) = filters::warning_header(text)
+            {
+                h.append(header::WARNING, value);
+            }
+        }
         if !h.contains_key(header::CACHE_CONTROL) {
             h.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache, private"));
         }
@@ -272,6 +284,13 @@ impl Server {
             let peer = extensions.get::<crate::Peer>().and_then(|p| p.addr).map(|a| a.ip());
             let incoming = Incoming { info: &info, uri: request.uri(), headers: &headers, peer, user: user.as_ref().ok(), received: now };
             audit = auditor.begin(&incoming);
+        }
+        if let Some(record) = &audit {
+            for note in crate::authn::notes() {
+                if let Note::Audit(key, value) = note {
+                    record.annotate(crate::audit::Level::Metadata, key, || value);
+                }
+            }
         }
         let user = match (user, &audit) {
             (Ok(user), None) => user,
@@ -372,6 +391,7 @@ impl Server {
             store: core.store.clone(),
             open: Arc::new(move |key, value| transformer.transformer.open(key, value).map_err(|e| e.to_string())),
         };
+        let (ending, ended) = (CancellationToken::new(), tokio::sync::Notify::new());
         let work = async {
             let revision = loop {
                 match feed.load().await {
@@ -383,10 +403,18 @@ impl Server {
                 }
             };
             self.loaded.send_replace(true);
-            tokio::join!(feed.run(revision), self.hooks(), self.compaction(), self.core.clone().keep_definitions(), self.keep_aggregated(), self.keep_flow());
+            let periodic = async {
+                self.periodic(&ending).await;
+                ended.notify_one();
+            };
+            tokio::join!(feed.run(revision), self.hooks(), self.compaction(), self.core.clone().keep_definitions(), self.keep_aggregated(), self.keep_flow(), periodic);
         };
         let stop = async {
             cancel.cancelled().await;
+            ending.cancel();
+            if *self.loaded.borrow() {
+                let _ = tokio::time::timeout(LAST_WORK, ended.notified()).await;
+            }
             self.core.closing.cancel();
             // writes that have begun wait for the cache: it follows the store until they are through
             self.writes.close();
@@ -441,6 +469,29 @@ impl Server {
             }
         });
         futures::future::join_all(hooks).await;
+    }
+
+    /// Does what is to be done periodically until it ends, and then what is to be done last.
+    async fn periodic(&self, ending: &CancellationToken) {
+        let backend = self.backend();
+        let tasks = self.core.parts().periodic.iter().map(|task| {
+            let backend = backend.clone();
+            async move {
+                let guarded = async |work: &crate::builder::PostStart| match AssertUnwindSafe(work(backend.clone())).catch_unwind().await {
+                    Ok(Ok(())) => {}
+                    Ok(Err(why)) => tracing::warn!(task = task.name, why, "periodic work failed; trying again later"),
+                    Err(_) => tracing::error!(task = task.name, "periodic work panicked; trying again later"),
+                };
+                ending.run_until_cancelled(self.ready()).await;
+                while ending.run_until_cancelled(tokio::time::sleep(task.every)).await.is_some() {
+                    guarded(&task.work).await;
+                }
+                if let Some(stop) = &task.stop {
+                    guarded(stop).await;
+                }
+            }
+        });
+        futures::future::join_all(tasks).await;
     }
 
     /// Forgets what was before a revision: pages and watches that would need it are refused as expired.

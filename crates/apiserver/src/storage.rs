@@ -15,6 +15,10 @@ pub trait Reader: Send + Sync {
     fn labels(&self, resource: &Resource, namespace: &str, name: &str) -> Option<Value> {
         Some(self.get(resource, namespace, name)?.pointer("/metadata/labels").cloned().unwrap_or_default())
     }
+    /// Whether there is such an object; cheaper than reading it.
+    fn has(&self, resource: &Resource, namespace: &str, name: &str) -> bool {
+        self.get(resource, namespace, name).is_some()
+    }
     /// All of one namespace, or of all when it is `None` or empty.
     fn list(&self, resource: &Resource, namespace: Option<&str>) -> Vec<Arc<Value>>;
     /// All resources that show the same objects as this one, itself included: its other versions.
@@ -55,4 +59,19 @@ pub trait Writer: Send + Sync {
     }
     /// Deletes with these DeleteOptions (Null for none) as the API would: grace period, finalizers, preconditions, dryRun.
     async fn delete(&self, resource: &'static Resource, namespace: &str, name: &str, options: &Value) -> Result<Value, Status>;
+}
+
+/// Objects under keys that no path serves, such as `/registry/ranges/servicenodeports`. They are read from the store
+/// itself.
+#[async_trait]
+pub trait Unserved: Send + Sync {
+    /// The object under a key, with its revision.
+    async fn get(&self, key: &str) -> Result<Option<(Value, u64)>, Status>;
+    /// The objects under all keys that begin so.
+    async fn list(&self, prefix: &str) -> Result<Vec<Value>, Status>;
+    /// Writes an object with kind and apiVersion, if its key is still at `expect` (0: absent); says whether it was. With a
+    /// time to live it goes by itself after so many seconds.
+    async fn put(&self, key: &str, object: &Value, expect: u64, ttl_seconds: Option<u64>) -> Result<bool, Status>;
+    /// Removes the key, if it is there.
+    async fn delete(&self, key: &str) -> Result<(), Status>;
 }

@@ -227,6 +227,8 @@ async fn api_server(config: &Config, layout: &Layout, material: &Material, node_
             node_ports: 30000..=32767,
             advertise_address: IpAddr::V4(node_ip),
             secure_port: config.secure_port,
+            endpoint_reconciler: registry::EndpointReconciler::Lease,
+            hostname: config.node_name.clone(),
             cluster_ca_pem: material.ca.cert_pem().into(),
             join_token: Some(material.join_token.clone()),
             components: ["controller-manager", "scheduler", "etcd-0"].map(|name| (name.to_string(), healthy.clone())).to_vec(),

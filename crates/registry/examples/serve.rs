@@ -57,6 +57,8 @@ async fn main() -> Result<(), Anything> {
         node_ports: 30000..=32767,
         advertise_address: "192.0.2.1".parse()?,
         secure_port: address.port(),
+        endpoint_reconciler: registry::EndpointReconciler::Lease,
+        hostname: "dev".into(),
         join_token: None,
         components: Vec::new(),
         access: Default::default(),

@@ -3,28 +3,36 @@
 use std::net::IpAddr;
 use std::ops::RangeInclusive;
 use std::sync::Arc;
+use std::time::Duration;
 
 use apiserver::builder::Check;
-use apiserver::{Backend, Builder, DefaultGc, Parts, Reader};
+use apiserver::{Backend, Builder, DefaultGc, Parts, Periodic};
+use jiff::Timestamp;
 use parking_lot::Mutex;
 use pki::Roots;
 use pki::jwt::{Signer, Verifier};
 use serde_json::json;
 
 use crate::admission::Plugins;
+use crate::allocation::metrics::Metrics;
+use crate::allocation::repair::Repair;
+use crate::allocation::{Cidr, ClusterIps, NodePorts};
 use crate::authn::oidc::{AuthenticationConfig, AuthenticationError, Oidc};
 use crate::authn::{BootstrapTokens, ClientCertificates, FrontProxies, FrontProxy, ServiceAccountTokens, StaticTokens, TokenWebhook, TokenWebhookConfig};
 use crate::authz::chain::Chain;
 use crate::authz::config::{AuthorizationError, AuthorizationMode};
 use crate::authz::node::NodeAuthorizer;
 use crate::authz::rbac::Rbac;
+use crate::bootstrap::policy::Policy;
 use crate::bootstrap::{self, Facts, policy};
 use crate::components::ComponentStatuses;
 use crate::live::Live;
 use crate::locate::{Log, NodeProxy, PodProxy, ServiceProxy, Stream};
 use crate::metrics::Counters;
+use crate::servers::endpoints::{EndpointReconciler, Server};
+use crate::servers::identity::{self, Identity};
+use crate::servers::tracking;
 use crate::reviews::{AccessReview, RulesReview, SelfReview, TokenReview};
-use crate::strategy::allocator::{Allocator, Cidr};
 use crate::strategy::crd::Definitions;
 use crate::strategy::csr::{Approval, RequestStatus, SigningRequests};
 use crate::strategy::hooks::HookConfigurations;
@@ -40,6 +48,13 @@ use crate::strategy::service::Services;
 use crate::strategy::token::TokenRequests;
 use crate::strategy::secret::Secrets;
 use crate::strategy::workloads::{DaemonSets, Deployments, Jobs, Nodes};
+
+/// How often this server renews what says that it lives.
+const SERVERS: Duration = Duration::from_secs(10);
+/// How often addresses and node ports are compared with the Services.
+const REPAIR: Duration = Duration::from_secs(180);
+/// How often Leases of servers are looked at that are gone.
+const COLLECT: Duration = Duration::from_secs(3600);
 
 /// What this crate must know about the cluster.
 #[derive(Clone)]
@@ -64,6 +79,10 @@ pub struct Config {
     pub advertise_address: IpAddr,
     /// Port of the same.
     pub secure_port: u16,
+    /// How this server comes to stand behind the service `kubernetes`.
+    pub endpoint_reconciler: EndpointReconciler,
+    /// The name of its machine.
+    pub hostname: String,
     /// PEM of the CA of the API server's own certificate, for `cluster-info`.
     pub cluster_ca_pem: String,
     /// A bootstrap token that lets nodes join, with the rights they need for it.
@@ -137,13 +156,14 @@ pub enum Error {
 /// Installs everything into a server that is being built. What may change later is in the caller's hands.
 pub fn install(builder: &mut Builder, config: Config) -> Result<Live, Error> {
     let backend = builder.backend();
-    let mut live = install_parts(&mut builder.parts, backend.reader.clone(), config)?;
+    let mut live = install_parts(&mut builder.parts, &backend, config)?;
     live.backend = Some(backend);
     Ok(live)
 }
 
-/// The same into bare parts; `reader` is the watch cache of the server they are for.
-pub fn install_parts(parts: &mut Parts, reader: Arc<dyn Reader>, config: Config) -> Result<Live, Error> {
+/// The same into bare parts; `backend` is that of the server they are for.
+pub fn install_parts(parts: &mut Parts, backend: &Backend, config: Config) -> Result<Live, Error> {
+    let reader = backend.reader.clone();
     let cidr = Cidr::parse(&config.service_cidr).ok_or_else(|| Error::ServiceCidr(config.service_cidr.clone()))?;
     let service_ip = cidr.nth(1);
     if config.join_token.as_deref().is_some_and(|t| pki::bootstrap_token::parse(t).is_none()) {
@@ -157,7 +177,7 @@ pub fn install_parts(parts: &mut Parts, reader: Arc<dyn Reader>, config: Config)
     let policy = Arc::new(policy::policy());
 
     let counters = Arc::new(Counters::of(&format!("{}:{}", config.advertise_address, config.secure_port)));
-    let known = install_authn(parts, &reader, &config, &audiences, &counters)?;
+    let known = install_authn(parts, backend, &config, &audiences, &counters)?;
     let node = Arc::new(NodeAuthorizer::new(reader.clone(), policy::node_rules(&policy)));
     let chain = Arc::new(Chain::new(&config.access.authorization, node, rbac.clone(), counters.clone())?);
     parts.authorizer(chain.clone());
@@ -169,7 +189,11 @@ pub fn install_parts(parts: &mut Parts, reader: Arc<dyn Reader>, config: Config)
     for plugin in config.access.plugins.make() {
         parts.admission(plugin);
     }
-    install_strategies(parts, Arc::new(Allocator::new(cidr, config.node_ports.clone())), rbac);
+    let metrics = Arc::new(Metrics::default());
+    let ips = Arc::new(ClusterIps::new(cidr.family(), metrics.clone()));
+    let ports = Arc::new(NodePorts::new(config.node_ports.clone(), metrics.clone()));
+    let services = Services { ips: ips.clone(), ports: ports.clone() };
+    install_strategies(parts, services, rbac);
     install_creaters(parts, &config, &audiences);
     install_locators(parts);
     let components = config.components.clone();
@@ -187,20 +211,85 @@ pub fn install_parts(parts: &mut Parts, reader: Arc<dyn Reader>, config: Config)
         join_token: config.join_token,
     };
     let (facts_of_live, required) = (facts.clone(), config.access.authorization.iter().map(AuthorizationMode::kind).collect());
-    parts.post_start(
-        "bootstrap-objects",
-        Arc::new(move |backend| {
-            let (policy, facts) = (policy.clone(), facts.clone());
-            Box::pin(async move { bootstrap::run(&backend, &policy, &facts).await })
-        }),
-    );
+    let (repair, used) = (Arc::new(Repair::new(ips.clone(), ports, config.hostname.clone())), reader.clone());
+    parts.metrics(Arc::new(move |out| metrics.render(&ips.usage(&*used), out)));
+    let server = Server { reconciler: config.endpoint_reconciler, address: config.advertise_address, port: config.secure_port };
+    install_work(parts, policy, facts, repair, server, Identity::new(&config.hostname));
     let (client_certificates, front_proxies, oidc) = known;
     Ok(Live { client_certificates, front_proxies, oidc, chain, required, facts: Mutex::new(facts_of_live), backend: None::<Backend>, counters })
 }
 
+/// Work of one of these, as the server wants it.
+fn work<F>(work: impl Fn(Backend) -> F + Send + Sync + 'static) -> apiserver::builder::PostStart
+where
+    F: Future<Output = Result<(), String>> + Send + 'static,
+{
+    Arc::new(move |backend| Box::pin(work(backend)))
+}
+
+/// What is done at the start, again and again, and at the end.
+fn install_work(parts: &mut Parts, policy: Arc<Policy>, facts: Facts, repair: Arc<Repair>, server: Server, identity: Identity) {
+    let (facts, identity) = (Arc::new(facts), Arc::new(identity));
+    let begin = (facts.clone(), repair.clone(), server.clone(), identity.clone());
+    parts.post_start(
+        "bootstrap-objects",
+        work(move |backend| {
+            let (policy, (facts, repair, server, identity)) = (policy.clone(), begin.clone());
+            async move {
+                bootstrap::run(&backend, &policy, &facts).await?;
+                // Addresses are repaired once their ranges are there.
+                repair.run(&backend, Timestamp::now()).await?;
+                server.reconcile(&backend).await?;
+                tracking::keep(&backend, Timestamp::now()).await?;
+                identity.renew(&backend, Timestamp::now()).await
+            }
+        }),
+    );
+    let stopping = (server.clone(), identity.clone());
+    parts.periodic(Periodic {
+        name: "kubernetes-service",
+        every: SERVERS,
+        work: work(move |backend| {
+            let (facts, server, identity) = (facts.clone(), server.clone(), identity.clone());
+            async move {
+                let results = [
+                    bootstrap::keep_service(&backend, &facts).await,
+                    tracking::keep(&backend, Timestamp::now()).await,
+                    server.reconcile(&backend).await,
+                    identity.renew(&backend, Timestamp::now()).await,
+                ];
+                results.into_iter().collect()
+            }
+        }),
+        stop: Some(work(move |backend| {
+            let (server, identity) = stopping.clone();
+            async move {
+                let results = [server.remove(&backend).await, identity.remove(&backend).await];
+                results.into_iter().collect()
+            }
+        })),
+    });
+    parts.periodic(Periodic {
+        name: "service-ip-repair",
+        every: REPAIR,
+        work: work(move |backend| {
+            let repair = repair.clone();
+            async move { repair.run(&backend, Timestamp::now()).await }
+        }),
+        stop: None,
+    });
+    parts.periodic(Periodic {
+        name: "identity-lease-garbage-collector",
+        every: COLLECT,
+        work: work(|backend| async move { identity::collect(&backend, Timestamp::now()).await }),
+        stop: None,
+    });
+}
+
 type Known = (Option<Arc<ClientCertificates>>, Option<Arc<FrontProxies>>, Arc<Oidc>);
 
-fn install_authn(parts: &mut Parts, reader: &Arc<dyn Reader>, config: &Config, audiences: &[String], counters: &Arc<Counters>) -> Result<Known, Error> {
+fn install_authn(parts: &mut Parts, backend: &Backend, config: &Config, audiences: &[String], counters: &Arc<Counters>) -> Result<Known, Error> {
+    let reader = &backend.reader;
     let (mut front_proxies, mut client_certificates) = (None, None);
     if let Some(front_proxy) = &config.access.front_proxy {
         let proxies = Arc::new(FrontProxies::new(front_proxy.clone()).map_err(Error::FrontProxyCa)?);
@@ -218,7 +307,10 @@ fn install_authn(parts: &mut Parts, reader: &Arc<dyn Reader>, config: &Config, a
     let mut keys = config.signer.verifier().clone();
     keys.extend(&config.old_keys);
     let issuers: Vec<String> = std::iter::once(&config.issuer).chain(&config.other_issuers).cloned().collect();
-    parts.authenticator(Arc::new(ServiceAccountTokens::new(reader.clone(), keys, issuers.clone(), audiences.to_vec())));
+    let tokens = ServiceAccountTokens::new(reader.clone(), keys, issuers.clone(), audiences.to_vec()).noting(backend.writer.clone());
+    let uses = tokens.uses.clone();
+    parts.metrics(Arc::new(move |out| uses.render(out)));
+    parts.authenticator(Arc::new(tokens));
     if config.access.bootstrap_tokens {
         parts.authenticator(Arc::new(BootstrapTokens { reader: reader.clone() }));
     }
@@ -231,13 +323,13 @@ fn install_authn(parts: &mut Parts, reader: &Arc<dyn Reader>, config: &Config, a
     Ok((client_certificates, front_proxies, oidc))
 }
 
-fn install_strategies(parts: &mut Parts, allocator: Arc<Allocator>, rbac: Arc<Rbac>) {
+fn install_strategies(parts: &mut Parts, services: Services, rbac: Arc<Rbac>) {
     parts.strategy("", "pods", "", Arc::new(Pods));
     parts.strategy("", "pods", "status", Arc::new(PodStatus));
     parts.strategy("", "pods", "ephemeralcontainers", Arc::new(EphemeralContainers));
     parts.strategy("", "pods", "resize", Arc::new(Resize));
     parts.strategy("", "nodes", "", Arc::new(Nodes));
-    parts.strategy("", "services", "", Arc::new(Services { allocator }));
+    parts.strategy("", "services", "", Arc::new(services));
     parts.strategy("", "namespaces", "", Arc::new(Namespaces));
     parts.strategy("", "namespaces", "status", Arc::new(NamespaceStatus));
     parts.strategy("", "namespaces", "finalize", Arc::new(NamespaceFinalize));

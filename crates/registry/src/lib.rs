@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 
 mod admission;
+mod allocation;
 mod authn;
 mod authz;
 mod bootstrap;
@@ -18,6 +19,7 @@ mod locate;
 mod metrics;
 mod podref;
 mod reviews;
+mod servers;
 mod strategy;
 #[cfg(test)]
 mod testing;
@@ -29,3 +31,4 @@ pub use authn::{FrontProxy, StaticTokens, TokenFileError, TokenWebhookConfig};
 pub use authz::config::{AuthorizationConfig, AuthorizationError, AuthorizationMode, WebhookSettings};
 pub use install::{Access, Config, Error, install, install_parts};
 pub use live::Live;
+pub use servers::endpoints::EndpointReconciler;

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use apiserver::types::{Resource, Status};
 use apiserver::storage::Modify;
-use apiserver::{AuthnRequest, Authenticator, Authorizer, Backend, Ctx, Reader, UserInfo, Writer};
+use apiserver::{AuthnRequest, Authenticator, Authorizer, Backend, Ctx, Reader, Unserved, UserInfo, Writer};
 use async_trait::async_trait;
 use parking_lot::Mutex;
 use serde_json::{Value, json};
@@ -18,6 +18,8 @@ use crate::util::text;
 pub(crate) struct Objects {
     map: Mutex<BTreeMap<(String, String, String), Arc<Value>>>,
     version: AtomicU64,
+    /// By key, with their revisions and times to live.
+    pub unserved: Mutex<BTreeMap<String, (Value, u64, Option<u64>)>>,
 }
 
 impl Objects {
@@ -47,6 +49,7 @@ impl Objects {
         Backend {
             reader: self.clone(),
             writer: self.clone(),
+            unserved: self.clone(),
             authorizer: Arc::new(apiserver::authz::AlwaysAllow) as Arc<dyn Authorizer>,
             authenticator: Arc::new(Nobody),
         }
@@ -118,6 +121,32 @@ impl Writer for Objects {
         self.remove(resource, namespace, name)
             .map(|v| (*v).clone())
             .ok_or_else(|| api::status::not_found(resource.group, resource.plural, name))
+    }
+}
+
+#[async_trait]
+impl Unserved for Objects {
+    async fn get(&self, key: &str) -> Result<Option<(Value, u64)>, Status> {
+        Ok(self.unserved.lock().get(key).map(|(object, revision, _)| (object.clone(), *revision)))
+    }
+
+    async fn list(&self, prefix: &str) -> Result<Vec<Value>, Status> {
+        Ok(self.unserved.lock().iter().filter(|(key, _)| key.starts_with(prefix)).map(|(_, (object, ..))| object.clone()).collect())
+    }
+
+    async fn put(&self, key: &str, object: &Value, expect: u64, ttl_seconds: Option<u64>) -> Result<bool, Status> {
+        let revision = self.version.fetch_add(1, Ordering::SeqCst) + 1;
+        let mut map = self.unserved.lock();
+        let stands = map.get(key).map_or(0, |(_, revision, _)| *revision) == expect;
+        if stands {
+            map.insert(key.to_owned(), (object.clone(), revision, ttl_seconds));
+        }
+        Ok(stands)
+    }
+
+    async fn delete(&self, key: &str) -> Result<(), Status> {
+        self.unserved.lock().remove(key);
+        Ok(())
     }
 }
 

@@ -121,4 +121,7 @@ resources! {
     MUTATING_HOOKS = "admissionregistration.k8s.io" "v1" "mutatingwebhookconfigurations";
     VALIDATING_HOOKS = "admissionregistration.k8s.io" "v1" "validatingwebhookconfigurations";
     SERVICE_CIDRS = "networking.k8s.io" "v1" "servicecidrs";
+    IP_ADDRESSES = "networking.k8s.io" "v1" "ipaddresses";
+    EVENTS = "" "v1" "events";
+    LEASES = "coordination.k8s.io" "v1" "leases";
 }

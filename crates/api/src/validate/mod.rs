@@ -9,9 +9,9 @@
 mod at;
 mod container;
 mod devices;
-mod flowcontrol;
 mod drivers;
 mod events;
+mod flowcontrol;
 mod jobs;
 mod meta;
 mod net;

@@ -126,6 +126,8 @@ impl World {
             node_ports: 30000..=32767,
             advertise_address: "192.0.2.1".parse().expect("an address"),
             secure_port: 6443,
+            endpoint_reconciler: registry::EndpointReconciler::Lease,
+            hostname: "test".into(),
             join_token: None,
             components: Vec::new(),
             access: Default::default(),

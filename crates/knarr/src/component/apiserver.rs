@@ -10,7 +10,7 @@ use apiserver::audit::{self, BatchConfig, LogConfig, TruncateConfig, WebhookConf
 use apiserver::{Builder, Concurrency, EncryptionConfig, Server, ServingTls};
 use pki::jwt::{Signer, Verifier};
 use reconcile::Tasks;
-use registry::{Access, FrontProxy, Plugins, StaticTokens};
+use registry::{Access, EndpointReconciler, FrontProxy, Plugins, StaticTokens};
 
 use super::flags::Values;
 use super::{apiserver_access, read, serve};
@@ -286,6 +286,8 @@ fn registry_config(values: &Values, advertise: IpAddr, port: u16) -> Result<(reg
         node_ports: number(first)?..=number(last)?,
         advertise_address: advertise,
         secure_port: port,
+        endpoint_reconciler: endpoint_reconciler(values)?,
+        hostname: crate::config::host_name()?,
         cluster_ca_pem: String::new(),
         join_token: None,
         components: Vec::new(),
@@ -300,6 +302,17 @@ fn registry_config(values: &Values, advertise: IpAddr, port: u16) -> Result<(reg
         },
     };
     Ok((config, anonymous, Files { authentication: authentication_file, authorization: authorization_file, ..Files::default() }))
+}
+
+fn endpoint_reconciler(values: &Values) -> Result<EndpointReconciler> {
+    let count = values.int("apiserver-count");
+    ensure!(count > 0, "--apiserver-count should be a positive number, but value '{count}' provided");
+    Ok(match values.text("endpoint-reconciler-type").as_str() {
+        "lease" => EndpointReconciler::Lease,
+        "master-count" => EndpointReconciler::MasterCount(count as usize),
+        "none" => EndpointReconciler::None,
+        other => bail!("--endpoint-reconciler-type {other:?} is none of master-count, lease, none"),
+    })
 }
 
 async fn follow_encryption(path: &std::path::Path, server: &Server) {

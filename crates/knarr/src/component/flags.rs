@@ -292,7 +292,6 @@ pub fn removed(name: &str) -> Option<&'static str> {
         "basic-auth-file" => "gone since 1.19: client certificates, or --token-auth-file",
         "kubelet-https" => "gone: kubelets are always reached by TLS",
         "kubelet-port" | "kubelet-read-only-port" => "gone: the node's object says the port",
-        "apiserver-count" => "gone: each API server says by a lease that it is there",
         "etcd-quorum-read" => "gone: reads are always consistent",
         "enable-swagger-ui" => "gone: /openapi/v3 has the documents",
         "repair-malformed-updates" | "target-ram-mb" | "deserialization-cache-size" => "gone: it had no effect any more",

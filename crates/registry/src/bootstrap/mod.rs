@@ -13,9 +13,10 @@ use apiserver::types::{Resource, Status};
 use futures::future::join_all;
 use serde_json::{Value, json};
 
+use crate::allocation::addresses::ip_address;
 use crate::authn::FrontProxy;
 use crate::util::{
-    CLUSTER_ROLE_BINDINGS, CLUSTER_ROLES, CONFIG_MAPS, ENDPOINT_SLICES, ENDPOINTS, NAMESPACES, PRIORITY_CLASSES, ROLE_BINDINGS, ROLES,
+    CLUSTER_ROLE_BINDINGS, CLUSTER_ROLES, CONFIG_MAPS, IP_ADDRESSES, NAMESPACES, PRIORITY_CLASSES, ROLE_BINDINGS, ROLES,
     SERVICE_CIDRS, SERVICES, items, text,
 };
 use policy::Policy;
@@ -55,10 +56,6 @@ pub(crate) async fn run(backend: &Backend, policy: &Policy, facts: &Facts) -> Re
     for class in priority_classes() {
         work.push(ensure(backend, *PRIORITY_CLASSES, class, keep));
     }
-    work.push(ensure(backend, *SERVICE_CIDRS, service_cidr(facts), keep));
-    work.push(ensure(backend, *SERVICES, service(facts), keep));
-    work.push(ensure(backend, *ENDPOINTS, endpoints(facts), reconcile_endpoints));
-    work.push(ensure(backend, *ENDPOINT_SLICES, endpoint_slice(facts), reconcile_endpoints));
     work.push(ensure(backend, *CONFIG_MAPS, authentication(facts), reconcile_data));
     if let Some(token) = &facts.join_token {
         let host = match facts.advertise_address {
@@ -71,6 +68,7 @@ pub(crate) async fn run(backend: &Backend, policy: &Policy, facts: &Facts) -> Re
         }
     }
     all(join_all(work).await)?;
+    keep_service(backend, facts).await?;
     crate::strategy::rbac::aggregate(backend).await;
     Ok(())
 }
@@ -78,6 +76,18 @@ pub(crate) async fn run(backend: &Backend, policy: &Policy, facts: &Facts) -> Re
 /// Brings up to date what tells extension API servers whose client certificates to trust.
 pub(crate) async fn publish_authentication(backend: &Backend, facts: &Facts) -> Result<(), String> {
     ensure(backend, *CONFIG_MAPS, authentication(facts), reconcile_data).await.map_err(|e| e.message)
+}
+
+/// The default range of cluster addresses and the service `kubernetes`, which come back when somebody removes them.
+pub(crate) async fn keep_service(backend: &Backend, facts: &Facts) -> Result<(), String> {
+    let is_new = !backend.reader.has(*SERVICES, "default", "kubernetes");
+    let range = ensure(backend, *SERVICE_CIDRS, service_cidr(facts), keep).await;
+    let address = match is_new {
+        true => ensure(backend, *IP_ADDRESSES, ip_address(facts.service_ip, "default", "kubernetes"), keep).await,
+        false => Ok(()),
+    };
+    let service = ensure(backend, *SERVICES, service(facts), keep).await;
+    all(vec![range, address, service])
 }
 
 fn all(results: Vec<Result<(), Status>>) -> Result<(), String> {
@@ -173,14 +183,6 @@ fn reconcile_binding(current: &mut Value, wanted: &Value) {
     }
 }
 
-fn reconcile_endpoints(current: &mut Value, wanted: &Value) {
-    for key in ["subsets", "endpoints", "ports"] {
-        if let Some(value) = wanted.get(key) {
-            current[key] = value.clone();
-        }
-    }
-}
-
 fn reconcile_data(current: &mut Value, wanted: &Value) {
     for (key, value) in wanted["data"].as_object().into_iter().flatten() {
         current["data"][key] = value.clone();
@@ -244,27 +246,6 @@ fn service(facts: &Facts) -> Value {
     })
 }
 
-fn endpoints(facts: &Facts) -> Value {
-    json!({
-        "apiVersion": "v1", "kind": "Endpoints",
-        "metadata": {"name": "kubernetes", "namespace": "default", "labels": {"endpointslice.kubernetes.io/skip-mirror": "true"}},
-        "subsets": [{
-            "addresses": [{"ip": facts.advertise_address}],
-            "ports": [{"name": "https", "port": facts.secure_port, "protocol": "TCP"}],
-        }],
-    })
-}
-
-fn endpoint_slice(facts: &Facts) -> Value {
-    json!({
-        "apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice",
-        "metadata": {"name": "kubernetes", "namespace": "default", "generation": 1, "labels": {"kubernetes.io/service-name": "kubernetes"}},
-        "addressType": family(facts.advertise_address),
-        "endpoints": [{"addresses": [facts.advertise_address], "conditions": {"ready": true}}],
-        "ports": [{"name": "https", "port": facts.secure_port, "protocol": "TCP"}],
-    })
-}
-
 /// How extension API servers learn whose client certificates to trust.
 fn authentication(facts: &Facts) -> Value {
     let mut data = json!({});
@@ -313,6 +294,7 @@ mod tests {
         let version = objects.version(&PRIORITY_CLASSES);
         block_on(run(&objects.backend(), &policy, &facts)).unwrap();
         assert_eq!(objects.version(&PRIORITY_CLASSES), version, "a restart writes nothing");
+        assert_eq!(text(&objects.get(&IP_ADDRESSES, "", "10.96.0.1").unwrap(), "/spec/parentRef/name"), "kubernetes");
         // What an administrator took away comes back, what they added stays.
         let mut view = (*objects.get(&CLUSTER_ROLES, "", "system:kube-dns").unwrap()).clone();
         let own = json!({"verbs": ["get"], "apiGroups": [""], "resources": ["pods"]});

@@ -1,6 +1,5 @@
 //! What differs from resource to resource.
 
-pub(crate) mod allocator;
 pub(crate) mod crd;
 pub(crate) mod csr;
 pub(crate) mod devices;

@@ -13,12 +13,22 @@ use apiserver::{Ctx, Finish, Strategy};
 use async_trait::async_trait;
 use serde_json::{Value, json};
 
-use super::allocator::{Allocator, Taken, held};
+use crate::allocation::addresses::Error;
+use crate::allocation::ports::Wish;
+use crate::allocation::{ClusterIps, NodePorts, addresses_of, ports_of};
 use crate::util::{items, number, object, text, texts};
 
 /// The Services' own rules.
 pub(crate) struct Services {
-    pub allocator: Arc<Allocator>,
+    pub ips: Arc<ClusterIps>,
+    pub ports: Arc<NodePorts>,
+}
+
+/// What one request took: given back when it fails.
+#[derive(Default)]
+struct Taken {
+    ips: Vec<IpAddr>,
+    ports: Vec<u16>,
 }
 
 fn kind(service: &Value) -> &str {
@@ -142,7 +152,7 @@ impl Services {
         if !has_cluster_ip(new) {
             return Ok(());
         }
-        let own = self.allocator.cidr.family();
+        let own = self.ips.family;
         let other = if own == "IPv4" { "IPv6" } else { "IPv4" };
         let selectorless = headless(new) && new.pointer("/spec/selector").and_then(Value::as_object).is_none_or(|s| s.is_empty());
         let policy = match (text(new, "/spec/ipFamilyPolicy"), old.map_or("", |o| text(o, "/spec/ipFamilyPolicy"))) {
@@ -205,20 +215,24 @@ impl Services {
     }
 
     /// Fills in what the Service needs and does not have.
-    fn allocate(&self, ctx: &Ctx, service: &mut Value, old: Option<&Value>, taken: &mut Taken) -> Result<(), FieldError> {
-        let reader = &*ctx.backend.reader;
-        let allocator = &self.allocator;
-        let (old_ips, old_ports) = old.map(held).unwrap_or_default();
+    async fn allocate(&self, ctx: &Ctx, service: &mut Value, old: Option<&Value>, taken: &mut Taken) -> Result<(), Status> {
+        let name = text(service, "/metadata/name").to_owned();
         if has_cluster_ip(service) && !headless(service) {
             let given = text(service, "/spec/clusterIP").to_owned();
-            let path = Path::new("spec.clusterIPs");
+            let invalid = |value: Value, why: String| status::invalid("", "Service", &name, &[FieldError::invalid(&Path::new("spec.clusterIPs"), value, why)]);
             let ip: IpAddr = if given.is_empty() {
-                allocator.next_ip(reader, taken).map_err(|e| FieldError::internal(&path, e.to_string()))?
+                let next = self.ips.next(&ctx.backend, service, ctx.dry_run).await.map_err(|e| match e {
+                    Error::Full => status::internal(format!("failed to allocate a serviceIP for Service {name:?}: {e}")),
+                    e => invalid(Value::Null, format!("failed to allocate IP: {e}")),
+                })?;
+                taken.ips.extend((!ctx.dry_run).then_some(next));
+                next
             } else {
-                let invalid = |why: String| FieldError::invalid(&path, json!([given]), why);
-                let ip = given.parse().map_err(|_| invalid("must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)".into()))?;
-                if !old_ips.contains(&ip) {
-                    allocator.take_ip(reader, ip, taken).map_err(|e| invalid(e.to_string()))?;
+                let ip = given.parse().map_err(|_| invalid(json!([given]), "must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)".into()))?;
+                if !old.map(addresses_of).unwrap_or_default().contains(&ip) {
+                    let result = self.ips.take(&ctx.backend, service, ip, ctx.dry_run).await;
+                    result.map_err(|e| invalid(json!([given]), format!("failed to allocate IP {given}: {e}")))?;
+                    taken.ips.extend((!ctx.dry_run).then_some(ip));
                 }
                 ip
             };
@@ -228,77 +242,37 @@ impl Services {
         } else if headless(service) {
             object(service, "spec").insert("clusterIPs".into(), json!(["None"]));
         }
-        if is_public(service) {
-            let automatic = wants_node_ports(service);
-            let mut own: Vec<(u16, String)> = Vec::new();
-            let ports = service.pointer_mut("/spec/ports").and_then(Value::as_array_mut);
-            for (i, port) in ports.into_iter().flatten().enumerate() {
-                let protocol = match text(port, "/protocol") {
-                    "" => "TCP".to_owned(),
-                    protocol => protocol.to_owned(),
-                };
-                let path = Path::new("spec.ports").index(i).child("nodePort");
-                let given = number(port, "/nodePort").unwrap_or(0);
-                let number = if given != 0 {
-                    let wanted = u16::try_from(given).unwrap_or(0);
-                    let key = (wanted, protocol.clone());
-                    if !old_ports.contains(&key) && !own.contains(&key) {
-                        allocator
-                            .take_port(reader, wanted, &protocol, taken)
-                            .map_err(|e| FieldError::invalid(&path, given, e.to_string()))?;
-                    }
-                    wanted
-                } else if !automatic {
-                    continue;
-                } else {
-                    allocator
-                        .next_port(reader, &protocol, taken)
-                        .map_err(|e| FieldError::internal(&path, format!("failed to allocate a nodePort: {e}")))?
-                };
-                own.push((number, protocol));
-                port["nodePort"] = number.into();
-            }
-        }
-        if wants_health_port(service) {
-            let given = number(service, "/spec/healthCheckNodePort").unwrap_or(0);
-            let path = Path::new("spec.healthCheckNodePort");
-            let port = if given == 0 {
-                allocator.next_port(reader, "TCP", taken).map_err(|e| FieldError::internal(&path, e.to_string()))?
-            } else {
-                let wanted = u16::try_from(given).unwrap_or(0);
-                if !old_ports.contains(&(wanted, "TCP".into())) {
-                    allocator
-                        .take_port(reader, wanted, "TCP", taken)
-                        .map_err(|e| FieldError::invalid(&path, given, e.to_string()))?;
-                }
-                wanted
-            };
-            object(service, "spec").insert("healthCheckNodePort".into(), port.into());
-        }
+        let wish = Wish { public: is_public(service), automatic: wants_node_ports(service), health: wants_health_port(service) };
+        let given = self.ports.give(&ctx.backend, service, old, wish, ctx.dry_run).await;
+        taken.ports = given.map_err(|refusal| refusal.status(&name))?;
         Ok(())
     }
 
-    fn begin(&self, ctx: &Ctx, service: &mut Value, old: Option<&Value>) -> Result<Option<Finish>, Status> {
+    async fn begin(&self, ctx: &Ctx, service: &mut Value, old: Option<&Value>) -> Result<Option<Finish>, Status> {
         let name = text(service, "/metadata/name").to_owned();
         self.families(service, old).map_err(|errors| status::invalid("", "Service", &name, &errors))?;
         let mut taken = Taken::default();
-        if let Err(error) = self.allocate(ctx, service, old, &mut taken) {
-            self.allocator.abort(&taken);
-            return Err(status::invalid("", "Service", &name, &[error]));
+        let allocated = self.allocate(ctx, service, old, &mut taken).await;
+        let (ips, ports, backend) = (self.ips.clone(), self.ports.clone(), ctx.backend.clone());
+        if let Err(status) = allocated {
+            ips.release(&backend, service, &taken.ips).await;
+            return Err(status);
         }
-        let (old_ips, old_ports) = old.map(held).unwrap_or_default();
-        let (ips, ports) = held(service);
-        let gone_ips: Vec<IpAddr> = old_ips.into_iter().filter(|ip| !ips.contains(ip)).collect();
-        let gone_ports: Vec<(u16, String)> = old_ports.into_iter().filter(|p| !ports.contains(p)).collect();
-        let allocator = self.allocator.clone();
+        let (new_ips, new_ports) = (addresses_of(service), ports_of(service));
+        let gone_ips: Vec<IpAddr> = old.map(addresses_of).unwrap_or_default().into_iter().filter(|ip| !new_ips.contains(ip)).collect();
+        let gone_ports: Vec<u16> = old.map(ports_of).unwrap_or_default().into_iter().filter(|p| !new_ports.contains(p)).collect();
+        if taken.ips.is_empty() && taken.ports.is_empty() && gone_ips.is_empty() && gone_ports.is_empty() {
+            return Ok(None);
+        }
+        let (of, dry_run) = (json!({"metadata": service["metadata"]}), ctx.dry_run);
         Ok(Some(Box::new(move |done| {
             Box::pin(async move {
-                if done {
-                    allocator.commit(&taken);
-                    allocator.release(&gone_ips, &gone_ports);
-                } else {
-                    allocator.abort(&taken);
+                if dry_run {
+                    return;
                 }
+                let (gone_ips, gone_ports) = if done { (gone_ips, gone_ports) } else { (taken.ips, taken.ports) };
+                ips.release(&backend, &of, &gone_ips).await;
+                ports.release(&backend, &gone_ports).await;
             })
         })))
     }
@@ -320,30 +294,32 @@ impl Strategy for Services {
     }
 
     async fn begin_create(&self, ctx: &Ctx, service: &mut Value) -> Result<Option<Finish>, Status> {
-        self.begin(ctx, service, None)
+        self.begin(ctx, service, None).await
     }
 
     async fn begin_update(&self, ctx: &Ctx, new: &mut Value, old: &Value) -> Result<Option<Finish>, Status> {
-        self.begin(ctx, new, Some(old))
+        self.begin(ctx, new, Some(old)).await
     }
 
-    async fn after_delete(&self, _ctx: &Ctx, service: &Value) {
-        let (ips, ports) = held(service);
-        self.allocator.release(&ips, &ports);
+    async fn after_delete(&self, ctx: &Ctx, service: &Value) {
+        self.ips.release(&ctx.backend, service, &addresses_of(service)).await;
+        self.ports.release(&ctx.backend, &ports_of(service)).await;
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::strategy::allocator::Cidr;
     use crate::testing::{Objects, block_on};
-    use crate::util::SERVICES;
-    use apiserver::UserInfo;
+    use crate::util::{IP_ADDRESSES, SERVICE_CIDRS, SERVICES};
+    use apiserver::{Reader, UserInfo};
 
     fn setup() -> (Arc<Objects>, Services) {
-        let allocator = Arc::new(Allocator::new(Cidr::parse("10.96.0.0/16").unwrap(), 30000..=32767));
-        (Objects::new(), Services { allocator })
+        let objects = Objects::new();
+        objects.put(&SERVICE_CIDRS, json!({"metadata": {"name": "kubernetes"}, "spec": {"cidrs": ["10.96.0.0/16"]}}));
+        let ips = ClusterIps::new("IPv4", Arc::default());
+        ips.set_repaired();
+        (objects, Services { ips: Arc::new(ips), ports: Arc::new(NodePorts::new(30000..=32767, Arc::default())) })
     }
 
     fn create(objects: &Arc<Objects>, services: &Services, spec: Value) -> Result<Value, String> {
@@ -351,7 +327,9 @@ mod tests {
         let mut service = json!({"metadata": {"name": "s", "namespace": "a"}, "spec": spec});
         services.prepare_create(&ctx, &mut service);
         let finish = block_on(services.begin_create(&ctx, &mut service)).map_err(|e| e.message)?;
-        block_on(finish.unwrap()(true));
+        if let Some(finish) = finish {
+            block_on(finish(true));
+        }
         objects.put(&SERVICES, service.clone());
         Ok(service)
     }
@@ -362,7 +340,9 @@ mod tests {
         change(&mut new);
         services.prepare_update(&ctx, &mut new, old);
         let finish = block_on(services.begin_update(&ctx, &mut new, old)).unwrap();
-        block_on(finish.unwrap()(true));
+        if let Some(finish) = finish {
+            block_on(finish(true));
+        }
         objects.put(&SERVICES, new.clone());
         new
     }
@@ -396,8 +376,34 @@ mod tests {
             s["spec"]["externalName"] = json!("example.com");
         });
         assert!(external["spec"].get("clusterIP").is_none());
+        assert!(objects.list(&IP_ADDRESSES, None).is_empty());
         let again = create(&objects, &services, json!({"clusterIP": ip, "ports": [{"port": 1, "nodePort": port}], "type": "NodePort"})).unwrap();
         assert_eq!(again["spec"]["clusterIP"], ip);
+        assert!(objects.has(&IP_ADDRESSES, "", ip.as_str().unwrap()));
+        let ctx = objects.ctx(&SERVICES, "a", "s", UserInfo::default());
+        block_on(services.after_delete(&ctx, &again));
+        assert!(!objects.has(&IP_ADDRESSES, "", ip.as_str().unwrap()));
+        assert_eq!(block_on(services.ports.load(&objects.backend())).unwrap().0.all().count(), 0);
+    }
+
+    #[test]
+    fn what_failed_or_was_only_tried_takes_nothing() {
+        let (objects, services) = setup();
+        let mut service = json!({"metadata": {"name": "s", "namespace": "a"}, "spec": {"type": "NodePort", "ports": [{"port": 80}]}});
+        let mut ctx = objects.ctx(&SERVICES, "a", "s", UserInfo::default());
+        let finish = block_on(services.begin_create(&ctx, &mut service.clone())).unwrap().expect("it took something");
+        assert_eq!(objects.list(&IP_ADDRESSES, None).len(), 1);
+        block_on(finish(false));
+        ctx.dry_run = true;
+        assert!(block_on(services.begin_create(&ctx, &mut service)).unwrap().is_none());
+        assert!(service["spec"]["clusterIP"].is_string() && service["spec"]["ports"][0]["nodePort"].is_number());
+        assert!(objects.list(&IP_ADDRESSES, None).is_empty());
+        assert_eq!(block_on(services.ports.load(&objects.backend())).unwrap().0.all().count(), 0);
+        // the address was had, the port was not
+        ctx.dry_run = false;
+        let mut refused = json!({"metadata": {"name": "s", "namespace": "a"}, "spec": {"type": "NodePort", "ports": [{"port": 80, "nodePort": 80}]}});
+        assert!(block_on(services.begin_create(&ctx, &mut refused)).is_err());
+        assert!(objects.list(&IP_ADDRESSES, None).is_empty());
     }
 
     #[test]

@@ -54,7 +54,7 @@ impl Cluster {
     /// The same, with more installed into it.
     pub async fn installed(config: apiserver::Config, more: impl FnOnce(&mut apiserver::Builder)) -> Self {
         let ca = pki::Ca::new("kubernetes", Timestamp::now(), SignedDuration::from_hours(24)).unwrap();
-        Self::built(store::memory::new(), Arc::new(ca), config, Default::default(), more).await
+        Self::built(store::memory::new(), Arc::new(ca), config, Default::default(), "192.0.2.1", more).await
     }
 
     /// A server over a store that may already hold a cluster.
@@ -73,10 +73,15 @@ impl Cluster {
     }
 
     async fn set_up(store: Arc<dyn Store>, ca: Arc<pki::Ca>, config: apiserver::Config, access: registry::Access) -> Self {
-        Self::built(store, ca, config, access, |_| {}).await
+        Self::built(store, ca, config, access, "192.0.2.1", |_| {}).await
     }
 
-    async fn built(store: Arc<dyn Store>, ca: Arc<pki::Ca>, config: apiserver::Config, access: registry::Access, more: impl FnOnce(&mut apiserver::Builder)) -> Self {
+    /// One of several servers.
+    pub async fn at(store: Arc<dyn Store>, ca: Arc<pki::Ca>, address: &str) -> Self {
+        Self::built(store, ca, Default::default(), Default::default(), address, |_| {}).await
+    }
+
+    async fn built(store: Arc<dyn Store>, ca: Arc<pki::Ca>, config: apiserver::Config, access: registry::Access, address: &str, more: impl FnOnce(&mut apiserver::Builder)) -> Self {
         let mut builder = apiserver::Builder::new(config, store.clone()).unwrap();
         let signer = Arc::new(pki::jwt::Signer::from_pem(&pki::jwt::new_key_pem().unwrap()).unwrap());
         let config = registry::Config {
@@ -89,8 +94,10 @@ impl Cluster {
             audiences: Vec::new(),
             service_cidr: "10.96.0.0/16".into(),
             node_ports: 30000..=32767,
-            advertise_address: "192.0.2.1".parse().unwrap(),
+            advertise_address: address.parse().unwrap(),
             secure_port: 6443,
+            endpoint_reconciler: registry::EndpointReconciler::Lease,
+            hostname: format!("host-{address}"),
             join_token: Some("abcdef.0123456789abcdef".into()),
             components: Vec::new(),
             access,
