@@ -4,6 +4,9 @@
 /// Seconds since 1970 of 0001-01-01T00:00:00Z, Go's zero time, which JSON shows as `null`.
 pub const ZERO: i64 = -62_135_596_800;
 
+/// The seconds that can be written: four digits of a year are read again.
+pub const WRITABLE: std::ops::RangeInclusive<i64> = -62_167_219_200..=253_402_300_799;
+
 fn days_from_civil(year: i64, month: i64, day: i64) -> i64 {
     let y = if month <= 2 { year - 1 } else { year };
     let era = y.div_euclid(400);

@@ -269,7 +269,7 @@ impl Quantity {
         if self.value == 0 {
             self.format = other.format;
         }
-        (self.value, self.scale) = sum((self.value, self.scale), (-other.value, other.scale));
+        (self.value, self.scale) = sum((self.value, self.scale), (other.value.saturating_neg(), other.scale));
     }
 
     /// Multiplies by a whole number.
@@ -281,7 +281,7 @@ impl Quantity {
     /// Changes the sign.
     pub fn neg(&mut self) {
         self.text = None;
-        self.value = -self.value;
+        self.value = self.value.saturating_neg();
     }
 }
 
@@ -447,6 +447,18 @@ fn sum(a: (i128, i32), b: (i128, i32)) -> (i128, i32) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_largest_can_be_negated() {
+        let mut least = Quantity::parse("-9223322332233203767208720854").unwrap();
+        least.mul(i64::MAX);
+        least.mul(i64::MAX);
+        let mut other = least.clone();
+        other.neg();
+        assert!(other > least && other.sign() == 1);
+        other.sub(&least);
+        assert!(other.sign() == 1);
+    }
 
     fn canon(s: &str) -> String {
         Quantity::parse(s).map_or_else(|e| format!("{e:?}"), |q| q.canonical())

@@ -327,7 +327,7 @@ impl Walk {
 }
 
 /// Amounts in resource lists are rounded up to thousandths.
-fn whole_milli(value: &mut Value) {
+pub(crate) fn whole_milli(value: &mut Value) {
     if let Some(text) = value.as_str().filter(|t| t.ends_with(['n', 'u']))
         && let Ok(quantity) = Quantity::parse(text)
     {

@@ -15,9 +15,12 @@ pub struct Name {
 impl Name {
     /// Parses and normalises; no tag and no digest mean `latest`.
     pub fn parse(name: &str) -> Result<Name, Error> {
-        let reference = name
-            .parse::<Reference>()
-            .map_err(|e| Error::InvalidName { name: name.to_string(), detail: e.to_string() })?;
+        let invalid = |detail: String| Error::InvalidName { name: name.to_string(), detail };
+        let reference = name.parse::<Reference>().map_err(|e| invalid(e.to_string()))?;
+        // `Ab/c` is read as a repository of the default registry, which cannot have that name.
+        if reference.repository().contains(|c: char| c.is_ascii_uppercase()) {
+            return Err(invalid("repository name must be lowercase".into()));
+        }
         Ok(Name { reference })
     }
 
@@ -85,6 +88,7 @@ mod tests {
     #[test]
     fn nonsense_is_refused() {
         assert!(matches!(normalize("UPPER"), Err(Error::InvalidName { .. })));
+        assert!(matches!(normalize("Upper/a"), Err(Error::InvalidName { .. })));
         assert!(matches!(normalize("a b"), Err(Error::InvalidName { .. })));
         assert!(matches!(normalize(""), Err(Error::InvalidName { .. })));
     }

@@ -6,6 +6,7 @@ use super::wire::{Part, Reader, put_bytes, put_fixed64, put_int, put_nested, put
 use super::{DecodeError, Decoded, EncodeError, Gvk, json};
 use crate::facts::{self, Field, Presence, Ty, Type};
 use crate::gotime;
+use crate::quantity::Quantity;
 use crate::schema;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -124,7 +125,10 @@ fn fields(ty: &'static Type, bytes: &[u8], map: &mut Map<String, Value>, depth: 
                         _ => {}
                     }
                 }
-                let content = content.unwrap_or_else(|| schema::zero(*item));
+                let mut content = content.unwrap_or_else(|| schema::zero(*item));
+                if matches!(item, Ty::Quantity) {
+                    schema::whole_milli(&mut content);
+                }
                 if let Value::Object(object) = entry(map, field.json, Value::Object(Map::new())) {
                     object.insert(key, content);
                 }
@@ -170,18 +174,23 @@ fn value(ty: Ty, part: Part<'_>, depth: usize) -> Result<Value, DecodeError> {
             if data.is_empty() {
                 return Ok(Value::Null);
             }
-            let seconds = int_field(data, 1)?;
-            let nanos = int_field(data, 2)? as u32;
+            let (seconds, nanos) = (int_field(data, 1)?, i64::from(int_field(data, 2)? as i32));
+            let seconds = seconds.saturating_add(nanos.div_euclid(1_000_000_000));
+            let nanos = nanos.rem_euclid(1_000_000_000) as u32;
+            if !gotime::WRITABLE.contains(&seconds) {
+                return Err(DecodeError::Protobuf("proto: the year of a time is outside of [0,9999]".into()));
+            }
             match ty {
                 Ty::Time if seconds == gotime::ZERO => Value::Null,
                 Ty::Time => Value::String(gotime::format(seconds)),
+                _ if (seconds, nanos) == (gotime::ZERO, 0) => Value::Null,
                 _ => Value::String(gotime::format_micro(seconds, nanos)),
             }
         }
         (Ty::Duration, Part::Bytes(data)) => Value::String(gotime::format_duration(int_field(data, 1)?)),
         (Ty::Quantity, Part::Bytes(data)) => match bytes_field(data, 1)? {
-            Some(text) if !text.is_empty() => Value::String(utf8(text)?),
-            _ => Value::String("0".into()),
+            Some(text) => Value::String(Quantity::parse(&utf8(text)?).map_err(|e| DecodeError::Protobuf(e.to_string()))?.canonical()),
+            None => Value::String("0".into()),
         },
         (Ty::IntOrString, Part::Bytes(data)) => {
             if int_field(data, 1)? == 0 {

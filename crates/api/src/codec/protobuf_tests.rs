@@ -87,6 +87,43 @@ fn watch_events_carry_an_enveloped_object() {
     assert_eq!(&frame(&event)[..4], (event.len() as u32).to_be_bytes());
 }
 
+/// What a client sends as protobuf is held to what holds for JSON.
+#[test]
+fn quantities_and_times_are_checked_and_in_normal_form() {
+    let decoded = |api_version: &str, kind: &str, raw: &[u8]| {
+        let mut bytes = MAGIC.to_vec();
+        let meta = [&[10, api_version.len() as u8], api_version.as_bytes(), &[18, kind.len() as u8], kind.as_bytes()].concat();
+        put_bytes(&mut bytes, 1, &meta);
+        put_bytes(&mut bytes, 2, raw);
+        decode(&bytes, ContentType::Protobuf, None).map(|d| d.value).map_err(|e| e.to_string())
+    };
+    let nested = |number: u32, content: &[u8]| {
+        let mut out = Vec::new();
+        put_bytes(&mut out, number, content);
+        out
+    };
+    // spec.capacity of a volume: an entry of a map, its value a message with the text
+    let volume = |text: &str| decoded("v1", "PersistentVolume", &nested(2, &nested(1, &[nested(1, b"storage"), nested(2, &nested(1, text.as_bytes()))].concat())));
+    assert_eq!(volume("1024Mi").unwrap()["spec"]["capacity"]["storage"], "1Gi");
+    assert_eq!(volume("1n").unwrap()["spec"]["capacity"]["storage"], "1m");
+    assert!(volume("lots").unwrap_err().starts_with("quantities must match"));
+    let created = |seconds: i64| {
+        let mut time = Vec::new();
+        put_int(&mut time, 1, seconds);
+        decoded("v1", "ConfigMap", &nested(1, &nested(8, &time)))
+    };
+    assert_eq!(created(0).unwrap()["metadata"]["creationTimestamp"], "1970-01-01T00:00:00Z");
+    assert!(created(i64::MAX).unwrap_err().contains("year") && created(i64::MIN).is_err() && created(253_402_300_800).is_err());
+    let renewed = |seconds: i64, nanos: i64| {
+        let mut time = Vec::new();
+        put_int(&mut time, 1, seconds);
+        put_int(&mut time, 2, nanos);
+        decoded("coordination.k8s.io/v1", "Lease", &nested(2, &nested(4, &time))).unwrap()["spec"]["renewTime"].clone()
+    };
+    assert_eq!(renewed(5, 1_500_000_000), "1970-01-01T00:00:06.500000Z");
+    assert_eq!(renewed(5, -1), "1970-01-01T00:00:04.999999Z");
+}
+
 #[test]
 fn broken_messages_are_errors_not_panics() {
     let good = encode_object(&json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "abc", "labels": {"a": "b"}}, "spec": {"containers": [{"name": "x"}]}})).unwrap();

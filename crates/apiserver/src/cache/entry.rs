@@ -121,7 +121,7 @@ impl Entry {
 
     /// The object as a tree, parsed anew (Null if the stored bytes are no JSON, which the feed has excluded).
     pub fn parse(&self) -> Value {
-        serde_json::from_slice(&self.json).unwrap_or_default()
+        api::codec::parse_json(&self.json).map(|decoded| decoded.value).unwrap_or_default()
     }
 
     /// The object as a tree, shared with others that use it at the same time.

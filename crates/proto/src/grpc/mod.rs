@@ -23,9 +23,9 @@ use prost::Message;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::mpsc;
 
+pub use frame::Decoder;
 pub use status::{Code, Status};
 
-use frame::Decoder;
 
 /// How a connection is kept.
 #[derive(Debug, Clone)]
