@@ -83,8 +83,44 @@ pub fn encode_stored(object: &Value) -> Vec<u8> {
 /// JSON with kind, apiVersion and metadata first.
 pub fn encode(object: &Value) -> Vec<u8> {
     let mut out = Vec::with_capacity(512);
-    write_object(&mut out, object, false);
+    match object {
+        Value::Object(map) if object["kind"] == "Status" && object["apiVersion"] == "v1" => write_status(&mut out, map, STATUS_ORDER),
+        _ => write_object(&mut out, object, false),
+    }
     out
+}
+
+/// The order of a Status upstream, of its details, and of their causes. Clients show users the text as it comes, and
+/// compare it.
+const STATUS_ORDER: &[&str] = &["kind", "apiVersion", "metadata", "status", "message", "reason", "details", "code"];
+const DETAILS_ORDER: &[&str] = &["name", "group", "kind", "uid", "causes", "retryAfterSeconds"];
+const CAUSE_ORDER: &[&str] = &["reason", "message", "field"];
+
+fn write_status(out: &mut Vec<u8>, map: &Map<String, Value>, order: &[&str]) {
+    out.push(b'{');
+    let mut first = true;
+    for key in order.iter().copied().chain(map.keys().map(String::as_str).filter(|k| !order.contains(k))) {
+        let Some(value) = map.get(key) else { continue };
+        write_key(out, key, &mut first);
+        match (key, value) {
+            ("details", Value::Object(details)) => write_status(out, details, DETAILS_ORDER),
+            ("causes", Value::Array(causes)) => {
+                out.push(b'[');
+                for (i, cause) in causes.iter().enumerate() {
+                    if i > 0 {
+                        out.push(b',');
+                    }
+                    match cause {
+                        Value::Object(cause) => write_status(out, cause, CAUSE_ORDER),
+                        other => write_value(out, other),
+                    }
+                }
+                out.push(b']');
+            }
+            (_, value) => write_value(out, value),
+        }
+    }
+    out.push(b'}');
 }
 
 fn write_object(out: &mut Vec<u8>, object: &Value, strip_version: bool) {
@@ -145,9 +181,9 @@ fn write_key(out: &mut Vec<u8>, key: &str, first: &mut bool) {
         out.push(b',');
     }
     *first = false;
-    out.push(b'"');
-    out.extend_from_slice(key.as_bytes());
-    out.extend_from_slice(b"\":");
+    // custom resources may have any key
+    let _ = serde_json::to_writer(&mut *out, key);
+    out.push(b':');
 }
 
 fn write_value(out: &mut Vec<u8>, value: &Value) {
@@ -261,6 +297,26 @@ pub fn name_suffix() -> String {
 mod tests {
     use super::*;
     use serde_json::json;
+
+    #[test]
+    fn keys_of_any_kind_survive() {
+        let object = serde_json::json!({"kind": "X", "apiVersion": "e/v1", "metadata": {"name": "a", "q\"": 1}, "a\",\"metadata\":{}\\": {"b\"": 1}, "\n": 2});
+        for bytes in [encode(&object), encode_stored(&object)] {
+            assert_eq!(serde_json::from_slice::<Value>(&bytes).unwrap(), object);
+        }
+    }
+
+    #[test]
+    fn a_status_is_in_upstreams_order() {
+        let errors = [api::field::FieldError::required(&api::field::Path::new("spec"), "why")];
+        let status = api::status::invalid("g", "K", "n", &errors).to_value();
+        let text = String::from_utf8(encode(&status)).unwrap();
+        let expected = concat!(
+            r#"{"kind":"Status","apiVersion":"v1","metadata":{},"status":"Failure","message":"K.g \"n\" is invalid: spec: Required value: why","reason":"Invalid","#,
+            r#""details":{"name":"n","group":"g","kind":"K","causes":[{"reason":"FieldValueRequired","message":"Required value: why","field":"spec"}]},"code":422}"#
+        );
+        assert_eq!(text, expected);
+    }
 
     #[test]
     fn splicing_makes_the_served_form() {
