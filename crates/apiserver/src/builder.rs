@@ -167,6 +167,8 @@ pub struct Config {
     pub anonymous_paths: Vec<String>,
     /// Longest time a request may take that is no watch or stream.
     pub request_timeout: Duration,
+    /// How long connections may do nothing.
+    pub timeouts: crate::Timeouts,
     /// `v1.36.0`.
     pub git_version: String,
     /// `host:port` that `/api` names; the request's Host when there is none.
@@ -207,6 +209,7 @@ impl Default for Config {
             concurrency: Concurrency::default(),
             anonymous_paths: Vec::new(),
             request_timeout: Duration::from_secs(60),
+            timeouts: crate::Timeouts::default(),
             git_version: api::VERSION.into(),
             advertise_address: None,
         }

@@ -9,6 +9,7 @@
 //! Custom resources take the same road: their definitions make rows of the resource table and schemas (`custom`).
 #![forbid(unsafe_code)]
 
+mod activity;
 pub mod admission;
 mod aggregate;
 pub mod audit;
@@ -47,12 +48,14 @@ pub mod storage;
 mod stored;
 mod tend;
 pub mod strategy;
+mod trust;
 pub mod types;
 mod unserved;
 mod verbs;
 pub mod webhook;
 mod writer;
 
+pub use activity::Timeouts;
 pub use admission::{Admission, Attributes, Operation};
 pub use authn::{Authenticator, AuthnRequest, Peer};
 pub use authz::{Authorizer, AuthzAttributes, Decision, Rules};

@@ -1,6 +1,6 @@
 //! The TLS listener: HTTP/1.1 and HTTP/2 by ALPN, optional client certificates, upgrades, draining.
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use http::Request;
@@ -19,13 +19,12 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use x509_parser::prelude::FromDer;
 
+use crate::activity::{Activity, Verdict, Watched};
 use crate::authn::Peer;
+use crate::request::RequestInfo;
 use crate::server::Server;
 
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
-/// How long a connection of HTTP/1 may wait for its next request. Clients' pools let go earlier (90 s, mostly), so that
-/// none sends a request just when we hang up.
-const IDLE: Duration = Duration::from_secs(180);
 /// How long open requests may take to end once the server is told to stop.
 const DRAIN: Duration = Duration::from_secs(3);
 
@@ -115,23 +114,37 @@ impl Server {
             .map_err(|e| format!("TLS handshake error: {e}"))?;
         let certs = tls.get_ref().1.peer_certificates().unwrap_or_default().iter().map(|c| c.to_vec()).collect();
         let peer = Peer { addr: Some(addr), certs: Arc::new(certs) };
+        let activity = Activity::new(self.config.timeouts, tls.get_ref().1.alpn_protocol() != Some(b"h2"));
+        let doings = activity.clone();
         let service = service_fn(move |mut request: Request<Incoming>| {
             let server = self.clone();
             request.extensions_mut().insert(peer.clone());
-            async move { Ok::<_, std::convert::Infallible>(server.handle(request).await) }
+            let doing = doings.request(may_dawdle(&request));
+            async move { Ok::<_, std::convert::Infallible>(doing.respond(server.handle(request).await)) }
         });
         let mut builder = auto::Builder::new(TokioExecutor::new());
-        builder.http1().timer(TokioTimer::new()).header_read_timeout(IDLE).max_buf_size(1 << 20);
+        builder.http1().timer(TokioTimer::new()).header_read_timeout(None).max_buf_size(1 << 20);
         builder
             .http2()
             .timer(TokioTimer::new())
             .max_concurrent_streams(250)
             .keep_alive_interval(Duration::from_secs(30))
             .max_header_list_size(1 << 20);
-        let connection = builder.serve_connection_with_upgrades(TokioIo::new(tls), service);
+        let io = Watched { io: tls, activity: activity.clone() };
+        let connection = builder.serve_connection_with_upgrades(TokioIo::new(io), service);
         let mut connection = std::pin::pin!(connection);
+        let idle = async {
+            loop {
+                match activity.verdict(Instant::now()) {
+                    Verdict::Until(then) => tokio::time::sleep_until(then.into()).await,
+                    Verdict::Idle => return Ok(()),
+                    Verdict::Cut(why) => return Err(why.to_string()),
+                }
+            }
+        };
         tokio::select! {
             result = connection.as_mut() => return result.map_err(|e| e.to_string()),
+            ended = idle => ended?,
             () = stop.cancelled() => {}
         }
         connection.as_mut().graceful_shutdown();
@@ -140,6 +153,11 @@ impl Server {
             Err(_) => Err("cut at shutdown".into()),
         }
     }
+}
+
+/// Logs and what is proxied may be taken as slowly as the client likes; lists, and what watches tell, may not.
+fn may_dawdle(request: &Request<Incoming>) -> bool {
+    RequestInfo::parse(request.method(), request.uri()).is_ok_and(|info| info.long_running() && info.verb != "watch")
 }
 
 /// Takes any client certificate whose key the client has; whether it is trusted is decided by authentication, so that a

@@ -14,7 +14,7 @@ use hyper::body::Incoming;
 use hyper_util::rt::TokioIo;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
-use rustls::{ClientConfig, RootCertStore};
+use rustls::ClientConfig;
 use serde_json::Value;
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
@@ -25,6 +25,7 @@ use crate::ctx::{Backend, Ctx};
 use crate::location::{ConnectRequest, Locator};
 use crate::model;
 use crate::proxy::AnyServer;
+use crate::trust::Trust;
 use crate::writer::server_user;
 
 /// The longest a call may take (upstream's default for hooks without a timeout of their own).
@@ -205,7 +206,7 @@ pub(crate) fn connector(bundle: &[u8], insecure: bool, own: Option<&(String, Str
     let config = ClientConfig::builder_with_provider(provider.clone()).with_safe_default_protocol_versions().map_err(|e| e.to_string())?;
     let config = match insecure {
         true => config.dangerous().with_custom_certificate_verifier(Arc::new(AnyServer(provider))),
-        false => config.with_root_certificates(roots(bundle)?),
+        false => config.dangerous().with_custom_certificate_verifier(Arc::new(Trust::new(roots(bundle)?, provider)?)),
     };
     let config = match own {
         None => config.with_no_client_auth(),
@@ -218,20 +219,11 @@ pub(crate) fn connector(bundle: &[u8], insecure: bool, own: Option<&(String, Str
     Ok(TlsConnector::from(Arc::new(config)))
 }
 
-fn roots(bundle: &[u8]) -> Result<RootCertStore, String> {
-    let mut roots = RootCertStore::empty();
+fn roots(bundle: &[u8]) -> Result<Vec<CertificateDer<'static>>, String> {
     let pem = if bundle.trim_ascii().is_empty() {
         TRUSTED.iter().find_map(|p| std::fs::read(p).ok()).unwrap_or_default()
     } else {
         bundle.to_vec()
     };
-    for certificate in CertificateDer::pem_slice_iter(&pem) {
-        let certificate = certificate.map_err(|e| format!("unable to load root certificates: {e}"))?;
-        // one that cannot be used vouches for nothing
-        let _ = roots.add(certificate);
-    }
-    if roots.is_empty() {
-        return Err("unable to load root certificates: unable to parse bytes as PEM block".into());
-    }
-    Ok(roots)
+    CertificateDer::pem_slice_iter(&pem).collect::<Result<_, _>>().map_err(|e| format!("unable to load root certificates: {e}"))
 }

@@ -77,6 +77,7 @@ pub fn run(args: &AgentArgs) -> Result<()> {
     files::public_dir(&layout.run)?;
     files::private_dir(&layout.pki())?;
     init_log(&config.log)?;
+    sys::kernel::raise_open_files();
     images::install_crypto();
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).max_blocking_threads(32).enable_all().build()?;
     let result = runtime.block_on(serve(&args.server, token, config, &layout));

@@ -50,6 +50,7 @@ pub fn run(flags: &Flags) -> Result<()> {
     };
     files::public_dir(&layout.run)?;
     init_log(&config.log)?;
+    sys::kernel::raise_open_files();
     images::install_crypto();
     let progress = Progress::new();
     let runtime = tokio::runtime::Builder::new_multi_thread()

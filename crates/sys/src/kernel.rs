@@ -33,6 +33,17 @@ pub fn has_file_system(name: &str) -> bool {
     registered || module()
 }
 
+/// Allows this process as many open files as the administrator permits, for a server has one a connection. Shells and
+/// init systems begin with 1,024, for programs that cannot count further.
+pub fn raise_open_files() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let now = getrlimit(Resource::Nofile);
+    if now.current != now.maximum {
+        // Without it there are fewer connections: no reason not to start.
+        let _ = setrlimit(Resource::Nofile, Rlimit { current: now.maximum, maximum: now.maximum });
+    }
+}
+
 /// Everything that running containers needs and this machine has not. Empty is good.
 pub fn missing() -> Vec<Missing> {
     let mut missing = Vec::new();
@@ -55,6 +66,13 @@ pub fn missing() -> Vec<Missing> {
 
 #[cfg(test)]
 mod tests {
+    #[test]
+    fn open_files_are_as_many_as_permitted() {
+        super::raise_open_files();
+        let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile);
+        assert_eq!(limit.current, limit.maximum);
+    }
+
     #[test]
     fn versions_parse() {
         assert_eq!(super::parse("6.1.0-18-amd64"), (6, 1));

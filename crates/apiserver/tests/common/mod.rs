@@ -34,7 +34,14 @@ pub async fn cluster_with(install: impl FnOnce(&mut Builder)) -> Cluster {
 pub async fn cluster_on(store: Arc<dyn Store>, install: impl FnOnce(&mut Builder)) -> Cluster {
     let key = EncryptionKey { name: "key1".into(), secret: vec![7; 32] };
     let encryption = EncryptionConfig::of(&["secrets"], vec![Provider::AesGcm(vec![key]), Provider::Identity]);
-    let config = Config { encryption, ..Config::default() };
+    cluster_of(store, Config { encryption, ..Config::default() }, install).await
+}
+
+pub async fn cluster_configured(config: Config, install: impl FnOnce(&mut Builder)) -> Cluster {
+    cluster_of(store::memory::new(), config, install).await
+}
+
+async fn cluster_of(store: Arc<dyn Store>, config: Config, install: impl FnOnce(&mut Builder)) -> Cluster {
     let mut builder = Builder::new(config, store.clone()).unwrap();
     builder.parts.authorizer(Arc::new(AlwaysAllow));
     install(&mut builder);

@@ -79,6 +79,7 @@ impl Setup {
             anonymous: anonymous.enabled,
             anonymous_paths: anonymous.paths,
             concurrency: concurrency(values)?,
+            timeouts: apiserver::Timeouts::default(),
             request_timeout: values.duration("request-timeout"),
             git_version: KUBERNETES.into(),
             advertise_address: None,

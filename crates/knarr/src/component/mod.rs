@@ -134,6 +134,7 @@ impl Component {
             6..8 => "debug,rustls=info,hyper=info,h2=info,hyper_util=info,tower=info",
             _ => "debug",
         })?;
+        sys::kernel::raise_open_files();
         crate::images::install_crypto();
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(std::thread::available_parallelism().map_or(2, |n| n.get().clamp(2, 4)))
