@@ -1,9 +1,10 @@
-//! Project tasks: `cargo xtask test`, `tidy`, `bench`, `tools`.
+//! Project tasks: `cargo xtask test`, `tidy`, `fuzz`, `bench`, `tools`.
 #![forbid(unsafe_code)]
 
 mod api;
 mod bench;
 mod decisions;
+mod fuzz;
 mod hollow;
 mod test;
 mod tidy;
@@ -36,6 +37,17 @@ enum Task {
     },
     /// Check the layer table, file sizes and stray markers
     Tidy,
+    /// Fuzz, led by coverage (libFuzzer, which needs a C++ compiler); what is found lies under target/fuzz
+    Fuzz {
+        /// Only this target
+        target: Option<String>,
+        /// How long each target is fuzzed
+        #[arg(long, default_value_t = 60)]
+        seconds: u64,
+        /// Only build, and print the executable
+        #[arg(long)]
+        build: bool,
+    },
     /// Measure the figures as whole processes and write docs/benchmarks.md
     Bench {
         #[command(subcommand)]
@@ -67,6 +79,7 @@ fn main() -> ExitCode {
     let result = match Cli::parse().task {
         Task::Test { unit, e2e } => test::run(unit, e2e),
         Task::Tidy => tidy::run(),
+        Task::Fuzz { target, seconds, build } => fuzz::run(target, seconds, build),
         Task::Bench { what: None } => bench::run(),
         Task::Bench { what: Some(What::Scheduler) } => decisions::run(),
         Task::Bench { what: Some(What::Api { also, store }) } => api::run(also, store),

@@ -41,6 +41,7 @@ const LAYERS: &[(&str, &str)] = &[
     ("xtask", ""),
     ("e2e", ""),
     ("load", ""),
+    ("fuzz", "*"),
 ];
 
 /// Crates that a room must not contain.
@@ -114,7 +115,7 @@ fn packages(metadata: &Value, wrong: &mut Vec<String>) {
 fn sources(wrong: &mut Vec<String>) -> Result<()> {
     let root = root();
     let mut files = Vec::new();
-    for dir in ["crates", "xtask", "e2e", "load"] {
+    for dir in ["crates", "xtask", "e2e", "fuzz", "load"] {
         collect(&root.join(dir), &mut files)?;
     }
     for file in files {
