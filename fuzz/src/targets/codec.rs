@@ -48,9 +48,10 @@ pub fn protobuf(input: &[u8]) {
     }
 }
 
-/// Protobuf does not tell an empty list or map from none.
+/// Protobuf does not tell an empty list, map or bytes from none.
 fn without_empty(value: Value) -> Value {
     match value {
+        Value::String(text) if text.is_empty() => Value::Null,
         Value::Array(list) if list.is_empty() => Value::Null,
         Value::Object(map) if map.is_empty() => Value::Null,
         Value::Array(list) => list.into_iter().map(without_empty).collect(),

@@ -50,6 +50,8 @@ impl World {
                 node_ports: 30000..=32767,
                 advertise_address: "192.0.2.1".parse().expect("an address"),
                 secure_port: 6443,
+                endpoint_reconciler: registry::EndpointReconciler::Lease,
+                hostname: "fuzz".into(),
                 join_token: None,
                 components: Vec::new(),
                 access: Default::default(),

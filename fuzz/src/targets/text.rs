@@ -112,7 +112,7 @@ pub fn times(input: &[u8]) {
         assert_eq!(gotime::parse(&written).map(|t| t.0), Some(seconds), "{text:?} became {written}");
         let micro = gotime::format_micro(seconds, nanos);
         assert_eq!(gotime::parse(&micro), Some((seconds, nanos / 1000 * 1000)), "{text:?} became {micro}");
-        let _ = api::table::duration::since(Some(text), now());
+        let _ = api::table::duration::Clock::At(now()).since(Some(text));
     } else {
         let _ = gotime::parse_error(text);
     }
