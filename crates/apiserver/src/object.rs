@@ -333,8 +333,8 @@ mod tests {
         assert_eq!(v["metadata"]["resourceVersion"], "1234");
         assert_eq!(v["spec"], o["spec"]);
         assert_eq!(&served[type_prefix_len(&served)..][..10], b"\"metadata\"");
-        let start = metadata_start(&served, type_prefix_len(&served));
-        let metadata: Value = serde_json::from_slice(&served[start..object_end(&served, start)]).unwrap();
+        let start = metadata_start(&again, type_prefix_len(&again));
+        let metadata: Value = serde_json::from_slice(&again[start..object_end(&again, start)]).unwrap();
         assert_eq!(metadata, v["metadata"]);
         let tricky = br#"{"a":"}\"]{\\","b":[{}]},"c":1"#;
         assert_eq!(object_end(tricky, 0), tricky.len() - 6);
