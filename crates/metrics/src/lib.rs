@@ -8,6 +8,7 @@
 mod exposition;
 mod kubelet;
 mod objects;
+mod pod;
 mod publish;
 mod sample;
 mod service;

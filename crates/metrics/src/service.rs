@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use api::status::{self, Status};
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::{Node, Pod};
+use k8s_openapi::api::core::v1::Node;
 use kube::ResourceExt;
 use parking_lot::Mutex;
 use reconcile::{Informer, Informers, Tasks};
@@ -23,6 +23,7 @@ use tokio::time::Instant;
 
 use crate::kubelet::{Connection, Kubelets};
 use crate::objects::{self, GROUP};
+use crate::pod::Pod;
 use crate::sample::{self, Nanos, PodKey, Scrape};
 
 /// Time between scrapes.
@@ -49,7 +50,19 @@ struct History {
 
 struct Started {
     nodes: Informer<Node>,
-    pods: Informer<Pod>,
+    informers: Informers,
+    /// Followed from the first question on.
+    pods: OnceLock<Informer<Pod>>,
+}
+
+impl Started {
+    async fn pods(&self) -> Result<&Informer<Pod>, Status> {
+        let pods = self.pods.get_or_init(|| self.informers.of::<Pod>());
+        match tokio::time::timeout(WAIT, pods.synced()).await {
+            Ok(()) => Ok(pods),
+            Err(_) => Err(status::unavailable("the pods are not known yet")),
+        }
+    }
 }
 
 struct Shared {
@@ -85,7 +98,7 @@ impl Service {
 
     /// Starts the task that scrapes. A second start does nothing.
     pub fn start(&self, informers: &Informers, kubelets: Kubelets, tasks: &Tasks) {
-        let started = Started { nodes: informers.of::<Node>(), pods: informers.of::<Pod>() };
+        let started = Started { nodes: informers.of::<Node>(), informers: informers.clone(), pods: OnceLock::new() };
         if self.0.started.set(started).is_ok() {
             let shared = self.0.clone();
             tasks.spawn("metrics scraper", async move { shared.run(&kubelets).await });
@@ -112,8 +125,8 @@ impl Service {
     }
 
     fn pod_object(&self, pod: &Pod, now: Nanos) -> Option<Value> {
-        let running = pod.status.as_ref().and_then(|s| s.phase.as_deref()) == Some("Running");
-        let node = pod.spec.as_ref().and_then(|s| s.node_name.as_deref()).filter(|_| running)?;
+        let running = pod.status.phase.as_deref() == Some("Running");
+        let node = pod.spec.node_name.as_deref().filter(|_| running)?;
         let (last, before) = {
             let history = self.0.history.lock();
             let known = history.get(node)?;
@@ -140,7 +153,8 @@ impl Service {
     /// The `PodMetrics` of a namespace; empty for all.
     pub async fn pods(&self, namespace: &str) -> Result<Vec<Value>, Status> {
         let started = self.fresh().await?;
-        let pods = if namespace.is_empty() { started.pods.list() } else { started.pods.in_namespace(namespace) };
+        let pods = started.pods().await?;
+        let pods = if namespace.is_empty() { pods.list() } else { pods.in_namespace(namespace) };
         Ok(pods.iter().filter_map(|p| self.pod_object(p, now())).collect())
     }
 
@@ -148,7 +162,7 @@ impl Service {
     pub async fn pod(&self, namespace: &str, name: &str) -> Result<Value, Status> {
         let started = self.fresh().await?;
         let full = format!("{namespace}/{name}");
-        let pod = started.pods.get(namespace, name).ok_or_else(|| status::not_found("", "pods", &full))?;
+        let pod = started.pods().await?.get(namespace, name).ok_or_else(|| status::not_found("", "pods", &full))?;
         self.pod_object(&pod, now()).ok_or_else(|| status::not_found(GROUP, "podmetrics", &full))
     }
 }

@@ -194,7 +194,8 @@ pub fn update(node: Node<'_>, live: &Value, new: &Value, managers: &mut Vec<Mana
         // Forced, so there are no conflicts.
         let _ = take_away(managers, None, &change, true);
     }
-    let set = change.modified.joined(change.added).difference(never_owned());
+    let mut set = change.modified.joined(change.added);
+    set.subtract(never_owned());
     if set.is_empty() {
         return;
     }

@@ -203,12 +203,24 @@ impl Set {
 
     /// Takes paths out that are in the other set.
     pub fn subtract(&mut self, other: &Set) {
+        self.take_out(other, false);
+    }
+
+    /// Takes paths out that are in the other set, or below one that is.
+    pub fn subtract_recursively(&mut self, other: &Set) {
+        self.take_out(other, true);
+    }
+
+    fn take_out(&mut self, other: &Set, recursive: bool) {
         for member in &other.members {
             self.members.remove(member);
+            if recursive {
+                self.children.remove(member);
+            }
         }
         for (k, theirs) in &other.children {
             if let Some(mine) = self.children.get_mut(k) {
-                mine.subtract(theirs);
+                mine.take_out(theirs, recursive);
                 if mine.is_empty() {
                     self.children.remove(k);
                 }
@@ -375,6 +387,9 @@ mod tests {
             let mut left = x.clone();
             left.subtract(y);
             assert_eq!(left, x.difference(y));
+            let mut left = x.clone();
+            left.subtract_recursively(y);
+            assert_eq!(left, x.recursive_difference(y));
             assert_eq!(x.clone().joined(y.clone()), x.union(y));
         }
         assert_eq!(a.union(&b), Set::of(&[&["a"], &["b"], &["b", "c"], &["b", "d"]]));

@@ -109,15 +109,11 @@ pub struct Comparison {
 
 impl Comparison {
     /// Leaves out the given paths and everything below them.
-    pub fn without(self, ignored: &Set) -> Comparison {
-        if ignored.is_empty() {
-            return self;
+    pub fn without(mut self, ignored: &Set) -> Comparison {
+        for set in [&mut self.removed, &mut self.modified, &mut self.added] {
+            set.subtract_recursively(ignored);
         }
-        Comparison {
-            removed: self.removed.recursive_difference(ignored),
-            modified: self.modified.recursive_difference(ignored),
-            added: self.added.recursive_difference(ignored),
-        }
+        self
     }
 }
 
