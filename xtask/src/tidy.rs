@@ -37,6 +37,7 @@ const LAYERS: &[(&str, &str)] = &[
     ("overlay", "reconcile client api netlink sys"),
     ("dns", "reconcile client api"),
     ("metrics", "reconcile client api"),
+    ("bootstrap", "client pki api sys netlink apiserver"),
     ("knarr", "*"),
     ("xtask", ""),
     ("e2e", ""),
