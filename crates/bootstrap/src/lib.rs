@@ -2,4 +2,24 @@
 //! `reset`; and what keeps a control plane reachable. Starts no component itself: the binary does, and is told by data.
 #![forbid(unsafe_code)]
 
+pub mod certs;
+pub mod cli;
+pub mod cluster;
+mod commands;
 pub mod config;
+pub mod discovery;
+pub mod error;
+pub mod files;
+pub mod host;
+pub mod init;
+pub mod join;
+pub mod kubeconfigs;
+pub mod kubelet;
+pub mod node;
+pub mod phases;
+pub mod preflight;
+pub mod process;
+pub mod renew;
+pub mod reset;
+pub mod shared_certs;
+pub mod tokens;

@@ -39,12 +39,7 @@ pub async fn discover_ca(url: &str, fingerprint: &str) -> Result<String, Discove
     let host = uri.host().ok_or_else(|| DiscoverError::Url(url.into()))?;
     let server = format!("{host}:{}", uri.port_u16().unwrap_or(443));
     let seen = Arc::new(Seen::default());
-    let config = rustls::ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
-        .with_safe_default_protocol_versions()
-        .map_err(|e| TlsError::Client(e.to_string()))?
-        .dangerous()
-        .with_custom_certificate_verifier(seen.clone())
-        .with_no_client_auth();
+    let config = noting(seen.clone())?;
     let name = server_name(host)?;
     let connect = async {
         let tcp = TcpStream::connect(&server).await?;
@@ -60,6 +55,18 @@ pub async fn discover_ca(url: &str, fingerprint: &str) -> Result<String, Discove
         Some(der) => Ok(pem(der)),
         None => Err(DiscoverError::Stranger { server, shown: shown.len(), wanted: fingerprint.into() }),
     }
+}
+
+fn noting(seen: Arc<Seen>) -> Result<rustls::ClientConfig, TlsError> {
+    let builder = rustls::ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
+        .with_safe_default_protocol_versions()
+        .map_err(|e| TlsError::Client(e.to_string()))?;
+    Ok(builder.dangerous().with_custom_certificate_verifier(seen).with_no_client_auth())
+}
+
+/// The TLS configuration of a client that talks to anybody.
+pub(crate) fn unverified() -> Result<rustls::ClientConfig, TlsError> {
+    noting(Arc::default())
 }
 
 /// The SHA-256 fingerprint of a certificate, in hexadecimal.

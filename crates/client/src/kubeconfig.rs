@@ -29,12 +29,17 @@ pub enum KubeconfigError {
 struct Kubeconfig {
     #[serde(default)]
     current_context: String,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "or_null")]
     clusters: Vec<NamedCluster>,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "or_null")]
     contexts: Vec<NamedContext>,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "or_null")]
     users: Vec<NamedUser>,
+}
+
+/// Go writes `null` for a list that is not there.
+fn or_null<'de, T: Deserialize<'de>, D: serde::Deserializer<'de>>(from: D) -> Result<Vec<T>, D::Error> {
+    Option::<Vec<T>>::deserialize(from).map(Option::unwrap_or_default)
 }
 
 #[derive(Deserialize)]
@@ -115,14 +120,23 @@ impl Entry {
 
     /// Reads the kubeconfig at `path`.
     pub fn read(path: &Path) -> Result<Entry, KubeconfigError> {
-        read_entry(path)
+        read_entry(path, &read(path)?)
+    }
+
+    /// Reads a kubeconfig from a text; its only cluster if it has no context, as `cluster-info` has it.
+    pub fn parse(text: &str) -> Result<Entry, KubeconfigError> {
+        read_entry(Path::new("kubeconfig"), text)
     }
 }
 
-fn read_entry(path: &Path) -> Result<Entry, KubeconfigError> {
+fn read_entry(path: &Path, text: &str) -> Result<Entry, KubeconfigError> {
     let missing = |kind, name: &str| KubeconfigError::Missing { path: path.into(), kind, name: name.into() };
-    let config: Kubeconfig = serde_saphyr::from_str(&read(path)?)
+    let mut config: Kubeconfig = serde_saphyr::from_str(text)
         .map_err(|e| KubeconfigError::Parse { path: path.into(), message: e.to_string() })?;
+    if let ([only], true) = (&config.clusters[..], config.contexts.is_empty() && config.current_context.is_empty()) {
+        config.contexts.push(NamedContext { name: String::new(), context: Context { cluster: only.name.clone(), user: String::new() } });
+        config.users.push(NamedUser { name: String::new(), user: User::default() });
+    }
     let context = config
         .contexts
         .iter()

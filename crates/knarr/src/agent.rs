@@ -39,7 +39,7 @@ pub struct AgentArgs {
     pub flags: Flags,
     /// The cluster's API server, as https://10.0.0.1:6443
     #[arg(long, value_name = "URL")]
-    pub server: String,
+    pub server: Option<String>,
     /// What `knarr token` prints on the server, or in the environment as KNARR_TOKEN; not needed
     /// once the node has joined
     #[arg(long, value_name = "TOKEN")]
@@ -80,7 +80,12 @@ pub fn run(args: &AgentArgs) -> Result<()> {
     sys::kernel::raise_open_files();
     images::install_crypto();
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).max_blocking_threads(32).enable_all().build()?;
-    let result = runtime.block_on(serve(&args.server, token, config, &layout));
+    let server = match (&args.server, config.kubeadm.as_ref().and_then(|k| k.kubeconfig.as_ref())) {
+        (Some(server), _) => server.clone(),
+        (None, Some(path)) => client::Entry::read(path)?.server,
+        (None, None) => bail!("which cluster is this node of? Say --server https://HOST:PORT"),
+    };
+    let result = runtime.block_on(serve(&server, token, config, &layout));
     runtime.shutdown_timeout(Duration::from_secs(2));
     result
 }
@@ -122,7 +127,10 @@ async fn start(server: &str, token: Option<Token>, config: &mut Config, layout: 
     progress.done("joined");
     let credentials = client::Credentials { certificate: Some((own.cert_pem.clone(), own.key_pem.clone())), token: None };
     let client = client::https(client::Https::new(server, &ca, &credentials)?);
-    learn(&client, config).await?;
+    // Who has joined by `join` knows the networks from then on.
+    if config.kubeadm.is_none() {
+        learn(&client, config).await?;
+    }
     let serving = serving(&client, config, layout, address.into()).await?;
     progress.done("serving certificate");
     let exe = up::install(layout)?;
@@ -158,6 +166,9 @@ async fn join(server: &str, token: Option<Token>, config: &Config, layout: &Layo
     let dir = layout.pki();
     let ca_file = dir.join("ca.crt");
     let (signer, usage) = ("kubernetes.io/kube-apiserver-client-kubelet", "client auth");
+    if let Some(path) = config.kubeadm.as_ref().and_then(|k| k.kubeconfig.as_ref()) {
+        return joined(path, server, config).await;
+    }
     if let (Ok(ca), Some(own)) = (std::fs::read_to_string(&ca_file), Kept::read(&dir, CLIENT)) {
         let name = own.peer.cn.trim_start_matches("system:node:");
         ensure!(name == config.node_name, "this node has joined as {name}: give --node-name {name}, or start anew with knarr down --purge");
@@ -187,6 +198,34 @@ async fn join(server: &str, token: Option<Token>, config: &Config, layout: &Layo
     Ok((ca, keep(&dir, CLIENT, own)?))
 }
 
+/// The same of a node that `join` has made, from its kubeconfig.
+async fn joined(path: &Path, server: &str, config: &Config) -> Result<(String, CertKey)> {
+    let entry = client::Entry::read(path)?;
+    let Some((cert_pem, key_pem)) = entry.credentials.certificate else {
+        bail!("{} holds no certificate: kubeadm reset, and join again", path.display());
+    };
+    let own = Kept::of(CertKey { cert_pem, key_pem }).with_context(|| format!("the certificate of {} cannot be read", path.display()))?;
+    let name = own.peer.cn.trim_start_matches("system:node:");
+    ensure!(name == config.node_name, "this node has joined as {name}, and is now called {}: kubeadm reset, and join again", config.node_name);
+    ensure!(own.left().is_positive(), "this node's certificate has expired: kubeadm reset, and join again");
+    if own.left() > RENEW {
+        return Ok((entry.ca, own.pair));
+    }
+    let credentials = client::Credentials { certificate: Some((own.pair.cert_pem.clone(), own.pair.key_pem.clone())), token: None };
+    let client = client::https(client::Https::new(server, &entry.ca, &credentials)?);
+    match certificate(&client, config, "kubernetes.io/kube-apiserver-client-kubelet", "client auth", &[]).await {
+        Ok(new) => {
+            let file = bootstrap::files::Place::default().kubelet_client();
+            files::write(&file, format!("{}{}", new.cert_pem, new.key_pem).as_bytes(), 0o600)?;
+            Ok((entry.ca, new))
+        }
+        Err(error) => {
+            tracing::warn!("the node's certificate, good for another {} h, cannot be renewed: {error:#}", own.left().as_hours());
+            Ok((entry.ca, own.pair))
+        }
+    }
+}
+
 /// The certificate of this node's kubelet as a server, for its name and present address.
 async fn serving(client: &Client, config: &Config, layout: &Layout, address: IpAddr) -> Result<CertKey> {
     let dir = layout.pki();
@@ -213,7 +252,10 @@ struct Kept {
 impl Kept {
     fn read(dir: &Path, name: &str) -> Option<Kept> {
         let read = |end: &str| std::fs::read_to_string(dir.join(format!("{name}.{end}"))).ok();
-        let pair = CertKey { cert_pem: read("crt")?, key_pem: read("key")? };
+        Kept::of(CertKey { cert_pem: read("crt")?, key_pem: read("key")? })
+    }
+
+    fn of(pair: CertKey) -> Option<Kept> {
         let block = pki::pem_decode(&pair.cert_pem).into_iter().next()?;
         Some(Kept { peer: pki::Peer::from_der(&block.der).ok()?, pair })
     }

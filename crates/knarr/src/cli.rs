@@ -3,10 +3,11 @@
 use std::path::PathBuf;
 
 use anyhow::Result;
+use bootstrap::cli::{CertsCommand, ConfigCommand, InitArgs, JoinArgs, KubeconfigCommand, ResetArgs, TokenCommand};
 use clap::{Args, Parser, Subcommand};
 
 use crate::config::Flags;
-use crate::{agent, down, images, server, status, tools, up, why};
+use crate::{agent, down, images, kubeadm, server, status, tools, up, why};
 
 /// Kubernetes, whole, in one small binary.
 #[derive(Parser)]
@@ -28,8 +29,23 @@ enum Command {
     Status(Place),
     /// Stop everything, pods too
     Down(down::DownArgs),
-    /// Print the token that an agent joins with
-    Token(Place),
+    /// Print the token that an agent joins with; or manage bootstrap tokens
+    Token(TokenArgs),
+    /// Set up a cluster's first control plane, as kubeadm does
+    Init(Box<InitArgs>),
+    /// Join a cluster that init has set up, as a node or as another control plane
+    Join(Box<JoinArgs>),
+    /// The certificates of a cluster that init has set up
+    #[command(subcommand)]
+    Certs(CertsCommand),
+    /// Kubeconfig files for more users
+    #[command(subcommand)]
+    Kubeconfig(KubeconfigCommand),
+    /// Configuration files of init and join
+    #[command(subcommand)]
+    Config(ConfigCommand),
+    /// Take back what init or join has done to this machine
+    Reset(Box<ResetArgs>),
     /// Images on this node
     #[command(subcommand)]
     Image(images::ImageCommand),
@@ -38,6 +54,15 @@ enum Command {
     Store(tools::StoreCommand),
     /// Say what keeps a pod from running or a node from Ready: pod/NAME or node/NAME
     Why(why::WhyArgs),
+}
+
+/// `token`, with or without a command.
+#[derive(Args)]
+pub struct TokenArgs {
+    #[command(flatten)]
+    place: Place,
+    #[command(subcommand)]
+    command: Option<TokenCommand>,
 }
 
 /// Where a cluster keeps its files.
@@ -60,7 +85,14 @@ impl Cli {
             Command::Agent(args) => agent::run(&args),
             Command::Status(place) => status::run(&place),
             Command::Down(args) => down::run(&args),
-            Command::Token(place) => agent::print_token(&place),
+            Command::Token(TokenArgs { place, command: None }) => agent::print_token(&place),
+            Command::Token(TokenArgs { command: Some(command), .. }) => kubeadm::run(bootstrap::cli::Command::Token(command)),
+            Command::Init(args) => kubeadm::run(bootstrap::cli::Command::Init(args)),
+            Command::Join(args) => kubeadm::run(bootstrap::cli::Command::Join(args)),
+            Command::Certs(command) => kubeadm::run(bootstrap::cli::Command::Certs(command)),
+            Command::Kubeconfig(command) => kubeadm::run(bootstrap::cli::Command::Kubeconfig(command)),
+            Command::Config(command) => kubeadm::run(bootstrap::cli::Command::Config(command)),
+            Command::Reset(args) => kubeadm::run(bootstrap::cli::Command::Reset(args)),
             Command::Image(command) => images::run(command),
             Command::Store(command) => tools::run(command),
             Command::Why(args) => why::run(&args),

@@ -1,11 +1,13 @@
 //! What a server or an agent is to be: flags over a configuration file over defaults, checked whole
 //! before anything is touched.
 
+use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
 use clap::Args;
+use k8s_openapi::api::core::v1::Taint;
 use registry::{AuthenticationConfig, AuthorizationConfig, AuthorizationMode};
 use serde::{Deserialize, Serialize};
 
@@ -101,6 +103,23 @@ pub struct Flags {
     /// What is logged, as `info` or `warn,kubelet=debug` [default: info]
     #[arg(long, value_name = "FILTER")]
     pub log: Option<String>,
+    /// Of a node that `init` or `join` has made; in the configuration file alone.
+    #[arg(skip)]
+    pub kubeadm: Option<Kubeadm>,
+}
+
+/// What `init` and `join` tell of their node.
+#[derive(Debug, Clone, Default, Deserialize, Serialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
+pub struct Kubeadm {
+    /// The cluster's certificates, in upstream's layout; a control plane's.
+    pub pki_dir: Option<PathBuf>,
+    /// By which a node that has joined reaches its cluster.
+    pub kubeconfig: Option<PathBuf>,
+    /// What the node registers with.
+    pub node_labels: BTreeMap<String, String>,
+    /// The same.
+    pub taints: Vec<Taint>,
 }
 
 /// A part of the control plane that a server can do without.
@@ -184,6 +203,8 @@ pub struct Config {
     /// Parts that others run.
     pub disabled: Vec<Part>,
     pub log: String,
+    /// Of a node that `init` or `join` has made.
+    pub kubeadm: Option<Kubeadm>,
 }
 
 impl Config {
@@ -251,6 +272,7 @@ impl Flags {
             authorization,
             disabled: self.disable.iter().chain(&file.disable).copied().collect(),
             log: text(&self.log, &file.log, "info"),
+            kubeadm: file.kubeadm,
         })
     }
 

@@ -38,35 +38,53 @@ pub fn run(args: &DownArgs) -> Result<()> {
             return Ok(());
         }
     }
-    match files::holder(&layout.lock()) {
+    match end(&layout)? {
         None => println!("no server is running"),
-        Some(pid) => {
-            stop(pid)?;
-            println!("server stopped (process {pid})");
-        }
+        Some(pid) => println!("server stopped (process {pid})"),
     }
     // Held until the end: nobody may start while things are taken away.
-    let lock = if layout.data.exists() { Some(files::lock(&layout.lock())?) } else { None };
-    node::purge(&layout).context("stopping the pods")?;
-    network::purge(&layout).context("removing the network")?;
+    let lock = clear(&layout)?;
     println!("pods stopped");
+    if args.purge {
+        remove(&layout)?;
+        forget()?;
+        println!("all data removed");
+    }
+    drop(lock);
+    Ok(())
+}
+
+/// Ends the process, and says which it was.
+pub fn end(layout: &Layout) -> Result<Option<u32>> {
+    let holder = files::holder(&layout.lock());
+    if let Some(pid) = holder {
+        stop(pid)?;
+    }
+    Ok(holder)
+}
+
+/// Ends the pods, and takes away their network and what a reboot would end.
+pub fn clear(layout: &Layout) -> Result<Option<files::Lock>> {
+    let lock = if layout.data.exists() { Some(files::lock(&layout.lock())?) } else { None };
+    node::purge(layout).context("stopping the pods")?;
+    network::purge(layout).context("removing the network")?;
     if let Err(error) = fs::remove_dir_all(&layout.run)
         && error.kind() != std::io::ErrorKind::NotFound
     {
         return Err(error).with_context(|| format!("cannot remove {}", layout.run.display()));
     }
-    if args.purge {
-        if let Ok(Some(etcd)) = crate::engine::noted(&layout) {
-            println!("the objects in etcd ({}) are left there", etcd.etcd_servers.join(","));
-        }
-        if layout.data.exists() {
-            sys::mount::unmount_below(&layout.data).with_context(|| format!("cannot unmount below {}", layout.data.display()))?;
-            fs::remove_dir_all(&layout.data).with_context(|| format!("cannot remove {}", layout.data.display()))?;
-        }
-        forget()?;
-        println!("all data removed");
+    Ok(lock)
+}
+
+/// Removes everything that lasts.
+pub fn remove(layout: &Layout) -> Result<()> {
+    if let Ok(Some(etcd)) = crate::engine::noted(layout) {
+        println!("the objects in etcd ({}) are left there", etcd.etcd_servers.join(","));
     }
-    drop(lock);
+    if layout.data.exists() {
+        sys::mount::unmount_below(&layout.data).with_context(|| format!("cannot unmount below {}", layout.data.display()))?;
+        fs::remove_dir_all(&layout.data).with_context(|| format!("cannot remove {}", layout.data.display()))?;
+    }
     Ok(())
 }
 

@@ -27,6 +27,10 @@ impl Layout {
     pub fn pki(&self) -> PathBuf {
         self.data.join("pki")
     }
+    /// Certificates of this node alone, where those of the cluster are kept elsewhere.
+    pub fn node_pki(&self) -> PathBuf {
+        self.data.join("node-pki")
+    }
     pub fn store(&self) -> PathBuf {
         self.data.join("store")
     }

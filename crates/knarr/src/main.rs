@@ -11,6 +11,7 @@ mod engine;
 mod files;
 mod follow;
 mod images;
+mod kubeadm;
 mod layout;
 mod material;
 mod metrics;
@@ -46,6 +47,11 @@ fn main() -> ExitCode {
     for (i, word) in words.iter().take(2).enumerate() {
         if let Some(component) = component::Component::named(word) {
             return component.main(&words[i + 1..]);
+        }
+    }
+    for (i, word) in words.iter().take(2).enumerate() {
+        if std::path::Path::new(word).file_name().is_some_and(|name| name == "kubeadm") {
+            return kubeadm::main(&words[i..]);
         }
     }
     match cli::Cli::parse().run() {

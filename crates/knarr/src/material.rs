@@ -33,12 +33,65 @@ pub struct Material {
     pub service_account_key: String,
     /// Encrypt Secrets at rest: the first one writes, all read.
     pub encryption_keys: Vec<EncryptionKey>,
-    /// Joins agents: `abcdef.0123456789abcdef`.
-    pub join_token: String,
+    /// Joins agents: `abcdef.0123456789abcdef`. None where bootstrap tokens are managed otherwise.
+    pub join_token: Option<String>,
+}
+
+/// What `init` or a download has left in upstream's layout. It is read through a link in the data directory, where
+/// everybody looks for certificates; what is this node's alone lies beside that.
+fn shared(certificates: &Path, layout: &Layout, config: &Config, node_ip: Ipv4Addr) -> Result<Material> {
+    link(&layout.pki(), certificates)?;
+    if let Some(dir) = certificates.parent() {
+        link(&layout.admin(), &dir.join("admin.conf"))?;
+    }
+    let dir = layout.pki();
+    let now = Timestamp::now();
+    let there = |name: &str| -> Result<CertKey> {
+        let said = || format!("kubeadm init phase certs {name} makes it");
+        Ok(CertKey { cert_pem: read(&dir.join(format!("{name}.crt"))).with_context(said)?, key_pem: read(&dir.join(format!("{name}.key"))).with_context(said)? })
+    };
+    let ca = Ca::from_pem(&read(&dir.join("ca.crt"))?, &read(&dir.join("ca.key"))?).with_context(|| format!("the CA in {} cannot be used", dir.display()))?;
+    let own = layout.node_pki();
+    files::private_dir(&own)?;
+    let kubelet_serving = pair(&own, "kubelet-server", &ca, kubelet_request(config, node_ip), now)?;
+    let service_account_key = read(&dir.join("sa.key")).context("kubeadm init phase certs sa makes it")?;
+    let encryption_keys = encryption_keys(layout, None)?;
+    Ok(Material {
+        apiserver: there("apiserver")?,
+        kubelet_client: there("apiserver-kubelet-client")?,
+        kubelet_serving,
+        front_proxy_ca: read(&dir.join("front-proxy-ca.crt"))?,
+        front_proxy: there("front-proxy-client")?,
+        service_account_key,
+        encryption_keys,
+        join_token: None,
+        ca,
+    })
+}
+
+/// Makes a link, or moves it.
+fn link(from: &Path, to: &Path) -> Result<()> {
+    if fs::read_link(from).is_ok_and(|there| there == to) {
+        return Ok(());
+    }
+    if fs::symlink_metadata(from).is_ok_and(|there| there.is_symlink()) {
+        fs::remove_file(from).with_context(|| format!("cannot remove {}", from.display()))?;
+    }
+    std::os::unix::fs::symlink(to, from).with_context(|| format!("cannot make {} a link to {}: is it in use by a cluster that knarr up has made?", from.display(), to.display()))
+}
+
+/// The certificate of this node's kubelet as a server.
+fn kubelet_request(config: &Config, node_ip: Ipv4Addr) -> CertRequest {
+    let mut sans = vec![config.node_name.clone(), node_ip.to_string()];
+    sans.dedup();
+    CertRequest { cn: format!("system:node:{}", config.node_name), orgs: vec!["system:nodes".into()], sans, usages: vec![Usage::Server], lifetime: LIFETIME }
 }
 
 /// Reads what is there, and makes what is missing or about to expire.
 pub fn prepare(layout: &Layout, config: &Config, node_ip: Ipv4Addr, random: &mut dyn FnMut(&mut [u8])) -> Result<Material> {
+    if let Some(certificates) = config.kubeadm.as_ref().and_then(|k| k.pki_dir.as_ref()) {
+        return shared(certificates, layout, config, node_ip);
+    }
     let dir = layout.pki();
     files::private_dir(&dir)?;
     let now = Timestamp::now();
@@ -67,10 +120,7 @@ pub fn prepare(layout: &Layout, config: &Config, node_ip: Ipv4Addr, random: &mut
     )?;
     let front_proxy_ca = authority(&dir, "front-proxy-ca", "front-proxy-ca", now)?;
     let front_proxy = pair(&dir, "front-proxy-client", &front_proxy_ca, request("front-proxy-client", &[], Vec::new(), vec![Usage::Client]), now)?;
-    let node = format!("system:node:{}", config.node_name);
-    let mut node_sans = vec![config.node_name.clone(), node_ip.to_string()];
-    node_sans.dedup();
-    let kubelet_serving = pair(&dir, "kubelet-server", &ca, request(&node, &["system:nodes"], node_sans, vec![Usage::Server]), now)?;
+    let kubelet_serving = pair(&dir, "kubelet-server", &ca, kubelet_request(config, node_ip), now)?;
     let admin = pair(&dir, "admin", &ca, request("kubernetes-admin", &["system:masters"], Vec::new(), vec![Usage::Client]), now)?;
 
     let service_account_key = kept(&dir.join("sa.key"), || pki::jwt::new_key_pem().context("making the service account key"))?;
@@ -85,7 +135,7 @@ pub fn prepare(layout: &Layout, config: &Config, node_ip: Ipv4Addr, random: &mut
     let kubeconfig = pki::kubeconfig(&admin_entry(&ca, &admin, config.secure_port, Ipv4Addr::LOCALHOST))?;
     files::write(&layout.admin(), kubeconfig.as_bytes(), 0o600)?;
     let front_proxy_ca = front_proxy_ca.cert_pem().into();
-    Ok(Material { ca, apiserver, kubelet_client, kubelet_serving, front_proxy_ca, front_proxy, service_account_key, encryption_keys, join_token: join_token.trim().into() })
+    Ok(Material { ca, apiserver, kubelet_client, kubelet_serving, front_proxy_ca, front_proxy, service_account_key, encryption_keys, join_token: Some(join_token.trim().into()) })
 }
 
 /// The keys that encrypt at rest, the one that writes first; makes one if there is none yet and it may.

@@ -34,6 +34,12 @@ pub fn root() -> Result<()> {
     Ok(())
 }
 
+/// What pods need of the kernel.
+pub fn node_kernel() -> Result<()> {
+    kernel()?;
+    network()
+}
+
 fn kernel() -> Result<()> {
     for (namespace, option) in [("net", "NET_NS"), ("mnt", "NAMESPACES"), ("pid", "PID_NS"), ("ipc", "IPC_NS"), ("uts", "UTS_NS")] {
         ensure!(

@@ -231,7 +231,7 @@ async fn api_server(config: &Config, layout: &Layout, material: &Material, node_
             endpoint_reconciler: registry::EndpointReconciler::Lease,
             hostname: config.node_name.clone(),
             cluster_ca_pem: material.ca.cert_pem().into(),
-            join_token: Some(material.join_token.clone()),
+            join_token: material.join_token.clone(),
             components: ["controller-manager", "scheduler", "etcd-0"].map(|name| (name.to_string(), healthy.clone())).to_vec(),
             access,
         },

@@ -33,6 +33,20 @@ pub fn run(flags: &Flags) -> Result<()> {
     preflight::mark(&layout)?;
     let exe = install(&layout)?;
 
+    let ready = spawn(&layout, &exe, "server", &flags.arguments(), true)?;
+    if config.kubeadm.is_some() {
+        println!("knarr is {ready}: node {}, https://127.0.0.1:{}; export KUBECONFIG=/etc/kubernetes/admin.conf", config.node_name, config.secure_port);
+        return Ok(());
+    }
+    let kubeconfig = merge(&layout, &config)?;
+    println!("knarr is {ready}: node {}, https://127.0.0.1:{}", config.node_name, config.secure_port);
+    println!("context \"knarr\" is in {}; try: kubectl get nodes", kubeconfig.display());
+    Ok(())
+}
+
+/// Starts a server or an agent in the background, and waits until it says that it is ready: that line. Its phases are shown
+/// where that is wanted.
+pub fn spawn(layout: &Layout, exe: &Path, role: &str, arguments: &[std::ffi::OsString], show: bool) -> Result<String> {
     let log = OpenOptions::new()
         .create(true)
         .append(true)
@@ -41,9 +55,9 @@ pub fn run(flags: &Flags) -> Result<()> {
         .with_context(|| format!("cannot open {}", layout.log().display()))?;
     let log_start = log.metadata()?.len();
     let spinner = progress::spinner("starting");
-    let mut child = Command::new(&exe)
-        .arg("server")
-        .args(flags.arguments())
+    let mut child = Command::new(exe)
+        .arg(role)
+        .args(arguments)
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(log)
@@ -61,6 +75,7 @@ pub fn run(flags: &Flags) -> Result<()> {
             break;
         }
         match &spinner {
+            _ if !show => {}
             Some(bar) => bar.println(&line),
             None => println!("{line}"),
         }
@@ -71,12 +86,9 @@ pub fn run(flags: &Flags) -> Result<()> {
     let Some(ready) = ready else {
         let status = child.wait()?;
         let tail = tail(&layout.log(), log_start);
-        bail!("the server did not start ({status}); the end of {} says:\n{tail}", layout.log().display());
+        bail!("the {role} did not start ({status}); the end of {} says:\n{tail}", layout.log().display());
     };
-    let kubeconfig = merge(&layout, &config)?;
-    println!("knarr is {ready}: node {}, https://127.0.0.1:{}", config.node_name, config.secure_port);
-    println!("context \"knarr\" is in {}; try: kubectl get nodes", kubeconfig.display());
-    Ok(())
+    Ok(ready)
 }
 
 /// Puts a copy of this executable where it stays, under its hash: shims and the server run that copy,

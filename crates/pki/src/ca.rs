@@ -62,7 +62,12 @@ pub struct Ca {
 impl Ca {
     /// Makes a new self-signed CA with an ECDSA P-256 key.
     pub fn new(cn: &str, now: Timestamp, lifetime: Lifetime) -> Result<Self> {
-        let key = KeyPair::generate().map_err(|e| Error::Key(e.to_string()))?;
+        Ca::with_key(cn, &new_key_pem(false)?, now, lifetime)
+    }
+
+    /// Makes a new self-signed CA with a key that is there.
+    pub fn with_key(cn: &str, key_pem: &str, now: Timestamp, lifetime: Lifetime) -> Result<Self> {
+        let key = key_pair(key_pem)?;
         let mut params = CertificateParams::default();
         params.distinguished_name = rcgen::DistinguishedName::new();
         params.distinguished_name.push(DnType::CommonName, cn);
@@ -118,7 +123,12 @@ impl Ca {
 
     /// Issues a certificate with a new ECDSA P-256 key.
     pub fn issue(&self, request: &CertRequest, now: Timestamp) -> Result<CertKey> {
-        let key = KeyPair::generate().map_err(|e| Error::Key(e.to_string()))?;
+        self.issue_for_key(request, &new_key_pem(false)?, now)
+    }
+
+    /// Issues a certificate for a key that is there.
+    pub fn issue_for_key(&self, request: &CertRequest, key_pem: &str, now: Timestamp) -> Result<CertKey> {
+        let key = key_pair(key_pem)?;
         let sans = request.sans.iter().map(|s| san(s)).collect::<Result<Vec<_>>>()?;
         let start = now.saturating_sub(BACKDATE).unwrap_or(now);
         let end = now.saturating_add(request.lifetime).unwrap_or(now);
@@ -233,6 +243,12 @@ fn purposes(usages: &[Usage]) -> Vec<ExtendedKeyUsagePurpose> {
         Usage::Client => ExtendedKeyUsagePurpose::ClientAuth,
     };
     usages.iter().map(purpose).collect()
+}
+
+/// A new private key (PKCS #8): ECDSA over P-256, or over P-384.
+pub fn new_key_pem(p384: bool) -> Result<String> {
+    let curve = if p384 { &rcgen::PKCS_ECDSA_P384_SHA384 } else { &rcgen::PKCS_ECDSA_P256_SHA256 };
+    KeyPair::generate_for(curve).map(|key| key.serialize_pem()).map_err(|e| Error::Key(e.to_string()))
 }
 
 /// When the first certificate of a PEM text ends.

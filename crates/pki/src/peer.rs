@@ -6,7 +6,7 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use jiff::Timestamp;
-use x509_parser::prelude::{FromDer, X509Certificate, X509Name};
+use x509_parser::prelude::{FromDer, GeneralName, X509Certificate, X509Name};
 
 use crate::{Error, Result, pem};
 
@@ -84,6 +84,34 @@ impl Roots {
         }
         Err(Error::Verify("certificate signed by unknown authority".into()))
     }
+}
+
+/// SHA-256 of a certificate's public key (SubjectPublicKeyInfo), by which RFC 7469 pins it.
+pub fn public_key_digest(der: &[u8]) -> Result<[u8; 32]> {
+    let digest = ring::digest::digest(&ring::digest::SHA256, parse(der)?.public_key().raw);
+    digest.as_ref().try_into().map_err(|_| Error::Certificate("no digest".into()))
+}
+
+/// The names and addresses that the first certificate of a PEM text is for.
+pub fn names_of(cert_pem: &str) -> Result<Vec<String>> {
+    let der = first(cert_pem)?;
+    let names = parse(&der)?.subject_alternative_name().map_err(|e| Error::Certificate(e.to_string()))?.map(|e| e.value.general_names.clone());
+    let text = |name: &GeneralName<'_>| match name {
+        GeneralName::DNSName(name) => Some((*name).to_string()),
+        GeneralName::IPAddress(bytes) => ip(bytes).map(|ip| ip.to_string()),
+        _ => None,
+    };
+    Ok(names.iter().flatten().filter_map(text).collect())
+}
+
+/// Whether the first certificate of a PEM text is signed by the CA of another.
+pub fn is_signed_by(cert_pem: &str, ca_pem: &str) -> Result<bool> {
+    let (cert, ca) = (first(cert_pem)?, first(ca_pem)?);
+    Ok(vouches(&parse(&ca)?, &parse(&cert)?, true))
+}
+
+fn first(pem_text: &str) -> Result<Vec<u8>> {
+    pem::decode(pem_text).into_iter().find(|b| b.label == "CERTIFICATE").map(|b| b.der).ok_or(Error::Pem("CERTIFICATE"))
 }
 
 fn parse(der: &[u8]) -> Result<X509Certificate<'_>> {

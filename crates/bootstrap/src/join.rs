@@ -1,0 +1,293 @@
+//! `join`: a machine becomes a node of a cluster, or another of its control planes.
+
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use client::Entry;
+use jiff::Timestamp;
+
+use crate::certs::{ALL, Authority};
+use crate::cluster::Cluster;
+use crate::config::{ClusterConfiguration, Documents, InitConfig, InitConfiguration, JoinConfiguration, duration};
+use crate::error::{Doing, Result, refused};
+use crate::files;
+use crate::host::{Machine, Role};
+use crate::init::{self, Wishes};
+use crate::phases::Phase;
+use crate::{discovery, kubeconfigs, kubelet, node, preflight, process, shared_certs};
+
+/// The phases in their order.
+pub const PHASES: &[Phase] = &[
+    Phase { name: "preflight", parts: &[] },
+    Phase { name: "control-plane-prepare", parts: &["download-certs", "certs", "kubeconfig", "control-plane"] },
+    Phase { name: "check-etcd", parts: &[] },
+    Phase { name: "kubelet-start", parts: &[] },
+    Phase { name: "etcd-join", parts: &[] },
+    Phase { name: "kubelet-wait-bootstrap", parts: &[] },
+    Phase { name: "control-plane-join", parts: &["mark-control-plane"] },
+    Phase { name: "wait-control-plane", parts: &[] },
+];
+
+/// What is known once the cluster was found.
+struct Found {
+    entry: Entry,
+    cluster: Cluster,
+    /// The cluster's configuration, with this machine's part of it.
+    config: InitConfig,
+    kubelet: String,
+}
+
+/// A `join` under way.
+pub struct Join<'a> {
+    machine: &'a Machine<'a>,
+    config: JoinConfiguration,
+    wishes: Wishes,
+    found: Option<Found>,
+    /// What was written, to be taken back if it comes to nothing.
+    written: Vec<PathBuf>,
+    /// Directories that were not there before, and may be taken away whole.
+    fresh: Vec<PathBuf>,
+    /// Whether the node's process kept nothing here before.
+    first: bool,
+    started: bool,
+}
+
+impl<'a> Join<'a> {
+    /// Of a configuration that was completed and checked.
+    pub fn new(machine: &'a Machine<'a>, config: JoinConfiguration, wishes: Wishes) -> Join<'a> {
+        Join { machine, config, wishes, found: None, written: Vec::new(), fresh: Vec::new(), first: !machine.host.data_dir().exists(), started: false }
+    }
+
+    fn control_plane(&self) -> bool {
+        self.config.control_plane.is_some()
+    }
+
+    fn name(&self) -> &str {
+        &self.config.node_registration.name
+    }
+
+    /// Finds the cluster, and reads what it is.
+    async fn found(&mut self) -> Result<&Found> {
+        if self.found.is_none() {
+            let entry = discovery::discover(&self.config).await?;
+            let cluster = Cluster::entry(&entry)?;
+            let read = cluster.config_map("kube-system", "kubeadm-config", "ClusterConfiguration").await;
+            let said = || "unable to fetch the kubeadm-config ConfigMap".to_string();
+            println!("[preflight] Reading configuration from the \"kubeadm-config\" ConfigMap in namespace \"kube-system\"...");
+            println!("[preflight] Use 'kubeadm init phase upload-config kubeadm --config your-config-file' to re-upload it.");
+            let Some(text) = read.doing(said)? else {
+                return refused(format!("{}: there is none: was this cluster made by init?", said()));
+            };
+            let mut config = Documents::parse(&text).and_then(Documents::init).doing(said)?;
+            let kubelet = cluster.config_map("kube-system", "kubelet-config", "kubelet").await?.unwrap_or_default();
+            config.init = InitConfiguration { node_registration: self.config.node_registration.clone(), ..InitConfiguration::default() };
+            if let Some(control_plane) = &self.config.control_plane {
+                config.init.local_api_endpoint = control_plane.local_api_endpoint.clone();
+            }
+            self.found = Some(Found { entry, cluster, config, kubelet });
+        }
+        match &self.found {
+            Some(found) => Ok(found),
+            None => refused("the cluster was not found"),
+        }
+    }
+
+    fn dir(machine: &Machine<'_>, cluster: &ClusterConfiguration) -> PathBuf {
+        machine.certificates(&cluster.certificates_dir)
+    }
+
+    /// Runs one phase, or one part of it.
+    pub async fn run(&mut self, phase: &str, part: &str) -> Result<()> {
+        let control_plane = self.control_plane();
+        match (phase, part) {
+            ("preflight", _) => self.preflight().await,
+            ("control-plane-prepare", part) if control_plane && !part.is_empty() => self.prepare(part).await,
+            ("kubelet-start", _) => self.bootstrap().await,
+            ("kubelet-wait-bootstrap", _) => self.start().await,
+            ("control-plane-join", "mark-control-plane") if control_plane => {
+                let port = self.config.control_plane.as_ref().map_or(6443, |c| c.local_api_endpoint.bind_port);
+                let address = self.config.control_plane.as_ref().map(|c| c.local_api_endpoint.advertise_address.clone()).unwrap_or_default();
+                let local = crate::certs::local_endpoint(&address, port);
+                let cluster = Cluster::of(&self.machine.place.conf("admin"), Some(&local))?;
+                let found = self.found().await?;
+                init::mark(&cluster, &found.config).await.doing(|| "error applying control-plane label and taints".into())
+            }
+            ("wait-control-plane", _) if control_plane => {
+                println!("[control-plane-check] All control plane components of this node are healthy");
+                Ok(())
+            }
+            ("etcd-join", _) if control_plane => {
+                println!("[control-plane-join] Using external etcd - no local stacked instance added");
+                Ok(())
+            }
+            _ => Ok(()),
+        }
+    }
+
+    async fn preflight(&mut self) -> Result<()> {
+        println!("[preflight] Running pre-flight checks");
+        preflight::root(&self.wishes.ignored)?;
+        let mut findings = preflight::join(self.machine.host, &self.machine.place, &self.config);
+        kubelet::unused(&mut findings, &self.config.node_registration);
+        findings.report(&self.wishes.ignored)?;
+        let (host, place, ignored) = (self.machine.host, self.machine.place.clone(), self.wishes.ignored.clone());
+        let key = self.config.control_plane.as_ref().map(|c| c.certificate_key.clone());
+        let name = self.name().to_string();
+        let machine = self.machine;
+        let found = self.found().await?;
+        if node::taken(&found.cluster, &name).await.doing(|| format!("reading the node {name:?}"))? {
+            let mut findings = preflight::Findings::default();
+            let text = format!("a Node with name {name:?} and status \"Ready\" already exists in the cluster. You must delete the existing Node or change the name of this new joining Node (--node-name)");
+            findings.error("NodeName", text);
+            findings.report(&ignored)?;
+        }
+        let Some(key) = key else { return Ok(()) };
+        let cluster = &found.config.cluster;
+        if cluster.control_plane_endpoint.is_empty() {
+            return refused(
+                "One or more conditions for hosting a new control plane instance is not satisfied.\n\nunable to add a new control plane instance to a cluster that doesn't have a stable controlPlaneEndpoint address\n\n\
+                 Please ensure that:\n* The cluster has a stable controlPlaneEndpoint address.\n* The certificates that must be shared among control plane instances are provided.\n",
+            );
+        }
+        if cluster.etcd.external.is_none() {
+            return refused(
+                "this cluster's objects are in the embedded store of one control plane, which another one cannot share: move them to an etcd \
+                 (knarr store migrate --to etcd on the first), name it in etcd.external of kubeadm-config, and join again",
+            );
+        }
+        if key.is_empty() {
+            preflight::control_plane_files(&shared_certs::missing(&Self::dir(machine, cluster), cluster))?;
+        }
+        println!("[preflight] Running pre-flight checks before initializing the new control plane instance");
+        let findings = preflight::init(host, &place, &found.config, false, !key.is_empty());
+        findings.report(&ignored)?;
+        println!("[preflight] Nothing needs pulling: the components are in this binary");
+        Ok(())
+    }
+
+    async fn prepare(&mut self, part: &str) -> Result<()> {
+        let key = self.config.control_plane.as_ref().map(|c| c.certificate_key.clone()).unwrap_or_default();
+        let machine = self.machine;
+        let dir = Self::dir(machine, &self.found().await?.config.cluster);
+        if !dir.exists() {
+            self.fresh.push(dir.clone());
+        }
+        let confs = ["admin", "controller-manager", "scheduler"].map(|name| machine.place.conf(name));
+        let new = confs.into_iter().chain([machine.place.process()]).filter(|path| !path.exists());
+        self.written.extend(new);
+        let found = self.found().await?;
+        let config = &found.config;
+        let endpoint = &config.init.local_api_endpoint;
+        let authority = Authority {
+            dir: dir.clone(),
+            cluster: &config.cluster,
+            node: &config.init.node_registration.name,
+            address: &endpoint.advertise_address,
+            now: Timestamp::now(),
+        };
+        match part {
+            "download-certs" if !key.is_empty() => shared_certs::download(&found.cluster, &config.cluster, &dir, &key).await.doing(|| "error downloading certs".into()),
+            "certs" => {
+                println!("[certs] Using certificateDir folder {:?}", dir.display().to_string());
+                let external = config.cluster.etcd.external.is_some();
+                for cert in ALL.iter().filter(|c| !external || (c.name != "etcd-ca" && c.ca != Some("etcd-ca"))) {
+                    authority.make(cert)?;
+                }
+                authority.service_account()
+            }
+            "kubeconfig" => {
+                println!("[kubeconfig] Generating kubeconfig files");
+                println!("[kubeconfig] Using kubeconfig folder {:?}", machine.place.kubernetes.display().to_string());
+                let wanted = ["admin", "controller-manager", "scheduler"];
+                for spec in kubeconfigs::ALL.iter().filter(|s| wanted.contains(&s.file)) {
+                    kubeconfigs::write(&authority, &machine.place, endpoint.bind_port, spec)?;
+                }
+                Ok(())
+            }
+            "control-plane" => {
+                let path = machine.place.process();
+                println!("[control-plane] The control plane runs in the node's own process: writing its settings to {:?}", path.display().to_string());
+                process::write(machine, &process::server(machine, config, &dir)?)
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Asks for the node's certificate, and writes what its process is started with.
+    async fn bootstrap(&mut self) -> Result<()> {
+        let machine = self.machine;
+        let (worker, ca_path) = (!self.control_plane(), PathBuf::from(&self.config.ca_cert_path));
+        let patience = self.config.timeouts.as_ref().and_then(|t| duration(&t.tls_bootstrap)).unwrap_or(Duration::from_secs(300));
+        let (name, registration) = (self.name().to_string(), self.config.node_registration.clone());
+        let found = self.found().await?;
+        println!("[kubelet-start] Performing the TLS Bootstrap");
+        let pair = node::certificate(&found.cluster, &name, patience).await.doing(|| "failed while waiting for TLS bootstrap".into())?;
+        node::keep(&machine.place, &pair, &name, &found.entry, &found.config.cluster.cluster_name)?;
+        let mut written = vec![machine.place.kubelet_client(), machine.place.conf("kubelet")];
+        let result = (|| {
+            if worker {
+                files::write(&ca_path, found.entry.ca.as_bytes(), 0o644)?;
+                written.push(ca_path);
+                process::write(machine, &process::agent(machine, &registration, &found.config.cluster)?)?;
+                written.push(machine.place.process());
+            }
+            written.extend(["kubeadm-flags.env", "config.yaml"].map(|name| machine.place.kubelet.join(name)));
+            kubelet::write_files(&machine.place, &registration, worker, &found.kubelet)
+        })();
+        self.written.extend(written);
+        result
+    }
+
+    async fn start(&mut self) -> Result<()> {
+        println!("[kubelet-start] Starting the kubelet");
+        let role = if self.control_plane() { Role::ControlPlane } else { Role::Worker };
+        let begun = Instant::now();
+        self.started = true;
+        self.machine.host.start(role, &self.machine.place.process()).doing(|| "failed while waiting for the kubelet to start".into())?;
+        println!("[kubelet-check] The node is Ready after {:.2} s", begun.elapsed().as_secs_f64());
+        Ok(())
+    }
+
+    /// Takes back what a join that failed has written, so that nothing half-joined stays and it can be tried again.
+    pub fn take_back(&self) {
+        let host = self.machine.host;
+        if self.started
+            && let Err(error) = host.stop().and_then(|()| if self.first { host.purge() } else { Ok(()) })
+        {
+            eprintln!("[join] the node's process could not be taken away: {error}");
+        }
+        for dir in &self.fresh {
+            if let Err(error) = std::fs::remove_dir_all(dir)
+                && error.kind() != std::io::ErrorKind::NotFound
+            {
+                eprintln!("[join] {} could not be removed: {error}", dir.display());
+            }
+        }
+        for path in &self.written {
+            if let Err(error) = std::fs::remove_file(path)
+                && error.kind() != std::io::ErrorKind::NotFound
+            {
+                eprintln!("[join] {} could not be removed: {error}", path.display());
+            }
+        }
+    }
+
+    /// What upstream says at the end.
+    pub fn done(&self) -> String {
+        if !self.control_plane() {
+            return "\nThis node has joined the cluster:\n* Certificate signing request was sent to apiserver and a response was received.\n\
+                    * The Kubelet was informed of the new secure connection details.\n\nRun 'kubectl get nodes' on the control-plane to see this node join the cluster.\n\n"
+                .into();
+        }
+        let admin = self.machine.place.conf("admin");
+        format!(
+            "\nThis node has joined the cluster and a new control plane instance was created:\n\n\
+             * Certificate signing request was sent to apiserver and approval was received.\n* The Kubelet was informed of the new secure connection details.\n\
+             * Control plane label and taint were applied to the new node.\n* The Kubernetes control plane instances scaled up.\n\n\n\
+             To start administering your cluster from this node, you need to run the following as a regular user:\n\n\
+             \tmkdir -p $HOME/.kube\n\tsudo cp -i {} $HOME/.kube/config\n\tsudo chown $(id -u):$(id -g) $HOME/.kube/config\n\n\
+             Run 'kubectl get nodes' to see this node join the cluster.\n\n",
+            admin.display()
+        )
+    }
+}
