@@ -11,6 +11,8 @@ use crate::error::{Doing, Error, Result, refused};
 
 /// How often a cluster that does not answer is asked.
 const RETRY: Duration = Duration::from_millis(500);
+/// How long a cluster that answers may take to sign for a token that it has just got.
+const SIGNING: Duration = Duration::from_secs(5);
 
 /// The cluster, and as whom the certificate of this node is asked for.
 pub async fn discover(config: &JoinConfiguration) -> Result<Entry> {
@@ -83,6 +85,7 @@ fn pins(texts: &[String]) -> Result<Vec<String>> {
 async fn signed(cluster: &Cluster, id: &str, secret: &str, patience: Duration) -> Result<String> {
     let path = format!("{}/cluster-info", collection("ConfigMap", "kube-public"));
     let end = Instant::now() + patience;
+    let mut unsigned = None;
     loop {
         let error = match cluster.get(&path).await {
             Ok(Some(map)) => {
@@ -92,9 +95,15 @@ async fn signed(cluster: &Cluster, id: &str, secret: &str, patience: Duration) -
                 match map["data"][format!("jws-kubeconfig-{id}")].as_str() {
                     Some(signature) if pki::jws::verify_detached(signature, text, id, secret) => return Ok(text.into()),
                     Some(_) => return refused("failed to verify JWS signature of received cluster info object, can't trust this API Server"),
-                    None => Error::Refused(format!(
-                        "token id {id:?} is invalid for this cluster or it has expired. Use \"kubeadm token create\" on the control-plane node to create a new valid token"
-                    )),
+                    None => {
+                        let error = Error::Refused(format!(
+                            "token id {id:?} is invalid for this cluster or it has expired. Use \"kubeadm token create\" on the control-plane node to create a new valid token"
+                        ));
+                        if unsigned.get_or_insert_with(Instant::now).elapsed() > SIGNING {
+                            return Err(error);
+                        }
+                        error
+                    }
                 }
             }
             Ok(None) => Error::Refused("there is no cluster-info ConfigMap: this API Server isn't set up for token bootstrapping".into()),

@@ -68,12 +68,18 @@ pub fn clear(layout: &Layout) -> Result<Option<files::Lock>> {
     let lock = if layout.data.exists() { Some(files::lock(&layout.lock())?) } else { None };
     node::purge(layout).context("stopping the pods")?;
     network::purge(layout).context("removing the network")?;
-    if let Err(error) = fs::remove_dir_all(&layout.run)
-        && error.kind() != std::io::ErrorKind::NotFound
-    {
-        return Err(error).with_context(|| format!("cannot remove {}", layout.run.display()));
-    }
+    remove_tree(&layout.run)?;
     Ok(lock)
+}
+
+/// Removes a directory; one that something is mounted on stays, empty.
+fn remove_tree(path: &Path) -> Result<()> {
+    use std::io::ErrorKind::{NotFound, ResourceBusy};
+    match fs::remove_dir_all(path) {
+        Err(error) if error.kind() == ResourceBusy && fs::read_dir(path).is_ok_and(|mut left| left.next().is_none()) => Ok(()),
+        Err(error) if error.kind() != NotFound => Err(error).with_context(|| format!("cannot remove {}", path.display())),
+        _ => Ok(()),
+    }
 }
 
 /// Removes everything that lasts.
@@ -82,8 +88,8 @@ pub fn remove(layout: &Layout) -> Result<()> {
         println!("the objects in etcd ({}) are left there", etcd.etcd_servers.join(","));
     }
     if layout.data.exists() {
-        sys::mount::unmount_below(&layout.data).with_context(|| format!("cannot unmount below {}", layout.data.display()))?;
-        fs::remove_dir_all(&layout.data).with_context(|| format!("cannot remove {}", layout.data.display()))?;
+        sys::mount::unmount_inside(&layout.data).with_context(|| format!("cannot unmount below {}", layout.data.display()))?;
+        remove_tree(&layout.data)?;
     }
     Ok(())
 }

@@ -150,6 +150,14 @@ pub fn unmount_below(root: &Path) -> Result<()> {
     Ok(())
 }
 
+/// The same, but for what is mounted on `root` itself: the disk that a directory is on stays where it is.
+pub fn unmount_inside(root: &Path) -> Result<()> {
+    for point in below(root)?.into_iter().filter(|point| point != root) {
+        unmount(&point)?;
+    }
+    Ok(())
+}
+
 /// Whether something is mounted exactly here.
 pub fn is_mount_point(path: &Path) -> bool {
     below(path).is_ok_and(|points| points.iter().any(|p| p == path))
