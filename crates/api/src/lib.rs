@@ -4,6 +4,7 @@
 pub mod aggregation;
 pub mod apply;
 pub mod codec;
+pub mod convert;
 pub mod crd;
 pub mod cron;
 pub mod defaults;

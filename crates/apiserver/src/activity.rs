@@ -90,14 +90,13 @@ impl Activity {
         Arc::new(Activity { timeouts, heads: http1, state: Mutex::new(state) })
     }
 
-    /// A request came in; `patient`: its answer may be taken as slowly as the client likes.
-    pub fn request(self: &Arc<Activity>, patient: bool) -> Request {
+    /// A request came in.
+    pub fn request(self: &Arc<Activity>) -> Request {
         let mut state = self.state.lock();
         state.requests += 1;
-        state.patient += usize::from(patient);
         state.head = None;
         state.next += 1;
-        Request { activity: self.clone(), id: state.next, patient }
+        Request { activity: self.clone(), id: state.next, patient: false }
     }
 
     /// What is to be done about it.
@@ -135,6 +134,11 @@ impl Activity {
     }
 }
 
+/// On a response that may be taken as slowly as the client likes: logs, and what is proxied. Lists, and what watches tell,
+/// may not.
+#[derive(Clone, Copy)]
+pub(crate) struct Unhurried;
+
 /// A request until its answer is done.
 pub(crate) struct Request {
     activity: Arc<Activity>,
@@ -144,10 +148,14 @@ pub(crate) struct Request {
 
 impl Request {
     /// The answer with an eye on it. It is handed over in pieces, so that what is not taken is noticed.
-    pub fn respond(self, response: Response<Body>) -> Response<Body> {
+    pub fn respond(mut self, response: Response<Body>) -> Response<Body> {
         if response.status() == StatusCode::SWITCHING_PROTOCOLS {
             self.activity.state.lock().upgraded = true;
             return response;
+        }
+        if response.extensions().get::<Unhurried>().is_some() {
+            self.patient = true;
+            self.activity.state.lock().patient += 1;
         }
         self.handed_over();
         response.map(|body| body::boxed(Seen { body, rest: Bytes::new(), request: self }))
@@ -302,7 +310,7 @@ mod tests {
         let a = activity(false);
         assert!(matches!(after(&a, 29), Verdict::Until(_)));
         assert_eq!(after(&a, 31), Verdict::Idle);
-        let request = a.request(false);
+        let request = a.request();
         assert!(matches!(after(&a, 1000), Verdict::Until(_)), "the answer is ours to give");
         drop(request);
         assert_eq!(after(&a, 31), Verdict::Idle);
@@ -316,7 +324,7 @@ mod tests {
             tokio::io::AsyncReadExt::read_u8(&mut io).await.unwrap();
             assert!(matches!(after(&a, 9), Verdict::Until(_)));
             assert_eq!(matches!(after(&a, 11), Verdict::Cut(_)), cut);
-            let request = a.request(false);
+            let request = a.request();
             assert!(matches!(after(&a, 11), Verdict::Until(_)), "the head is whole");
             drop(request);
             assert!(matches!(after(&a, 11), Verdict::Until(_)), "and no other has begun");
@@ -328,7 +336,11 @@ mod tests {
         let long = vec![7; PIECE + 1];
         for patient in [false, true] {
             let a = activity(false);
-            let mut response = a.request(patient).respond(Response::new(body::full(long.clone())));
+            let mut response = Response::new(body::full(long.clone()));
+            if patient {
+                response.extensions_mut().insert(Unhurried);
+            }
+            let mut response = a.request().respond(response);
             assert_eq!(response.body().size_hint().exact(), Some(long.len() as u64));
             assert_eq!(matches!(after(&a, 21), Verdict::Cut(_)), !patient, "not even begun");
             let first = response.body_mut().frame().now_or_never().unwrap().unwrap().unwrap();
@@ -345,7 +357,7 @@ mod tests {
     #[test]
     fn a_quiet_watch_goes_on() {
         let a = activity(true);
-        let mut response = a.request(false).respond(Response::new(body::stream(futures::stream::pending())));
+        let mut response = a.request().respond(Response::new(body::stream(futures::stream::pending())));
         assert!(response.body_mut().frame().now_or_never().is_none());
         assert!(matches!(after(&a, 10_000), Verdict::Until(_)));
     }
@@ -357,14 +369,16 @@ mod tests {
         let mut io = Watched { io: near, activity: a.clone() };
         let write = |io: &mut Watched<_>| tokio::io::AsyncWriteExt::write_all(io, b"ab").now_or_never();
         assert!(write(&mut io).is_none());
-        let request = a.request(true);
+        let mut log = Response::new(body::empty());
+        log.extensions_mut().insert(Unhurried);
+        let log = a.request().respond(log);
         assert!(matches!(after(&a, 21), Verdict::Until(_)), "a log may wait");
-        drop(request);
-        let _request = a.request(false);
+        drop(log);
+        let _request = a.request();
         assert!(matches!(after(&a, 21), Verdict::Cut(_)));
         let mut upgraded = Response::new(body::empty());
         *upgraded.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
-        a.request(false).respond(upgraded);
+        a.request().respond(upgraded);
         assert!(matches!(after(&a, 1000), Verdict::Until(_)));
     }
 }

@@ -21,7 +21,6 @@ use x509_parser::prelude::FromDer;
 
 use crate::activity::{Activity, Verdict, Watched};
 use crate::authn::Peer;
-use crate::request::RequestInfo;
 use crate::server::Server;
 
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
@@ -119,7 +118,7 @@ impl Server {
         let service = service_fn(move |mut request: Request<Incoming>| {
             let server = self.clone();
             request.extensions_mut().insert(peer.clone());
-            let doing = doings.request(may_dawdle(&request));
+            let doing = doings.request();
             async move { Ok::<_, std::convert::Infallible>(doing.respond(server.handle(request).await)) }
         });
         let mut builder = auto::Builder::new(TokioExecutor::new());
@@ -153,11 +152,6 @@ impl Server {
             Err(_) => Err("cut at shutdown".into()),
         }
     }
-}
-
-/// Logs and what is proxied may be taken as slowly as the client likes; lists, and what watches tell, may not.
-fn may_dawdle(request: &Request<Incoming>) -> bool {
-    RequestInfo::parse(request.method(), request.uri()).is_ok_and(|info| info.long_running() && info.verb != "watch")
 }
 
 /// Takes any client certificate whose key the client has; whether it is trusted is decided by authentication, so that a

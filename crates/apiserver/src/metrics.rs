@@ -5,7 +5,9 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 
-const BUCKETS: [f64; 20] = [
+use crate::histogram::Histogram;
+
+const BUCKETS: &[f64] = &[
     0.005, 0.025, 0.05, 0.1, 0.2, 0.4, 0.6, 0.8, 1.0, 1.25, 1.5, 2.0, 3.0, 4.0, 5.0, 6.0, 8.0, 10.0, 15.0, 20.0,
 ];
 
@@ -17,13 +19,6 @@ struct Labels {
     resource: String,
     subresource: String,
     scope: &'static str,
-}
-
-#[derive(Default)]
-struct Histogram {
-    counts: [u64; BUCKETS.len()],
-    sum: f64,
-    total: u64,
 }
 
 /// All of the server's counters.
@@ -60,14 +55,7 @@ impl Metrics {
         let labels = Self::labels(info);
         *self.requests.lock().entry((labels.clone(), code)).or_default() += 1;
         if !info.long_running() {
-            let mut durations = self.durations.lock();
-            let h = durations.entry(labels).or_default();
-            let seconds = took.as_secs_f64();
-            if let Some(i) = BUCKETS.iter().position(|b| seconds <= *b) {
-                h.counts[i] += 1;
-            }
-            h.sum += seconds;
-            h.total += 1;
+            self.durations.lock().entry(labels).or_insert_with(|| Histogram::new(BUCKETS)).observe(took.as_secs_f64());
         }
     }
 
@@ -96,15 +84,7 @@ impl Metrics {
         }
         head(&mut out, "apiserver_request_duration_seconds", "histogram", "Response latency distribution in seconds for each verb, dry run value, group, version, resource, subresource, scope and component.");
         for (labels, h) in self.durations.lock().iter() {
-            let text = l(labels);
-            let mut sum = 0;
-            for (bucket, count) in BUCKETS.iter().zip(h.counts) {
-                sum += count;
-                let _ = writeln!(out, "apiserver_request_duration_seconds_bucket{{dry_run=\"\",{text},le=\"{bucket}\"}} {sum}");
-            }
-            let _ = writeln!(out, "apiserver_request_duration_seconds_bucket{{dry_run=\"\",{text},le=\"+Inf\"}} {}", h.total);
-            let _ = writeln!(out, "apiserver_request_duration_seconds_sum{{dry_run=\"\",{text}}} {}", h.sum);
-            let _ = writeln!(out, "apiserver_request_duration_seconds_count{{dry_run=\"\",{text}}} {}", h.total);
+            h.render("apiserver_request_duration_seconds", &format!("dry_run=\"\",{}", l(labels)), &mut out);
         }
         head(&mut out, "apiserver_current_inflight_requests", "gauge", "Maximal number of currently used inflight request limit of this apiserver per request kind in last second.");
         let inflight = *self.inflight.lock();

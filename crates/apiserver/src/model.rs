@@ -103,7 +103,7 @@ pub fn api_version(r: &Resource) -> String {
 
 /// The same object in another version.
 pub fn convert(from: &'static Resource, to: &'static Resource, object: Value) -> Value {
-    crate::convert::convert((from.group, from.version, from.kind), (to.group, to.version), object)
+    api::convert::convert((from.group, from.version, from.kind), (to.group, to.version), object)
 }
 
 pub fn to_yaml(object: &Value) -> Result<Vec<u8>, Status> {

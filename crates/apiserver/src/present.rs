@@ -1,6 +1,7 @@
 //! Objects, lists and watch events as the client wants them: JSON from the cached bytes, or YAML, protobuf, Table and
 //! PartialObjectMetadata made from them.
 use std::borrow::Cow;
+use std::sync::Arc;
 
 use api::codec::ListFrame;
 use api::table::Row;
@@ -154,19 +155,9 @@ impl Presenter<'_> {
     fn page_table(&self, headers: &HeaderMap, page: Page, meta: &str) -> Response<Body> {
         let (r, now, include) = (self.resource, self.now, self.include);
         let columns = model::table_columns(r, None);
-        let mut head = format!("{{\"kind\":\"Table\",\"apiVersion\":\"meta.k8s.io/v1\",\"metadata\":{meta},\"columnDefinitions\":{columns},\"rows\":[");
-        let mut items = page.items.into_iter();
-        let mut first = true;
-        body::response_written(headers, Format::Json.media_type(), None, move |out| {
-            out.extend_from_slice(std::mem::take(&mut head).as_bytes());
-            let Some(entry) = items.next() else {
-                out.extend_from_slice(b"]}\n");
-                return false;
-            };
-            if !std::mem::replace(&mut first, false) {
-                out.push(b',');
-            }
-            entry.row(|object| Row::new(r.group, r.kind, object)).write(now, out);
+        let head = format!("{{\"kind\":\"Table\",\"apiVersion\":\"meta.k8s.io/v1\",\"metadata\":{meta},\"columnDefinitions\":{columns},\"rows\":[");
+        json_list(headers, head, None, page.items, move |entry, out| {
+            entry.write_row(|object| Row::new(r.group, r.kind, object), now, out);
             match include {
                 Include::None => {}
                 Include::Metadata => {
@@ -180,7 +171,6 @@ impl Presenter<'_> {
                 }
             }
             out.push(b'}');
-            true
         })
     }
 
@@ -195,7 +185,7 @@ impl Presenter<'_> {
         }
         meta.push('}');
         if self.as_is() {
-            let mut head = format!(
+            let head = format!(
                 "{{\"kind\":\"{}\",\"apiVersion\":\"{}\",\"metadata\":{meta},\"items\":[",
                 self.resource.list_kind,
                 model::api_version(self.resource)
@@ -204,20 +194,9 @@ impl Presenter<'_> {
             let typed = self.custom.is_some();
             let from = move |e: &Entry| if typed { 1 } else { e.type_prefix as usize };
             let size = head.len() + page.items.iter().map(|e| e.json.len() - from(e) + 2).sum::<usize>() - usize::from(!page.items.is_empty()) + 3;
-            let mut items = page.items.into_iter();
-            let mut first = true;
-            return body::response_written(headers, Format::Json.media_type(), Some(size), move |out| {
-                out.extend_from_slice(std::mem::take(&mut head).as_bytes());
-                let Some(entry) = items.next() else {
-                    out.extend_from_slice(b"]}\n");
-                    return false;
-                };
-                if !std::mem::replace(&mut first, false) {
-                    out.push(b',');
-                }
+            return json_list(headers, head, Some(size), page.items, move |entry, out| {
                 out.push(b'{');
-                out.extend_from_slice(&entry.json[from(&entry)..]);
-                true
+                out.extend_from_slice(&entry.json[from(entry)..]);
             });
         }
         if self.as_stored() && !self.accepted.pretty && self.accepted.format == Format::Json && self.accepted.convert == Convert::Table && page.items.iter().all(|e| e.can_have_row()) {
@@ -375,6 +354,24 @@ impl Presenter<'_> {
             Format::Protobuf => "application/vnd.kubernetes.protobuf;stream=watch",
         }
     }
+}
+
+/// A list in JSON that is written while it is sent: `head` up to its first item, and the items by `write`.
+fn json_list(headers: &HeaderMap, mut head: String, size: Option<usize>, items: Vec<Arc<Entry>>, write: impl Fn(&Entry, &mut Vec<u8>) + Send + Unpin + 'static) -> Response<Body> {
+    let mut items = items.into_iter();
+    let mut first = true;
+    body::response_written(headers, Format::Json.media_type(), size, move |out| {
+        out.extend_from_slice(std::mem::take(&mut head).as_bytes());
+        let Some(entry) = items.next() else {
+            out.extend_from_slice(b"]}\n");
+            return false;
+        };
+        if !std::mem::replace(&mut first, false) {
+            out.push(b',');
+        }
+        write(&entry, out);
+        true
+    })
 }
 
 /// As [`partial`], of an object that stays.

@@ -144,7 +144,9 @@ impl Remote {
     pub async fn post_patiently(&self, body: Bytes, timeout: Duration, mut attempted: impl FnMut(&Result<Bytes, Failure>, Duration)) -> Result<Bytes, Failure> {
         const ATTEMPTS: u32 = 5;
         let mut pause = Duration::from_millis(500);
-        for attempt in 1.. {
+        let mut attempt = 0;
+        loop {
+            attempt += 1;
             let started = tokio::time::Instant::now();
             let answer = self.post(body.clone(), timeout).await;
             attempted(&answer, started.elapsed());
@@ -157,7 +159,6 @@ impl Remote {
                 answer => return answer,
             }
         }
-        unreachable!("the loop ends with an answer")
     }
 
     async fn exchange(&self, body: Bytes, timeout: Duration) -> Result<(u16, HeaderMap, Bytes), String> {

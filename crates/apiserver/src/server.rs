@@ -17,6 +17,7 @@ use parking_lot::Mutex;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::activity::Unhurried;
 use crate::audit::{Auditor, Counters, Incoming, Record};
 use crate::authn::Note;
 use crate::body::{self, Body, BodyError};
@@ -218,6 +219,9 @@ impl Server {
                 negotiate::respond_status(&headers, &status)
             }
         };
+        if long && info.verb != "watch" {
+            response.extensions_mut().insert(Unhurried);
+        }
         let h = response.headers_mut();
         for note in notes.lock().drain(..) {
             if let Note::Warning(text) = note

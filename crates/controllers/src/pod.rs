@@ -8,11 +8,9 @@ use std::fmt;
 use std::ops::Deref;
 use std::sync::{Arc, LazyLock};
 
-use k8s_openapi::NamespaceResourceScope;
 use k8s_openapi::api::core::v1::{self, ContainerPort, PodAffinity, PodAntiAffinity, PodResourceClaim, PodResourceClaimStatus, Toleration, Volume};
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
-use kube::Resource;
 use parking_lot::Mutex;
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::{Value, json};
@@ -326,29 +324,7 @@ impl Templates {
     }
 }
 
-impl Resource for Pod {
-    type DynamicType = ();
-    type Scope = NamespaceResourceScope;
-
-    fn kind(_: &()) -> Cow<'_, str> {
-        v1::Pod::kind(&())
-    }
-    fn group(_: &()) -> Cow<'_, str> {
-        v1::Pod::group(&())
-    }
-    fn version(_: &()) -> Cow<'_, str> {
-        v1::Pod::version(&())
-    }
-    fn plural(_: &()) -> Cow<'_, str> {
-        v1::Pod::plural(&())
-    }
-    fn meta(&self) -> &ObjectMeta {
-        &self.metadata
-    }
-    fn meta_mut(&mut self) -> &mut ObjectMeta {
-        &mut self.metadata
-    }
-}
+reconcile::resource_as!(Pod, metadata, v1::Pod);
 
 #[cfg(test)]
 mod tests {
@@ -429,7 +405,7 @@ mod tests {
 
     #[test]
     fn pods_are_where_pods_are() {
-        assert_eq!(Pod::url_path(&(), Some("n")), "/api/v1/namespaces/n/pods");
+        assert_eq!(<Pod as kube::Resource>::url_path(&(), Some("n")), "/api/v1/namespaces/n/pods");
     }
 
     #[test]

@@ -1,11 +1,7 @@
 //! What is kept of a pod: whose it is, where it runs and whether it does. As the client's type one takes 14 KB.
 
-use std::borrow::Cow;
-
-use k8s_openapi::NamespaceResourceScope;
 use k8s_openapi::api::core::v1;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
-use kube::Resource;
 use serde::{Deserialize, Deserializer};
 
 /// A pod. The fields have the names and meanings of the API's.
@@ -37,29 +33,7 @@ fn slim<'de, D: Deserializer<'de>>(deserializer: D) -> Result<ObjectMeta, D::Err
     Ok(ObjectMeta { name, namespace, uid, resource_version, labels, ..ObjectMeta::default() })
 }
 
-impl Resource for Pod {
-    type DynamicType = ();
-    type Scope = NamespaceResourceScope;
-
-    fn kind(_: &()) -> Cow<'_, str> {
-        v1::Pod::kind(&())
-    }
-    fn group(_: &()) -> Cow<'_, str> {
-        v1::Pod::group(&())
-    }
-    fn version(_: &()) -> Cow<'_, str> {
-        v1::Pod::version(&())
-    }
-    fn plural(_: &()) -> Cow<'_, str> {
-        v1::Pod::plural(&())
-    }
-    fn meta(&self) -> &ObjectMeta {
-        &self.metadata
-    }
-    fn meta_mut(&mut self) -> &mut ObjectMeta {
-        &mut self.metadata
-    }
-}
+reconcile::resource_as!(Pod, metadata, v1::Pod);
 
 #[cfg(test)]
 mod tests {

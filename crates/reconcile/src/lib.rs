@@ -12,6 +12,7 @@ pub mod leader;
 mod lenient;
 mod metrics;
 mod queue;
+mod slim;
 mod tasks;
 
 pub use events::{EventType, Recorder, Reference};

@@ -46,22 +46,8 @@ async fn main() -> Result<(), Anything> {
 
     let mut builder = Builder::new(Config::default(), store)?;
     registry::install(&mut builder, registry::Config {
-        client_ca_pem: Some(ca.cert_pem().into()),
-        cluster_ca_pem: ca.cert_pem().into(),
-        signer: Arc::new(pki::jwt::Signer::from_pem(&pki::jwt::new_key_pem()?)?),
-        old_keys: Default::default(),
-        issuer: "https://kubernetes.default.svc.cluster.local".into(),
-        other_issuers: Vec::new(),
-        audiences: Vec::new(),
-        service_cidr: "10.96.0.0/16".into(),
-        node_ports: 30000..=32767,
-        advertise_address: "192.0.2.1".parse()?,
         secure_port: address.port(),
-        endpoint_reconciler: registry::EndpointReconciler::Lease,
-        hostname: "dev".into(),
-        join_token: None,
-        components: Vec::new(),
-        access: Default::default(),
+        ..registry::Config::new(ca.cert_pem(), Arc::new(pki::jwt::Signer::from_pem(&pki::jwt::new_key_pem()?)?), "192.0.2.1".parse()?)
     })?;
     let server = builder.build()?;
     let cancel = CancellationToken::new();

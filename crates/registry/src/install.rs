@@ -93,6 +93,30 @@ pub struct Config {
     pub access: Access,
 }
 
+impl Config {
+    /// The usual one, of a cluster whose only CA this is.
+    pub fn new(ca_pem: &str, signer: Arc<Signer>, advertise_address: IpAddr) -> Config {
+        Config {
+            client_ca_pem: Some(ca_pem.into()),
+            signer,
+            old_keys: Verifier::default(),
+            issuer: "https://kubernetes.default.svc.cluster.local".into(),
+            other_issuers: Vec::new(),
+            audiences: Vec::new(),
+            service_cidr: "10.96.0.0/16".into(),
+            node_ports: 30000..=32767,
+            advertise_address,
+            secure_port: 6443,
+            endpoint_reconciler: EndpointReconciler::Lease,
+            hostname: format!("host-{advertise_address}"),
+            cluster_ca_pem: ca_pem.into(),
+            join_token: None,
+            components: Vec::new(),
+            access: Access::default(),
+        }
+    }
+}
+
 /// Who is known beside clients with certificates and service accounts, and what decides about requests and writes.
 #[derive(Clone)]
 pub struct Access {

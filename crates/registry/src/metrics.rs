@@ -4,10 +4,8 @@ use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::time::Duration;
 
+use apiserver::histogram::{DEFAULT_BUCKETS, Histogram};
 use parking_lot::Mutex;
-
-/// Upper bounds of a histogram's buckets, in seconds.
-const BUCKETS: [f64; 11] = [0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0];
 
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Family {
@@ -44,13 +42,6 @@ impl Family {
             ),
         }
     }
-}
-
-#[derive(Default)]
-struct Histogram {
-    counts: [u64; BUCKETS.len()],
-    total: u64,
-    sum: f64,
 }
 
 /// All counters of this crate.
@@ -101,14 +92,7 @@ impl Counters {
     /// A call of an authorization webhook: `success`, `timeout` or `error`.
     pub fn webhook(&self, name: &str, result: &str, took: Duration) {
         let labels = format!("name={},result={}", quoted(name), quoted(result));
-        let mut webhooks = self.webhooks.lock();
-        let histogram = webhooks.entry(labels.clone()).or_default();
-        if let Some(bucket) = BUCKETS.iter().position(|b| took.as_secs_f64() <= *b) {
-            histogram.counts[bucket] += 1;
-        }
-        histogram.total += 1;
-        histogram.sum += took.as_secs_f64();
-        drop(webhooks);
+        self.webhooks.lock().entry(labels.clone()).or_insert_with(|| Histogram::new(DEFAULT_BUCKETS)).observe(took.as_secs_f64());
         self.add(Family::Evaluations, labels);
     }
 
@@ -147,13 +131,7 @@ impl Counters {
             let _ = writeln!(out, "# HELP {NAME} Request latency in seconds.\n# TYPE {NAME} histogram");
         }
         for (labels, histogram) in webhooks.iter() {
-            let mut sum = 0;
-            for (bucket, count) in BUCKETS.iter().zip(histogram.counts) {
-                sum += count;
-                let _ = writeln!(out, "{NAME}_bucket{{{labels},le=\"{bucket}\"}} {sum}");
-            }
-            let _ = writeln!(out, "{NAME}_bucket{{{labels},le=\"+Inf\"}} {}", histogram.total);
-            let _ = writeln!(out, "{NAME}_sum{{{labels}}} {}\n{NAME}_count{{{labels}}} {}", histogram.sum, histogram.total);
+            histogram.render(NAME, labels, out);
         }
     }
 }

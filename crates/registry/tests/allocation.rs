@@ -92,11 +92,14 @@ async fn servers_over_one_store_give_nothing_twice_and_know_each_other() {
     }
     assert_eq!((given.0.len(), given.1.len()), (40, 40));
 
-    // One that ends takes itself out.
+    // One that ends takes itself out: its address first, then its lease.
     drop(first);
     until("the first is out", async || addresses(&second).await == ["192.0.2.1"]).await;
-    let leases = second.get(&admin(), "/apis/coordination.k8s.io/v1/namespaces/kube-system/leases").await;
-    assert_eq!(leases["items"].as_array().unwrap().len(), 1);
+    until("its lease is gone", async || {
+        let leases = second.get(&admin(), "/apis/coordination.k8s.io/v1/namespaces/kube-system/leases").await;
+        leases["items"].as_array().unwrap().len() == 1
+    })
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

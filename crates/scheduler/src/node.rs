@@ -1,11 +1,9 @@
 //! What the scheduler keeps of a node object.
 
-use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 use k8s_openapi::api::core::v1::Node;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
-use kube::Resource;
 use serde::{Deserialize, Deserializer};
 
 use crate::requests::{List, Resources};
@@ -158,26 +156,4 @@ impl<'de> Deserialize<'de> for NodeView {
     }
 }
 
-impl Resource for NodeView {
-    type DynamicType = ();
-    type Scope = k8s_openapi::ClusterResourceScope;
-
-    fn kind(_: &()) -> Cow<'_, str> {
-        Node::kind(&())
-    }
-    fn group(_: &()) -> Cow<'_, str> {
-        Node::group(&())
-    }
-    fn version(_: &()) -> Cow<'_, str> {
-        Node::version(&())
-    }
-    fn plural(_: &()) -> Cow<'_, str> {
-        Node::plural(&())
-    }
-    fn meta(&self) -> &ObjectMeta {
-        &self.meta
-    }
-    fn meta_mut(&mut self) -> &mut ObjectMeta {
-        &mut self.meta
-    }
-}
+reconcile::resource_as!(NodeView, meta, Node);

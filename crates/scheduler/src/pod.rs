@@ -1,14 +1,12 @@
 //! What the scheduler keeps of a pod: a small record a pod, and one [`Shape`] for all pods that ask
 //! for the same.
 
-use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::collections::HashSet;
 use std::sync::{Arc, LazyLock};
 
 use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
-use kube::Resource;
 use parking_lot::Mutex;
 use serde::{Deserialize, Deserializer};
 
@@ -583,26 +581,4 @@ impl<'de> Deserialize<'de> for PodInfo {
     }
 }
 
-impl Resource for PodInfo {
-    type DynamicType = ();
-    type Scope = k8s_openapi::NamespaceResourceScope;
-
-    fn kind(_: &()) -> Cow<'_, str> {
-        Pod::kind(&())
-    }
-    fn group(_: &()) -> Cow<'_, str> {
-        Pod::group(&())
-    }
-    fn version(_: &()) -> Cow<'_, str> {
-        Pod::version(&())
-    }
-    fn plural(_: &()) -> Cow<'_, str> {
-        Pod::plural(&())
-    }
-    fn meta(&self) -> &ObjectMeta {
-        &self.meta
-    }
-    fn meta_mut(&mut self) -> &mut ObjectMeta {
-        &mut self.meta
-    }
-}
+reconcile::resource_as!(PodInfo, meta, Pod);

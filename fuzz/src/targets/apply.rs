@@ -89,5 +89,5 @@ pub fn managed_fields(input: &[u8]) {
         assert!(a.has(&path) && union.has(&path));
         let _ = apply::show_path(&path);
     }
-    let _ = a.recursive_difference(&b);
+    a.clone().subtract_recursively(&b);
 }

@@ -38,24 +38,7 @@ impl World {
             let now = super::now();
             let ca = pki::Ca::new("kubernetes", now, SignedDuration::from_hours(24)).expect("a CA");
             let key = pki::jwt::new_key_pem().expect("a key");
-            let config = registry::Config {
-                client_ca_pem: Some(ca.cert_pem().into()),
-                cluster_ca_pem: ca.cert_pem().into(),
-                signer: Arc::new(pki::jwt::Signer::from_pem(&key).expect("its signer")),
-                old_keys: Default::default(),
-                issuer: "https://kubernetes.default.svc.cluster.local".into(),
-                other_issuers: Vec::new(),
-                audiences: Vec::new(),
-                service_cidr: "10.96.0.0/16".into(),
-                node_ports: 30000..=32767,
-                advertise_address: "192.0.2.1".parse().expect("an address"),
-                secure_port: 6443,
-                endpoint_reconciler: registry::EndpointReconciler::Lease,
-                hostname: "fuzz".into(),
-                join_token: None,
-                components: Vec::new(),
-                access: Default::default(),
-            };
+            let config = registry::Config::new(ca.cert_pem(), Arc::new(pki::jwt::Signer::from_pem(&key).expect("its signer")), "192.0.2.1".parse().expect("an address"));
             registry::install(&mut builder, config).expect("installed");
             let server = builder.build().expect("a server");
             let cancel = CancellationToken::new();

@@ -264,7 +264,8 @@ pub fn apply(
 ) -> Result<Applied, Conflicts> {
     let merged = super::typed::merge(node, live, config);
     let before = managers.iter().find(|m| m.same(&acting)).cloned();
-    let set = to_set(node, config).recursive_difference(ignored);
+    let mut set = to_set(node, config);
+    set.subtract_recursively(ignored);
     let mut next: Vec<Manager> = managers.iter().filter(|m| !m.same(&acting)).cloned().collect();
     next.push(Manager { set, time: before.as_ref().and_then(|m| m.time.clone()), ..acting.clone() });
     let object = match &before {
@@ -275,7 +276,7 @@ pub fn apply(
     take_away(&mut next, Some(&acting), &change, force)?;
     let changed = !super::typed::equal(live, &object);
     if let Some(m) = next.iter_mut().find(|m| m.same(&acting)) {
-        m.set = m.set.difference(never_owned());
+        m.set.subtract(never_owned());
         if changed || m.time.is_none() {
             m.time = acting.time;
         }

@@ -1,6 +1,5 @@
 //! JSON with repeated keys noticed. Reading builds the tree in one pass; only when a key was
-//! repeated are the bytes read a second time, to say where. So they are when there are fractions: the reader's own are
-//! now and then off in the last digit, and then a number would change whenever it is read and written.
+//! repeated are the bytes read a second time, to say where.
 
 use super::{DecodeError, Decoded};
 use serde::Deserializer as _;
@@ -11,16 +10,10 @@ use std::fmt;
 
 /// Parses a JSON document.
 pub fn parse(bytes: &[u8]) -> Result<Decoded, DecodeError> {
-    let (repeated, fractions) = (Cell::new(false), Cell::new(0));
+    let repeated = Cell::new(false);
     let mut reader = serde_json::Deserializer::from_slice(bytes);
-    let mut value = Tree { repeated: &repeated, fractions: &fractions, exact: None }.deserialize(&mut reader).map_err(error)?;
+    let value = Tree { repeated: &repeated }.deserialize(&mut reader).map_err(error)?;
     reader.end().map_err(error)?;
-    if fractions.get() > 0 {
-        let exact = Numbers { rest: bytes }.collect::<Vec<_>>();
-        let mut reader = serde_json::Deserializer::from_slice(bytes);
-        fractions.set(0);
-        value = Tree { repeated: &repeated, fractions: &fractions, exact: Some(&exact) }.deserialize(&mut reader).map_err(error)?;
-    }
     let duplicates = if repeated.get() { find(bytes) } else { Vec::new() };
     Ok(Decoded { value, duplicates })
 }
@@ -29,45 +22,9 @@ fn error(e: serde_json::Error) -> DecodeError {
     DecodeError::Json(if e.is_eof() { "unexpected end of JSON input".into() } else { e.to_string() })
 }
 
-/// The numbers of a document that is known to parse, those which the reader takes for fractions.
-struct Numbers<'a> {
-    rest: &'a [u8],
-}
-
-impl Iterator for Numbers<'_> {
-    type Item = f64;
-
-    fn next(&mut self) -> Option<f64> {
-        loop {
-            let at = self.rest.iter().position(|b| matches!(b, b'"' | b'-' | b'0'..=b'9'))?;
-            self.rest = &self.rest[at..];
-            if self.rest[0] == b'"' {
-                let mut end = 1;
-                while *self.rest.get(end)? != b'"' {
-                    end += 1 + usize::from(self.rest[end] == b'\\');
-                }
-                self.rest = self.rest.get(end + 1..)?;
-                continue;
-            }
-            let end = self.rest.iter().position(|b| !matches!(b, b'-' | b'+' | b'.' | b'e' | b'E' | b'0'..=b'9')).unwrap_or(self.rest.len());
-            let (text, rest) = self.rest.split_at(end);
-            self.rest = rest;
-            let text = std::str::from_utf8(text).ok()?;
-            let is_whole = text != "-0" && (text.parse::<i64>().is_ok() || text.parse::<u64>().is_ok());
-            if !is_whole {
-                return text.parse().ok();
-            }
-        }
-    }
-}
-
 #[derive(Clone, Copy)]
 struct Tree<'a> {
     repeated: &'a Cell<bool>,
-    /// How many fractions have been seen.
-    fractions: &'a Cell<usize>,
-    /// All of them, exactly.
-    exact: Option<&'a [f64]>,
 }
 
 impl<'de> DeserializeSeed<'de> for Tree<'_> {
@@ -93,8 +50,6 @@ impl<'de> Visitor<'de> for Tree<'_> {
         Ok(Value::Number(v.into()))
     }
     fn visit_f64<E>(self, v: f64) -> Result<Value, E> {
-        let seen = self.fractions.replace(self.fractions.get() + 1);
-        let v = self.exact.and_then(|all| all.get(seen)).copied().unwrap_or(v);
         Ok(Number::from_f64(v).map_or(Value::Null, Value::Number))
     }
     fn visit_str<E>(self, v: &str) -> Result<Value, E> {

@@ -32,23 +32,6 @@ pub struct Entry {
     row: OnceLock<Box<Row>>,
 }
 
-/// What is kept, or was made for this time.
-pub enum Form<'a, T> {
-    Kept(&'a T),
-    Made(Box<T>),
-}
-
-impl<T> std::ops::Deref for Form<'_, T> {
-    type Target = T;
-
-    fn deref(&self) -> &T {
-        match self {
-            Form::Kept(form) => form,
-            Form::Made(form) => form,
-        }
-    }
-}
-
 impl Drop for Entry {
     fn drop(&mut self) {
         let kept = self.message.get().map_or(0, |m| m.len()) + self.row.get().map_or(0, |r| r.size());
@@ -121,7 +104,7 @@ impl Entry {
 
     /// The object as a tree, parsed anew (Null if the stored bytes are no JSON, which the feed has excluded).
     pub fn parse(&self) -> Value {
-        api::codec::parse_json(&self.json).map(|decoded| decoded.value).unwrap_or_default()
+        serde_json::from_slice(&self.json).unwrap_or_default()
     }
 
     /// The object as a tree, shared with others that use it at the same time.
@@ -156,21 +139,22 @@ impl Entry {
         Ok(Cow::Borrowed(kept))
     }
 
-    /// Whether [`Entry::row`] can be asked.
+    /// Whether [`Entry::write_row`] can be asked.
     pub fn can_have_row(&self) -> bool {
         self.row.get().is_some() || Row::can_be_made(&self.json)
     }
 
-    /// The row of a table, as `make` makes it.
-    pub fn row(&self, make: impl FnOnce(&Value) -> Row) -> Form<'_, Row> {
+    /// Appends the row of a table, made by `make`, as it is at a time.
+    pub fn write_row(&self, make: impl FnOnce(&Value) -> Row, now: jiff::Timestamp, out: &mut Vec<u8>) {
         if self.row.get().is_none() && KEPT.load(Ordering::Relaxed) >= KEEP {
-            return Form::Made(Box::new(make(&self.parse())));
+            return make(&self.parse()).write(now, out);
         }
-        Form::Kept(self.row.get_or_init(|| {
+        let row = self.row.get_or_init(|| {
             let row = make(&self.parse());
             KEPT.fetch_add(row.size(), Ordering::Relaxed);
             Box::new(row)
-        }))
+        });
+        row.write(now, out);
     }
 
     /// `{…}` of the metadata, as it stands in the JSON.

@@ -18,7 +18,7 @@ use arc_swap::ArcSwap;
 use parking_lot::{Mutex, RwLock};
 use tokio::sync::watch as channel;
 
-pub use entry::{Entry, Form, Index};
+pub use entry::{Entry, Index};
 pub use feed::{Feed, FeedError};
 pub use map::Map;
 pub use watch::{Change, ChangeKind, TooOld, Watcher, frame};

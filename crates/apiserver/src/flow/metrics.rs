@@ -1,8 +1,9 @@
 //! `apiserver_flowcontrol_*` for /metrics.
 use std::fmt::Write;
 
-use super::stats::{Histogram, Refusal, SchemaStats};
+use super::stats::{Refusal, SchemaStats};
 use super::{Flow, Sharing};
+use crate::histogram::Histogram;
 
 /// What is told of one level.
 struct Seen {
@@ -129,19 +130,10 @@ impl Page<'_> {
         for level in self.seen {
             for stats in &level.stats {
                 for (more, histogram) in of(stats) {
-                    let total: u64 = histogram.counts.iter().sum();
-                    if total == 0 {
-                        continue;
+                    if histogram.total() > 0 {
+                        let labels = format!("{}{more}", labels(level, stats));
+                        histogram.render(&format!("apiserver_flowcontrol_{name}"), &labels, self.out);
                     }
-                    let labels = format!("{}{more}", labels(level, stats));
-                    let mut sum = 0;
-                    for (bucket, count) in histogram.buckets.iter().zip(&histogram.counts) {
-                        sum += count;
-                        self.line(&format!("{name}_bucket"), &format!("{labels},le=\"{bucket}\""), sum as f64);
-                    }
-                    self.line(&format!("{name}_bucket"), &format!("{labels},le=\"+Inf\""), total as f64);
-                    self.line(&format!("{name}_sum"), &labels, histogram.sum);
-                    self.line(&format!("{name}_count"), &labels, total as f64);
                 }
             }
         }

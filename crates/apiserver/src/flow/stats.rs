@@ -1,5 +1,7 @@
 //! What is counted of a priority level: by flow schema, and as histograms.
 
+use crate::histogram::Histogram;
+
 /// Buckets of durations, in seconds.
 pub const DURATIONS: &[f64] = &[0.0, 0.005, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 15.0, 30.0];
 /// Buckets of lengths of queues.
@@ -8,27 +10,6 @@ pub const LENGTHS: &[f64] = &[0.0, 10.0, 25.0, 50.0, 100.0, 250.0, 500.0, 1000.0
 pub const SEATS: &[f64] = &[1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 100.0];
 /// Buckets of watchers.
 pub const WATCHES: &[f64] = &[0.0, 1.0, 10.0, 100.0, 1000.0, 10000.0];
-
-/// Observations by bucket.
-#[derive(Debug, Clone)]
-pub struct Histogram {
-    pub buckets: &'static [f64],
-    /// One more than buckets: what is beyond the last.
-    pub counts: Vec<u64>,
-    pub sum: f64,
-}
-
-impl Histogram {
-    pub fn new(buckets: &'static [f64]) -> Histogram {
-        Histogram { buckets, counts: vec![0; buckets.len() + 1], sum: 0.0 }
-    }
-
-    pub fn observe(&mut self, x: f64) {
-        let bucket = self.buckets.iter().position(|b| x <= *b).unwrap_or(self.buckets.len());
-        self.counts[bucket] += 1;
-        self.sum += x;
-    }
-}
 
 /// Why a request was not served.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
+use http::StatusCode;
 use apiserver::encrypt::Transformer;
 use apiserver::{EncryptionConfig, offline};
 use bytes::Bytes;
@@ -153,7 +154,15 @@ async fn ask(client: &kube::Client, method: Method, path: &str) -> Result<Body> 
     }
     let text = body.collect().await?.to_bytes();
     let message = serde_json::from_slice::<Value>(&text).ok().and_then(|v| Some(v["message"].as_str()?.to_owned()));
-    bail!("the API server refuses ({status}): {}", message.unwrap_or_else(|| String::from_utf8_lossy(&text).into_owned()))
+    Err(Refused { status, message: message.unwrap_or_else(|| String::from_utf8_lossy(&text).into_owned()) }.into())
+}
+
+/// The API server's no.
+#[derive(Debug, thiserror::Error)]
+#[error("the API server refuses ({status}): {message}")]
+struct Refused {
+    status: StatusCode,
+    message: String,
 }
 
 async fn ask_value(client: &kube::Client, path: &str) -> Result<Value> {

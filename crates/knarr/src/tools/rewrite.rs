@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
+use http::StatusCode;
 use apiserver::encrypt::Transformer;
 use apiserver::{EncryptionKey, offline};
 use clap::Args;
@@ -12,7 +13,7 @@ use http::Method;
 use serde_json::Value;
 use store::Store;
 
-use super::{At, Meter, Place, ask, chunk};
+use super::{At, Meter, Place, Refused, ask, chunk};
 use crate::layout::Layout;
 use crate::{engine, material};
 
@@ -125,6 +126,10 @@ async fn direct(store: Arc<dyn Store>, transformer: Transformer) -> Result<Outco
     })
 }
 
+fn is_conflict(error: &anyhow::Error) -> bool {
+    error.downcast_ref::<Refused>().is_some_and(|refused| refused.status == StatusCode::CONFLICT)
+}
+
 async fn through(client: &kube::Client, key: Option<&str>) -> Result<Outcome> {
     let path = format!("/knarr/store/rewrite{}", key.map_or(String::new(), |key| format!("?key={key}")));
     let start = Instant::now();
@@ -132,7 +137,7 @@ async fn through(client: &kube::Client, key: Option<&str>) -> Result<Outcome> {
         match ask(client, Method::POST, &path).await {
             Ok(body) => break body,
             // It has not looked at the file yet.
-            Err(error) if key.is_some() && format!("{error:#}").contains("409") && start.elapsed() < PATIENCE => tokio::time::sleep(Duration::from_millis(500)).await,
+            Err(error) if key.is_some() && is_conflict(&error) && start.elapsed() < PATIENCE => tokio::time::sleep(Duration::from_millis(500)).await,
             Err(error) => return Err(error),
         }
     };

@@ -4,10 +4,8 @@ use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::time::Duration;
 
+use apiserver::histogram::{DEFAULT_BUCKETS, Histogram};
 use parking_lot::Mutex;
-
-/// Prometheus' default buckets, in seconds.
-const BUCKETS: [f64; 11] = [0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0];
 
 /// Whether somebody chose what is taken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -23,13 +21,6 @@ impl Scope {
             Scope::Dynamic => "dynamic",
         }
     }
-}
-
-#[derive(Default)]
-struct Histogram {
-    counts: [u64; BUCKETS.len()],
-    sum: f64,
-    total: u64,
 }
 
 /// The counters.
@@ -52,14 +43,7 @@ impl Metrics {
 
     /// How long it took.
     pub fn address_took(&self, cidr: &str, took: Duration) {
-        let mut latency = self.latency.lock();
-        let h = latency.entry(cidr.to_owned()).or_default();
-        let seconds = took.as_secs_f64();
-        if let Some(i) = BUCKETS.iter().position(|b| seconds <= *b) {
-            h.counts[i] += 1;
-        }
-        h.sum += seconds;
-        h.total += 1;
+        self.latency.lock().entry(cidr.to_owned()).or_insert_with(|| Histogram::new(DEFAULT_BUCKETS)).observe(took.as_secs_f64());
     }
 
     /// A node port was taken, or could not be.
@@ -106,13 +90,7 @@ impl Metrics {
         let name = format!("{ip}_allocation_duration_seconds");
         head(out, &name, "histogram", "Duration in seconds to allocate a Cluster IP by ServiceCIDR");
         for (cidr, h) in self.latency.lock().iter() {
-            let mut sum = 0;
-            for (bucket, count) in BUCKETS.iter().zip(h.counts) {
-                sum += count;
-                let _ = writeln!(out, "{name}_bucket{{cidr=\"{cidr}\",le=\"{bucket}\"}} {sum}");
-            }
-            let _ = writeln!(out, "{name}_bucket{{cidr=\"{cidr}\",le=\"+Inf\"}} {}", h.total);
-            let _ = writeln!(out, "{name}_sum{{cidr=\"{cidr}\"}} {}\n{name}_count{{cidr=\"{cidr}\"}} {}", h.sum, h.total);
+            h.render(&name, &format!("cidr=\"{cidr}\""), out);
         }
         let port = "kube_apiserver_nodeport_allocator";
         if let Some((given, left)) = *self.ports_now.lock() {

@@ -85,22 +85,9 @@ impl Cluster {
         let mut builder = apiserver::Builder::new(config, store.clone()).unwrap();
         let signer = Arc::new(pki::jwt::Signer::from_pem(&pki::jwt::new_key_pem().unwrap()).unwrap());
         let config = registry::Config {
-            client_ca_pem: Some(ca.cert_pem().into()),
-            cluster_ca_pem: ca.cert_pem().into(),
-            signer: signer.clone(),
-            old_keys: Default::default(),
-            issuer: "https://kubernetes.default.svc.cluster.local".into(),
-            other_issuers: Vec::new(),
-            audiences: Vec::new(),
-            service_cidr: "10.96.0.0/16".into(),
-            node_ports: 30000..=32767,
-            advertise_address: address.parse().unwrap(),
-            secure_port: 6443,
-            endpoint_reconciler: registry::EndpointReconciler::Lease,
-            hostname: format!("host-{address}"),
             join_token: Some("abcdef.0123456789abcdef".into()),
-            components: Vec::new(),
             access,
+            ..registry::Config::new(ca.cert_pem(), signer.clone(), address.parse().unwrap())
         };
         let live = registry::install(&mut builder, config).unwrap();
         more(&mut builder);

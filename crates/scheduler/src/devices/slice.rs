@@ -1,6 +1,5 @@
 //! What the scheduler keeps of a ResourceSlice: its devices with their numbers read.
 
-use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
@@ -9,7 +8,6 @@ use k8s_openapi::api::core::v1::NodeSelector;
 use k8s_openapi::api::resource::v1 as raw;
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity as Text;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
-use kube::Resource;
 use parking_lot::Mutex;
 use serde::{Deserialize, Deserializer};
 
@@ -239,26 +237,4 @@ impl<'de> Deserialize<'de> for Slice {
     }
 }
 
-impl Resource for Slice {
-    type DynamicType = ();
-    type Scope = k8s_openapi::ClusterResourceScope;
-
-    fn kind(_: &()) -> Cow<'_, str> {
-        raw::ResourceSlice::kind(&())
-    }
-    fn group(_: &()) -> Cow<'_, str> {
-        raw::ResourceSlice::group(&())
-    }
-    fn version(_: &()) -> Cow<'_, str> {
-        raw::ResourceSlice::version(&())
-    }
-    fn plural(_: &()) -> Cow<'_, str> {
-        raw::ResourceSlice::plural(&())
-    }
-    fn meta(&self) -> &ObjectMeta {
-        &self.meta
-    }
-    fn meta_mut(&mut self) -> &mut ObjectMeta {
-        &mut self.meta
-    }
-}
+reconcile::resource_as!(Slice, meta, raw::ResourceSlice);

@@ -2,7 +2,7 @@
 //! gives it there.
 use serde_json::{Map, Value, json};
 
-use crate::object::{map_of, meta_mut};
+use super::map_of;
 
 const METRICS: &str = "autoscaling.alpha.kubernetes.io/metrics";
 const CURRENT_METRICS: &str = "autoscaling.alpha.kubernetes.io/current-metrics";
@@ -54,7 +54,7 @@ pub fn to_v1(hpa: &mut Value) {
     }
     drop_annotations(hpa);
     for (key, value) in kept {
-        map_of(meta_mut(hpa).entry("annotations").or_insert_with(|| json!({}))).insert(key.into(), value.to_string().into());
+        map_of(map_of(map_of(hpa).entry("metadata").or_insert_with(|| json!({}))).entry("annotations").or_insert_with(|| json!({}))).insert(key.into(), value.to_string().into());
     }
 }
 
@@ -100,7 +100,7 @@ pub fn to_v2(hpa: &mut Value) {
 }
 
 fn drop_annotations(hpa: &mut Value) {
-    let meta = meta_mut(hpa);
+    let meta = map_of(map_of(hpa).entry("metadata").or_insert_with(|| json!({})));
     let Some(Value::Object(annotations)) = meta.get_mut("annotations") else { return };
     for key in [METRICS, CURRENT_METRICS, BEHAVIOR, CONDITIONS] {
         annotations.remove(key);

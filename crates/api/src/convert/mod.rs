@@ -1,8 +1,7 @@
 //! Kinds that are served in two versions but stored in one: events, and horizontal pod autoscalers.
-use serde_json::{Value, json};
+mod autoscaler;
 
-use crate::autoscaler;
-use crate::object::map_of;
+use serde_json::{Map, Value, json};
 
 /// Brings an object from one version to another. Versions without differences only change their name.
 pub fn convert(from: (&str, &str, &str), to: (&str, &str), mut object: Value) -> Value {
@@ -13,8 +12,19 @@ pub fn convert(from: (&str, &str, &str), to: (&str, &str), mut object: Value) ->
         ("autoscaling", "autoscaling", "HorizontalPodAutoscaler") if from.1 == "v2" && to.1 == "v1" => autoscaler::to_v1(&mut object),
         _ => {}
     }
-    map_of(&mut object).insert("apiVersion".into(), api::resources::api_version(to.0, to.1).into());
+    map_of(&mut object).insert("apiVersion".into(), crate::resources::api_version(to.0, to.1).into());
     object
+}
+
+/// The value as a map, made one if it is not.
+fn map_of(value: &mut Value) -> &mut Map<String, Value> {
+    if !value.is_object() {
+        *value = Value::Object(Map::new());
+    }
+    match value {
+        Value::Object(map) => map,
+        _ => unreachable!("just made a map"),
+    }
 }
 
 /// Core name, events.k8s.io name.
