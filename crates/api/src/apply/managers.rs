@@ -64,6 +64,11 @@ impl Manager {
     }
 
     fn encode(&self) -> Value {
+        self.entry(self.set.to_fields_v1())
+    }
+
+    /// The entry, with these fields.
+    pub(super) fn entry(&self, fields: Value) -> Value {
         let mut m = Map::new();
         m.insert("manager".into(), self.name.clone().into());
         m.insert("operation".into(), self.operation.text().into());
@@ -72,7 +77,7 @@ impl Manager {
             m.insert("time".into(), t.clone().into());
         }
         m.insert("fieldsType".into(), "FieldsV1".into());
-        m.insert("fieldsV1".into(), self.set.to_fields_v1());
+        m.insert("fieldsV1".into(), fields);
         if !self.subresource.is_empty() {
             m.insert("subresource".into(), self.subresource.clone().into());
         }
@@ -128,8 +133,13 @@ pub fn encode(obj: &mut Value, mut managers: Vec<Manager>) {
             .then_with(|| a.api_version.cmp(&b.api_version))
             .then_with(|| a.subresource.cmp(&b.subresource))
     });
+    put(obj, managers.iter().map(Manager::encode).collect());
+}
+
+/// Writes the entries of `metadata.managedFields`, in their order; without any an object has none.
+pub(super) fn put(obj: &mut Value, entries: Vec<Value>) {
     let Some(obj) = obj.as_object_mut() else { return };
-    if managers.is_empty() {
+    if entries.is_empty() {
         if let Some(m) = obj.get_mut("metadata").and_then(Value::as_object_mut) {
             m.remove("managedFields");
         }
@@ -137,8 +147,13 @@ pub fn encode(obj: &mut Value, mut managers: Vec<Manager>) {
     }
     let meta = obj.entry("metadata").or_insert_with(|| json!({}));
     if let Some(m) = meta.as_object_mut() {
-        m.insert("managedFields".into(), managers.iter().map(Manager::encode).collect());
+        m.insert("managedFields".into(), entries.into());
     }
+}
+
+/// The `metadata.managedFields` of an object.
+pub(super) fn of(obj: &Value) -> Option<&Value> {
+    obj.get("metadata")?.get("managedFields")
 }
 
 /// Takes `metadata.managedFields` out of an object.
@@ -147,7 +162,7 @@ pub fn strip(obj: &mut Value) -> Option<Value> {
 }
 
 /// Fields that nobody owns: identity and what the server sets.
-fn never_owned() -> &'static Set {
+pub(super) fn never_owned() -> &'static Set {
     static SET: LazyLock<Set> = LazyLock::new(|| Set::of(&[
         &["apiVersion"],
         &["kind"],
@@ -210,7 +225,7 @@ pub fn update(node: Node<'_>, live: &Value, new: &Value, managers: &mut Vec<Mana
 }
 
 /// Most entries of writes that are no applies; older ones are put together.
-const MAX_UPDATERS: usize = 10;
+pub(super) const MAX_UPDATERS: usize = 10;
 
 fn cap(managers: &mut Vec<Manager>) {
     if managers.iter().filter(|m| m.operation == Operation::Update).count() <= MAX_UPDATERS {

@@ -6,6 +6,7 @@
 //! to own the same paths. Merging follows the `structured-merge-diff` rules
 //! (KEP-555).
 
+mod direct;
 mod managers;
 mod set;
 #[cfg(test)]
@@ -121,7 +122,25 @@ fn uid(v: &Value) -> &str {
 /// operation but apply. `now` is an RFC 3339 time in seconds.
 pub fn track_update(target: &Target<'_>, old: Option<&Value>, new: &mut Value, manager: &str, now: &str) {
     let given = managers::strip(new);
-    let live_fields = old.and_then(|o| o.get("metadata")).and_then(|m| m.get("managedFields"));
+    let acting = || target.manager(manager, Operation::Update, now);
+    let quick = match old {
+        None if given.is_none() => direct::created(target.node, &empty(target), new, acting(), &target.reset),
+        None => None,
+        Some(live) => {
+            let kept = managers::of(live);
+            let same = !target.subresource.is_empty() || given.is_none() || given.as_ref() == kept;
+            kept.filter(|_| same).and_then(|kept| direct::changed(target.node, live, new, kept, acting(), &target.reset))
+        }
+    };
+    match quick {
+        Some(entries) => managers::put(new, entries),
+        None => track_by_sets(target, old, new, given, acting()),
+    }
+}
+
+/// As [`track_update`], with everything read: what managed fields of any kind come to.
+fn track_by_sets(target: &Target<'_>, old: Option<&Value>, new: &mut Value, given: Option<Value>, acting: Manager) {
+    let live_fields = old.and_then(managers::of);
     let reset = given.as_ref().and_then(Value::as_array).is_some_and(|l| match l.as_slice() {
         [] => true,
         [one] => one.as_object().is_some_and(serde_json::Map::is_empty),
@@ -143,7 +162,6 @@ pub fn track_update(target: &Target<'_>, old: Option<&Value>, new: &mut Value, m
         // an object whose fields nobody tracks stays so until the first apply
         return;
     }
-    let acting = target.manager(manager, Operation::Update, now);
     // What the live object says of its managers is a path that nobody owns.
     let none = old.is_none().then(|| empty(target));
     if let Some(live) = old.or(none.as_ref()) {

@@ -70,7 +70,7 @@ pub enum Element {
 }
 
 impl Element {
-    fn serialize(&self) -> String {
+    pub(super) fn serialize(&self) -> String {
         match self {
             Element::Field(name) => format!("f:{name}"),
             Element::Key(fields) => {

@@ -211,3 +211,73 @@ fn unchanged_objects_keep_their_times() {
     keep_times_if_unchanged(&v, &mut later);
     assert_eq!(v, later);
 }
+
+/// Numbers that look random and are the same each time.
+struct Dice(u64);
+
+impl Dice {
+    fn below(&mut self, n: u64) -> u64 {
+        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (self.0 >> 33) % n
+    }
+
+    fn some<T: Clone>(&mut self, of: &[T]) -> Vec<T> {
+        of.iter().filter(|_| self.below(2) == 0).cloned().collect()
+    }
+
+    fn spec(&mut self) -> Value {
+        let mut spec = json!({"finalizers": self.some(&["a", "b", "c"]), "args": self.some(&["x", "y"]), "paused": self.below(2) == 0});
+        if self.below(2) == 0 {
+            spec["replicas"] = self.below(3).into();
+            spec["selector"] = json!({"app": format!("a{}", self.below(2))});
+        }
+        let names = ["a", "b", "c", "a"];
+        let containers: Vec<Value> = (0..self.below(4) as usize).map(|i| {
+            let ports: Vec<Value> = (0..self.below(3)).map(|p| json!({"port": if self.below(9) == 0 { json!(1.5) } else { json!(p) }})).collect();
+            json!({"name": names[i], "image": format!("i:{}", self.below(2)), "ports": ports})
+        }).collect();
+        spec["containers"] = containers.into();
+        if self.below(4) == 0 { Value::Null } else { spec }
+    }
+
+    fn labels(&mut self) -> Value {
+        self.some(&["l", "m", "n"]).into_iter().map(|l| (l.to_owned(), json!(self.below(2).to_string()))).collect::<serde_json::Map<_, _>>().into()
+    }
+}
+
+/// What is done to entries where they are is what reading them all as sets comes to.
+#[test]
+fn the_short_way_and_the_long_way_meet() {
+    let (mut short, mut dice) = ([0, 0], Dice(7));
+    for _ in 0..400 {
+        let mut live: Option<Value> = None;
+        for turn in 0..8 {
+            let sub = if turn > 0 && dice.below(4) == 0 { "status" } else { "" };
+            let target = target(sub);
+            let mut new = live.clone().map_or_else(|| thing(dice.spec()), |live| live);
+            new["metadata"]["uid"] = "u".into();
+            new["metadata"]["labels"] = dice.labels();
+            match sub {
+                "status" => new["status"] = json!({"ready": dice.below(3)}),
+                _ if dice.below(2) == 0 => new["spec"] = dice.spec(),
+                _ => {}
+            }
+            if dice.below(9) == 0 {
+                managers::strip(&mut new);
+            }
+            let (who, now) = (format!("m{}", dice.below(4)), format!("2026-01-0{}T00:00:00Z", turn + 1));
+            let (mut long, acting) = (new.clone(), target.manager(&who, Operation::Update, &now));
+            let given = managers::strip(&mut long);
+            let kept = live.as_ref().and_then(managers::of);
+            short[usize::from(live.is_some())] += i32::from(match &live {
+                None => direct::created(target.node, &empty(&target), &long, acting.clone(), &target.reset).is_some(),
+                Some(live) => kept.is_some_and(|kept| direct::changed(target.node, live, &long, kept, acting.clone(), &target.reset).is_some()),
+            });
+            track_by_sets(&target, live.as_ref(), &mut long, given, acting);
+            track_update(&target, live.as_ref(), &mut new, &who, &now);
+            assert_eq!(new["metadata"], long["metadata"], "{who} made of {live:?}");
+            live = Some(new);
+        }
+    }
+    assert!(short[0] > 200 && short[1] > 2000, "the short way is hardly gone: {short:?}");
+}

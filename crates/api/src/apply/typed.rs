@@ -7,7 +7,7 @@ use serde_json::{Map, Value};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// The element that stands for a list item, or why there is none.
-fn item_element(list: &List<'_>, item: &Value) -> Result<Element, String> {
+pub(super) fn item_element(list: &List<'_>, item: &Value) -> Result<Element, String> {
     match &list.relation {
         Relation::Atomic => Err("invalid indexing of non-associative list".to_owned()),
         Relation::Set => match item {
@@ -124,7 +124,7 @@ pub fn compare(node: Node<'_>, old: &Value, new: &Value) -> Comparison {
     out
 }
 
-fn same_atom(a: &Atom<'_>, b: &Atom<'_>) -> bool {
+pub(super) fn same_atom(a: &Atom<'_>, b: &Atom<'_>) -> bool {
     std::mem::discriminant(a) == std::mem::discriminant(b)
 }
 
