@@ -4,55 +4,59 @@
 //! Nothing here decides whether a value is right; see [`crate::validate`].
 
 use serde_json::Value;
+use smallvec::SmallVec;
 use std::fmt;
 
 /// A path to a field, as clients see it: `spec.containers[0].name`,
 /// `metadata.labels[example.com/a]`.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
-pub struct Path(String);
+pub struct Path(SmallVec<[u8; INLINE]>);
+
+/// There are many paths, few of them are ever shown, and most are no longer than this: those are made without allocating.
+const INLINE: usize = 96;
 
 impl Path {
     /// A path of one name.
     pub fn new(name: &str) -> Path {
-        Path(name.to_owned())
+        Path(SmallVec::from_slice(name.as_bytes()))
     }
 
     /// The path of the object itself (prints as `<nil>`, as the API server does).
     pub fn root() -> Path {
-        Path(String::new())
+        Path::default()
     }
 
     /// The field `name` of this object; dots in `name` go deeper.
     pub fn child(&self, name: &str) -> Path {
-        if self.0.is_empty() {
-            Path(name.to_owned())
-        } else {
-            self.with(&[".", name])
-        }
+        if self.0.is_empty() { Path::new(name) } else { self.with(&[".", name]) }
     }
 
-    /// There are many paths, and few of them are ever shown.
     fn with(&self, parts: &[&str]) -> Path {
-        let mut path = String::with_capacity(self.0.len() + parts.iter().map(|p| p.len()).sum::<usize>());
-        path.push_str(&self.0);
-        parts.iter().for_each(|p| path.push_str(p));
+        let mut path = SmallVec::with_capacity(self.0.len() + parts.iter().map(|p| p.len()).sum::<usize>());
+        path.extend_from_slice(&self.0);
+        parts.iter().for_each(|p| path.extend_from_slice(p.as_bytes()));
         Path(path)
     }
 
     /// The element `index` of this list.
     pub fn index(&self, index: usize) -> Path {
-        Path(format!("{}[{index}]", self.0))
+        self.with(&["[", &index.to_string(), "]"])
     }
 
     /// The entry `key` of this map.
     pub fn key(&self, key: &str) -> Path {
         self.with(&["[", key, "]"])
     }
+
+    fn text(&self) -> &str {
+        // made of texts alone
+        std::str::from_utf8(&self.0).unwrap_or_default()
+    }
 }
 
 impl fmt::Display for Path {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(if self.0.is_empty() { "<nil>" } else { &self.0 })
+        f.write_str(if self.0.is_empty() { "<nil>" } else { self.text() })
     }
 }
 

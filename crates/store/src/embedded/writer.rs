@@ -242,7 +242,11 @@ impl Writer {
         }
         let mut previous = Vec::with_capacity(txn.then.len());
         for op in &txn.then {
-            previous.push(group.latest(database, op.key())?);
+            let known = txn.compare.iter().position(|compare| compare.key == op.key());
+            previous.push(match known.and_then(|i| compared.get(i)) {
+                Some(kv) => kv.clone(),
+                None => group.latest(database, op.key())?,
+            });
         }
         // Nothing fails from here on, so a transaction is in the group whole or not at all.
         let revision = current + 1;
