@@ -222,12 +222,9 @@ impl Presenter<'_> {
                 meta.get("continue").cloned(),
                 meta.get("remainingItemCount").cloned(),
             ),
-            Convert::PartialObjectMetadata => json!({
-                "kind": "PartialObjectMetadataList",
-                "apiVersion": "meta.k8s.io/v1",
-                "metadata": meta,
-                "items": items.into_iter().map(partial).collect::<Vec<_>>(),
-            }),
+            Convert::PartialObjectMetadata => {
+                list_of("PartialObjectMetadataList", "meta.k8s.io/v1".into(), meta, items.into_iter().map(partial).collect())
+            }
             Convert::None => {
                 // items of custom resources say what they are
                 for item in items.iter_mut().filter(|_| self.custom.is_none()) {
@@ -235,12 +232,7 @@ impl Presenter<'_> {
                     map.remove("kind");
                     map.remove("apiVersion");
                 }
-                json!({
-                    "kind": self.resource.list_kind,
-                    "apiVersion": model::api_version(self.resource),
-                    "metadata": meta,
-                    "items": items,
-                })
+                list_of(self.resource.list_kind, model::api_version(self.resource), meta, items)
             }
         };
         negotiate::respond(headers, self.accepted, 200, &list)
@@ -354,6 +346,13 @@ impl Presenter<'_> {
             Format::Protobuf => "application/vnd.kubernetes.protobuf;stream=watch",
         }
     }
+}
+
+fn list_of(kind: &str, api_version: String, meta: Value, items: Vec<Value>) -> Value {
+    let mut list = json!({"kind": kind, "apiVersion": api_version, "metadata": meta});
+    // put in rather than written above, where all items would be copied
+    list["items"] = items.into();
+    list
 }
 
 /// A list in JSON that is written while it is sent: `head` up to its first item, and the items by `write`.
