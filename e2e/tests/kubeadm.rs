@@ -1,0 +1,329 @@
+//! Clusters as kubeadm makes them, by a guide's own command lines: one node with its taint taken off, and a worker that
+//! joins; tokens, certificates, what is refused, and `reset`.
+
+use std::os::unix::fs::symlink;
+use std::sync::Mutex;
+use std::time::Instant;
+
+use anyhow::{Context, Result, ensure};
+use e2e::hosts::Hosts;
+use e2e::{Env, Step, eventually, images, run_steps};
+use serde_json::Value;
+
+/// The hosts' network, and their names: the guide's.
+const NETWORK: &str = "198.18.12";
+const MASTER: &str = "test-cp-0";
+const WORKER: &str = "k8s-worker-1";
+
+fn main() {
+    let test = match Test::new() {
+        Ok(test) => test,
+        Err(error) => {
+            println!("{error:#}");
+            std::process::exit(1);
+        }
+    };
+    let test: &'static Test = Box::leak(Box::new(test));
+    let mut steps: Vec<Step> = STEPS.iter().map(|(name, step)| -> Step { (name, Box::new(move || step(test))) }).collect();
+    steps.push(("the hosts are taken away", Box::new(|| {
+        test.hosts.lock().expect("not poisoned").take();
+        Ok(())
+    })));
+    run_steps(steps, &["preflight alone", "kubeadm init", "a worker joins by the printed command"]);
+}
+
+struct Test {
+    env: Env,
+    hosts: Mutex<Option<Hosts>>,
+    before: [Vec<String>; 2],
+    /// What `init` printed.
+    said: Mutex<String>,
+}
+
+type Run = fn(&Test) -> Result<()>;
+
+const STEPS: &[(&str, Run)] = &[
+    ("preflight alone", preflight),
+    ("what init refuses", refused),
+    ("kubeadm init", init),
+    ("upstream's files and objects", layout),
+    ("init again is refused, and changes nothing", again),
+    ("the taint keeps pods off, and is taken off", taint),
+    ("nginx by its node port", node_port),
+    ("wrong and expired tokens, a wrong hash: nothing half-joined", strangers),
+    ("a worker joins by the printed command", join),
+    ("a deployment is reached through both nodes", both),
+    ("a taken name is refused", taken),
+    ("tokens are made, listed and removed", tokens),
+    ("certificates are shared for two hours, sealed", shared),
+    ("renewed certificates are taken without a restart", renew),
+    ("a worker is reset, and joins by a file", by_file),
+    ("reset leaves both machines as they were", reset),
+];
+
+impl Test {
+    fn new() -> Result<Test> {
+        let env = Env::new("kubeadm")?;
+        let bin = env.home.join("bin");
+        std::fs::create_dir_all(&bin)?;
+        for name in ["kubeadm", "knarr"] {
+            let _ = std::fs::remove_file(bin.join(name));
+            symlink(&env.binary, bin.join(name))?;
+        }
+        let hosts = Hosts::new(&env, "knarr-adm", NETWORK, &[MASTER, WORKER])?;
+        let before = [hosts.traces(MASTER)?, hosts.traces(WORKER)?];
+        Ok(Test { env, hosts: Mutex::new(Some(hosts)), before, said: Mutex::default() })
+    }
+
+    fn with<T>(&self, work: impl FnOnce(&Hosts) -> Result<T>) -> Result<T> {
+        work(self.hosts.lock().expect("not poisoned").as_ref().context("the hosts are gone")?)
+    }
+
+    /// A command line on the master.
+    fn master(&self, line: &str) -> Result<String> {
+        self.with(|h| h.run(MASTER, line))
+    }
+
+    fn worker(&self, line: &str) -> Result<String> {
+        self.with(|h| h.run(WORKER, line))
+    }
+
+    fn get(&self, line: &str) -> Result<Value> {
+        Ok(serde_json::from_str(&self.master(&format!("kubectl get {line} -o json"))?)?)
+    }
+
+    /// The command that `init` printed for workers.
+    fn join_line(&self) -> Result<String> {
+        let said = self.said.lock().expect("not poisoned").clone();
+        let at = said.rfind("kubeadm join").context("init printed no join command")?;
+        Ok(said[at..].replace("\\\n", " ").split_whitespace().collect::<Vec<_>>().join(" "))
+    }
+
+    /// Nothing of a join is on the worker.
+    fn untouched(&self) -> Result<()> {
+        let now = self.with(|h| h.traces(WORKER))?;
+        ensure!(now == self.before[1], "left behind: {:?}", now.iter().filter(|t| !self.before[1].contains(t)).collect::<Vec<_>>());
+        Ok(())
+    }
+}
+
+fn contains(text: &str, parts: &[&str]) -> Result<()> {
+    for part in parts {
+        ensure!(text.contains(part), "{part:?} is not in:\n{text}");
+    }
+    Ok(())
+}
+
+fn preflight(t: &Test) -> Result<()> {
+    contains(&t.master("kubeadm init phase preflight")?, &["[preflight] Running pre-flight checks"])?;
+    contains(&t.master("kubeadm version -o short")?, &["v1.36."])
+}
+
+fn refused(t: &Test) -> Result<()> {
+    let fails = |line: &str, parts: &[&str]| contains(&t.with(|h| h.fails(MASTER, line))?, parts);
+    fails("kubeadm init --kubernetes-version 1.27.6", &["error: ", "serves Kubernetes v1.36."])?;
+    fails("kubeadm init --pod-network-cidr 10.244.0.0", &["networking.podSubnet: Invalid value: \"10.244.0.0\": couldn't parse subnet"])?;
+    fails("kubeadm init --token abc", &["the bootstrap token is invalid"])?;
+    fails("kubeadm init --skip-phases nonsense", &["invalid phase name: nonsense"])?;
+    fails("kubeadm init --config /nowhere.yaml --token abcdef.0123456789abcdef", &["can not mix '--config' with arguments [token]"])?;
+    // the route to the bridge is in this network
+    fails(&format!("kubeadm init --pod-network-cidr {NETWORK}.0/24"), &["[ERROR CIDROverlap]", "choose another network", "--ignore-preflight-errors"])?;
+    let now = t.with(|h| h.traces(MASTER))?;
+    ensure!(now == t.before[0], "a refused init has left {now:?}");
+    Ok(())
+}
+
+fn init(t: &Test) -> Result<()> {
+    let begun = Instant::now();
+    let said = t.master("kubeadm init --kubernetes-version 1.36.0 --pod-network-cidr 192.168.0.0/16")?;
+    let took = begun.elapsed().as_secs_f64();
+    contains(&said, &["Your Kubernetes control-plane has initialized successfully!", "[certs] Generating \"ca\" certificate and key", "[bootstrap-token] Using token: "])?;
+    *t.said.lock().expect("not poisoned") = said;
+    let node = &t.get("nodes")?["items"][0];
+    println!("    init until Ready: {took:.2} s");
+    ensure!(node["metadata"]["name"] == MASTER, "the node is {}", node["metadata"]["name"]);
+    ensure!(node["status"]["conditions"].as_array().into_iter().flatten().any(|c| c["type"] == "Ready" && c["status"] == "True"), "the node is not Ready: {node}");
+    contains(&t.master("kubectl get nodes")?, &["control-plane"])
+}
+
+fn layout(t: &Test) -> Result<()> {
+    let files = t.master("find /etc/kubernetes /var/lib/kubelet -type f")?;
+    let wanted = ["admin.conf", "super-admin.conf", "kubelet.conf", "controller-manager.conf", "scheduler.conf", "pki/ca.crt", "pki/ca.key", "pki/apiserver.crt", "pki/sa.pub", "pki/front-proxy-client.key"];
+    contains(&files, &wanted.map(|name| format!("/etc/kubernetes/{name}")).each_ref().map(String::as_str))?;
+    contains(&files, &["/var/lib/kubelet/config.yaml", "/var/lib/kubelet/kubeadm-flags.env"])?;
+    let config = t.get("configmap -n kube-system kubeadm-config")?;
+    contains(config["data"]["ClusterConfiguration"].as_str().unwrap_or_default(), &["apiVersion: kubeadm.k8s.io/v1beta4", "podSubnet: 192.168.0.0/16"])?;
+    contains(t.get("configmap -n kube-system kubelet-config")?["data"]["kubelet"].as_str().unwrap_or_default(), &["kind: KubeletConfiguration"])?;
+    let node = t.get(&format!("node {MASTER}"))?;
+    ensure!(node["metadata"]["labels"]["node.kubernetes.io/exclude-from-external-load-balancers"] == "", "{}", node["metadata"]["labels"]);
+    ensure!(node["spec"]["taints"][0]["key"] == "node-role.kubernetes.io/control-plane", "{}", node["spec"]["taints"]);
+    // anybody may read where the cluster is, signed for who holds the token
+    let info = t.with(|h| h.run(WORKER, &format!("curl -sSk https://{}:6443/api/v1/namespaces/kube-public/configmaps/cluster-info", h.address(MASTER))))?;
+    contains(&info, &["jws-kubeconfig-", "certificate-authority-data"])
+}
+
+fn again(t: &Test) -> Result<()> {
+    let text = t.with(|h| h.fails(MASTER, "kubeadm init"))?;
+    contains(&text, &["[ERROR Port-6443]", "[ERROR Port-10250]", "kubeadm reset"])?;
+    contains(&t.master("kubectl get nodes")?, &["Ready"])
+}
+
+fn taint(t: &Test) -> Result<()> {
+    let mut nginx = images::nginx_image(&t.env)?;
+    nginx.name = "docker.io/library/nginx:1.25.2".into();
+    let archive = t.env.home.join("nginx-1.25.2.tar");
+    nginx.docker_archive(&archive)?;
+    t.with(|h| h.run(MASTER, &format!("knarr image import {} --data-dir {}", archive.display(), h.data(MASTER))))?;
+    t.master("kubectl run nginx --image nginx:1.25.2")?;
+    t.with(|h| h.until(MASTER, "kubectl describe pod nginx", 20, |text| text.contains("0/1 nodes are available: 1 node(s) had untolerated taint")))?;
+    contains(&t.master(&format!("kubectl taint node {MASTER} node-role.kubernetes.io/control-plane:NoSchedule-"))?, &["untainted"])?;
+    t.master("kubectl wait --for=condition=Ready pod/nginx --timeout=60s").map(|_| ())
+}
+
+fn node_port(t: &Test) -> Result<()> {
+    let pod = t.get("pod nginx")?["status"]["podIP"].as_str().context("no address")?.to_string();
+    ensure!(pod.starts_with("192.168."), "the pod has {pod}");
+    contains(&t.master(&format!("curl -si --noproxy * http://{pod}/"))?, &["200 OK", "nginx"])?;
+    t.master("kubectl expose pod nginx --port 80 --type NodePort")?;
+    let port = t.get("service nginx")?["spec"]["ports"][0]["nodePort"].clone();
+    let address = t.with(|h| Ok(h.address(MASTER).to_string()))?;
+    t.with(|h| h.until(WORKER, &format!("curl -si --noproxy * http://{address}:{port}/"), 20, |text| text.contains("200 OK")))?;
+    t.master("kubectl delete service nginx")?;
+    t.master("kubectl delete pod nginx").map(|_| ())
+}
+
+fn strangers(t: &Test) -> Result<()> {
+    let line = t.join_line()?;
+    let token = line.split(' ').skip_while(|w| *w != "--token").nth(1).context("no token")?.to_string();
+    let fails = |line: &str, parts: &[&str]| -> Result<()> {
+        contains(&t.with(|h| h.fails(WORKER, line))?, parts)?;
+        t.untouched()
+    };
+    let (id, _) = token.split_once('.').context("no secret")?;
+    fails(&line.replace(&token, &format!("{id}.0123456789abcdef")), &["failed to verify JWS signature of received cluster info object, can't trust this API Server"])?;
+    fails(&line.replace(&token, "abcdef.0123456789abcdef"), &["token id \"abcdef\" is invalid for this cluster or it has expired"])?;
+    let end = t.master("kubeadm token create --ttl 1s")?.trim().to_string();
+    eventually("the token's end", 20, || {
+        ensure!(!t.master("kubeadm token list")?.contains(&end), "it is still there");
+        Ok(())
+    })?;
+    fails(&line.replace(&token, &end), &["it has expired", "kubeadm token create"])?;
+    let at = line.find("sha256:").context("no hash")?;
+    fails(&format!("{}{}", &line[..at + 7], "0".repeat(64)), &["none of the public keys", "are pinned"])?;
+    fails(&line.replace(&line[at..], "md5:00"), &["unknown hash format"])?;
+    let bare = line.split(" --discovery").next().unwrap_or_default();
+    fails(bare, &["--discovery-token-unsafe-skip-ca-verification"])
+}
+
+fn join(t: &Test) -> Result<()> {
+    let line = t.join_line()?;
+    let begun = Instant::now();
+    contains(&t.worker(&line)?, &["This node has joined the cluster", "Run 'kubectl get nodes' on the control-plane"])?;
+    println!("    join until Ready: {:.2} s", begun.elapsed().as_secs_f64());
+    let node = t.get(&format!("node {WORKER}"))?;
+    ensure!(node["status"]["conditions"].as_array().into_iter().flatten().any(|c| c["type"] == "Ready" && c["status"] == "True"), "it is not Ready");
+    ensure!(node["spec"]["taints"].is_null(), "a worker has taints: {}", node["spec"]["taints"]);
+    t.master(&format!("kubectl label node {WORKER} node-role.kubernetes.io/worker=worker"))?;
+    contains(&t.master("kubectl get nodes")?, &["worker"])?;
+    let said = t.worker("openssl x509 -noout -subject -in /var/lib/kubelet/pki/kubelet-client-current.pem")?;
+    contains(&said, &["system:nodes", &format!("system:node:{WORKER}")])?;
+    // the node's own identity, and no more than that
+    let own = t.worker("kubectl --kubeconfig /etc/kubernetes/kubelet.conf auth can-i create deployments");
+    ensure!(own.is_err(), "a node may create deployments: {own:?}");
+    Ok(())
+}
+
+fn both(t: &Test) -> Result<()> {
+    let archive = t.env.home.join("nginx-1.25.2.tar");
+    t.with(|h| h.run(WORKER, &format!("knarr image import {} --data-dir {}", archive.display(), h.data(WORKER))))?;
+    t.master("kubectl create deployment web --image nginx:1.25.2 --replicas 2")?;
+    t.master("kubectl rollout status deployment/web --timeout=60s")?;
+    t.master("kubectl expose deployment web --port 80 --type NodePort")?;
+    let port = t.get("service web")?["spec"]["ports"][0]["nodePort"].clone();
+    for host in [MASTER, WORKER] {
+        let address = t.with(|h| Ok(h.address(host).to_string()))?;
+        for from in [MASTER, WORKER] {
+            t.with(|h| h.until(from, &format!("curl -si --noproxy * http://{address}:{port}/"), 20, |text| text.contains("200 OK")))?;
+        }
+    }
+    let pods = t.get("pods -l app=web")?;
+    let nodes: std::collections::BTreeSet<_> = pods["items"].as_array().into_iter().flatten().filter_map(|p| p["spec"]["nodeName"].as_str()).collect();
+    ensure!(nodes.len() == 2, "both pods are on {nodes:?}");
+    t.master("kubectl delete deployment,service web").map(|_| ())
+}
+
+fn taken(t: &Test) -> Result<()> {
+    let line = t.join_line()?;
+    let text = t.with(|h| h.fails(WORKER, &line))?;
+    contains(&text, &["[ERROR FileAvailable--etc-kubernetes-kubelet.conf]", "[ERROR Port-10250]", "kubeadm reset"])?;
+    let all = format!("{line} --ignore-preflight-errors=FileAvailable--etc-kubernetes-kubelet.conf,FileAvailable--etc-kubernetes-pki-ca.crt,FileAvailable--etc-kubernetes-knarr.yaml,Port-10250,NodeRunning");
+    contains(&t.with(|h| h.fails(WORKER, &all))?, &["[ERROR NodeName]", "already exists in the cluster"])?;
+    t.with(|h| h.until(MASTER, "kubectl get nodes", 10, |text| text.matches(" Ready ").count() == 2)).map(|_| ())
+}
+
+fn tokens(t: &Test) -> Result<()> {
+    let made = t.master("kubeadm token generate")?;
+    contains(&t.master(&format!("kubeadm token create {} --description mine --ttl 0", made.trim()))?, &[made.trim()])?;
+    let fails = |line: &str, parts: &[&str]| contains(&t.with(|h| h.fails(MASTER, line))?, parts);
+    let id = made.split('.').next().unwrap_or_default();
+    fails(&format!("kubeadm token create {}", made.trim()), &[&format!("a token with id \"{id}\" already exists")])?;
+    let list = t.master("kubeadm token list")?;
+    let row = list.lines().find(|l| l.starts_with(made.trim())).with_context(|| format!("it is not listed: {list}"))?;
+    contains(row, &["<forever>", "<never>", "authentication,signing", "mine"])?;
+    contains(&t.master(&format!("kubeadm token delete {id}"))?, &[&format!("bootstrap token \"{id}\" deleted")])?;
+    fails("kubeadm token delete Nonsense", &["given token didn't match pattern"])?;
+    let line = t.master("kubeadm token create --print-join-command")?;
+    contains(&line, &["kubeadm join ", ":6443 --token ", "--discovery-token-ca-cert-hash sha256:"])
+}
+
+fn shared(t: &Test) -> Result<()> {
+    let said = t.master("kubeadm init phase upload-certs --upload-certs")?;
+    contains(&said, &["[upload-certs] Storing the certificates in Secret \"kubeadm-certs\"", "[upload-certs] Using certificate key:"])?;
+    let key = said.lines().last().unwrap_or_default();
+    ensure!(key.len() == 64, "the key is {key:?}");
+    let secret = t.get("secret -n kube-system kubeadm-certs")?;
+    ensure!(secret["data"]["ca.key"].as_str().is_some_and(|v| v.len() > 100), "no CA in the Secret");
+    ensure!(secret["metadata"]["ownerReferences"][0]["kind"] == "Secret", "nobody owns it, so it does not end");
+    let line = t.master(&format!("kubeadm token create --print-join-command --certificate-key {key}"))?;
+    contains(&line, &["--control-plane --certificate-key"])
+}
+
+fn renew(t: &Test) -> Result<()> {
+    let address = t.with(|h| Ok(h.address(MASTER).to_string()))?;
+    let show = |t: &Test| -> Result<String> {
+        t.with(|h| h.words(MASTER, &["sh", "-c", &format!("openssl s_client -connect {address}:6443 </dev/null 2>/dev/null | openssl x509 -noout -serial")]))
+    };
+    let before = show(t)?;
+    contains(&t.master("kubeadm certs check-expiration")?, &["apiserver", "364d", "front-proxy-ca"])?;
+    contains(&t.master("kubeadm certs renew all")?, &["certificate for serving the Kubernetes API renewed", "Done renewing certificates"])?;
+    eventually("the new certificate", 20, || {
+        let now = show(t)?;
+        ensure!(now != before, "it is still {now}");
+        Ok(())
+    })?;
+    contains(&t.master("kubectl get nodes")?, &[WORKER])
+}
+
+fn by_file(t: &Test) -> Result<()> {
+    contains(&t.worker("kubeadm reset --force")?, &["[reset] Stopping the kubelet service"])?;
+    t.untouched()?;
+    t.master(&format!("kubectl delete node {WORKER}"))?;
+    let file = t.env.home.join("discovery.conf");
+    std::fs::write(&file, t.master("cat /etc/kubernetes/kubelet.conf")?)?;
+    // Without credentials in it, a token is needed beside the file; a node's own certificate is not enough to join as another.
+    let token = t.master("kubeadm token create")?;
+    contains(&t.worker(&format!("kubeadm join --discovery-file {} --tls-bootstrap-token {}", file.display(), token.trim()))?, &["This node has joined the cluster"])?;
+    t.with(|h| h.until(MASTER, "kubectl get nodes", 10, |text| text.matches(" Ready ").count() == 2)).map(|_| ())
+}
+
+fn reset(t: &Test) -> Result<()> {
+    t.worker("kubeadm reset --force")?;
+    t.untouched()?;
+    t.with(|h| {
+        let mut command = h.command(MASTER, &["kubeadm", "reset"])?;
+        e2e::output_with(&mut command, "y\n").map(|_| ())
+    })?;
+    let now = t.with(|h| h.traces(MASTER))?;
+    ensure!(now == t.before[0], "left behind: {:?}", now.iter().filter(|n| !t.before[0].contains(n)).collect::<Vec<_>>());
+    Ok(())
+}
