@@ -9,7 +9,10 @@ pub mod method {
     pub const WATCH: &str = "/etcdserverpb.Watch/Watch";
     pub const LEASE_GRANT: &str = "/etcdserverpb.Lease/LeaseGrant";
     pub const LEASE_REVOKE: &str = "/etcdserverpb.Lease/LeaseRevoke";
+    pub const MEMBER_ADD: &str = "/etcdserverpb.Cluster/MemberAdd";
+    pub const MEMBER_REMOVE: &str = "/etcdserverpb.Cluster/MemberRemove";
     pub const MEMBER_LIST: &str = "/etcdserverpb.Cluster/MemberList";
+    pub const MEMBER_PROMOTE: &str = "/etcdserverpb.Cluster/MemberPromote";
     pub const ALARM: &str = "/etcdserverpb.Maintenance/Alarm";
     pub const STATUS: &str = "/etcdserverpb.Maintenance/Status";
     pub const DEFRAGMENT: &str = "/etcdserverpb.Maintenance/Defragment";
@@ -389,6 +392,32 @@ pub struct MemberListResponse {
     #[prost(message, optional, tag = "1")]
     pub header: Option<ResponseHeader>,
     #[prost(message, repeated, tag = "2")]
+    pub members: Vec<Member>,
+}
+
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct MemberAddRequest {
+    #[prost(string, repeated, tag = "1")]
+    pub peer_urls: Vec<String>,
+    #[prost(bool, tag = "2")]
+    pub is_learner: bool,
+}
+
+/// To remove, or to promote.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct MemberRequest {
+    #[prost(uint64, tag = "1")]
+    pub id: u64,
+}
+
+/// Answers adding.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct MemberAddResponse {
+    #[prost(message, optional, tag = "1")]
+    pub header: Option<ResponseHeader>,
+    #[prost(message, optional, tag = "2")]
+    pub member: Option<Member>,
+    #[prost(message, repeated, tag = "3")]
     pub members: Vec<Member>,
 }
 

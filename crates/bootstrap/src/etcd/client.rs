@@ -1,0 +1,212 @@
+//! What is asked of an etcd cluster as a whole: its members, adding, promoting and removing them, their health, a
+//! snapshot. A connection is made for each question, for they are few.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use proto::Message;
+use proto::etcd as pb;
+use proto::etcd::method;
+use proto::grpc::{self, Channel, Code, Settings, Status, Streaming};
+use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
+
+/// How long connecting and one answer may take.
+const CONNECT: Duration = Duration::from_secs(2);
+/// etcd itself gives up on a change of the member list after about this.
+const ANSWER: Duration = Duration::from_secs(7);
+
+/// By what members are known, and what is shown to them (PEM).
+#[derive(Clone)]
+pub struct Access {
+    /// The CA of their certificates.
+    pub ca: String,
+    /// Our certificate and key.
+    pub certificate: Option<(String, String)>,
+}
+
+/// Why a question has no answer.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// A URL is none.
+    #[error("{0:?} is no URL of an etcd member: https://HOST:PORT is meant")]
+    Url(String),
+    /// Certificates cannot be used.
+    #[error("the certificates for etcd")]
+    Tls(#[from] client::TlsError),
+    /// No member answered.
+    #[error("no member of etcd answers: {0}")]
+    Unreachable(String),
+    /// etcd refused.
+    #[error("etcd refuses: {0}")]
+    Refused(String),
+}
+
+/// How a member is.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Health {
+    /// Its id.
+    pub id: u64,
+    /// Its version.
+    pub version: String,
+    /// The member that leads, as far as it knows; 0 for none.
+    pub leader: u64,
+    /// How far it has got.
+    pub applied: u64,
+    /// Whether it only learns yet.
+    pub learner: bool,
+    /// Bytes of its database.
+    pub size: i64,
+}
+
+/// The members of a cluster that may be asked.
+#[derive(Clone)]
+pub struct Cluster {
+    endpoints: Vec<String>,
+    tls: Option<TlsConnector>,
+}
+
+impl Cluster {
+    /// By the URLs of some of its members. Without `access`, they serve plain text.
+    pub fn new(endpoints: &[String], access: Option<&Access>) -> Result<Cluster, Error> {
+        let tls = match access {
+            None => None,
+            Some(access) => {
+                let credentials = client::Credentials { certificate: access.certificate.clone(), token: None };
+                let mut config = client::tls_config(&access.ca, &credentials)?;
+                config.alpn_protocols = vec![b"h2".to_vec()];
+                Some(TlsConnector::from(Arc::new(config)))
+            }
+        };
+        Ok(Cluster { endpoints: endpoints.to_vec(), tls })
+    }
+
+    /// The same access to other members.
+    pub fn at(&self, endpoints: &[String]) -> Cluster {
+        Cluster { endpoints: endpoints.to_vec(), tls: self.tls.clone() }
+    }
+
+    /// The URLs that are asked.
+    pub fn endpoints(&self) -> &[String] {
+        &self.endpoints
+    }
+
+    async fn connect(&self, url: &str) -> Result<Channel, Status> {
+        let down = |e: std::io::Error| Status { unsent: true, ..Status::new(Code::Unavailable, e.to_string()) };
+        let bad = || Status { unsent: true, ..Status::new(Code::InvalidArgument, format!("{url:?} is no URL of an etcd member")) };
+        let uri: http::Uri = url.parse().map_err(|_| bad())?;
+        let (host, port) = (uri.host().ok_or_else(bad)?, uri.port_u16().unwrap_or(2379));
+        let connect = async {
+            let stream = TcpStream::connect((host.trim_start_matches('[').trim_end_matches(']'), port)).await.map_err(down)?;
+            stream.set_nodelay(true).map_err(down)?;
+            match (&self.tls, uri.scheme_str()) {
+                (Some(tls), Some("https")) => {
+                    let name = client::server_name(host).map_err(|_| bad())?;
+                    let stream = tls.connect(name, stream).await.map_err(down)?;
+                    let (channel, connection) = grpc::connect(stream, url, Settings::default()).await?;
+                    tokio::spawn(connection);
+                    Ok(channel)
+                }
+                _ => {
+                    let (channel, connection) = grpc::connect(stream, url, Settings::default()).await?;
+                    tokio::spawn(connection);
+                    Ok(channel)
+                }
+            }
+        };
+        tokio::time::timeout(CONNECT, connect).await.unwrap_or_else(|_| Err(Status { unsent: true, ..Status::new(Code::Unavailable, "connecting takes too long") }))
+    }
+
+    /// Asks one member after the other until one has an answer. What changes something is only repeated elsewhere if
+    /// it was not sent.
+    async fn ask<Q: Message, S: Message + Default>(&self, method: &'static str, request: &Q, changes: bool) -> Result<S, Error> {
+        let mut why = "no URL is known".to_owned();
+        for url in &self.endpoints {
+            let asked = async { self.connect(url).await?.unary(method, request, ANSWER).await };
+            match asked.await {
+                Ok(answer) => return Ok(answer),
+                // A learner takes none of these questions.
+                Err(status) if status.message.contains("rpc not supported for learner") => why = format!("{url} only learns yet"),
+                Err(status) if matches!(status.code, Code::Unavailable | Code::DeadlineExceeded) && (status.unsent || !changes) => why = format!("{url}: {}", status.message),
+                Err(status) if status.code == Code::Unavailable && !status.message.starts_with("etcdserver:") => return Err(Error::Unreachable(format!("{url}: {}", status.message))),
+                Err(status) => return Err(Error::Refused(status.message)),
+            }
+        }
+        Err(Error::Unreachable(why))
+    }
+
+    /// The members, as a quorum knows them.
+    pub async fn members(&self) -> Result<Vec<pb::Member>, Error> {
+        let list: pb::MemberListResponse = self.ask(method::MEMBER_LIST, &pb::MemberListRequest { linearizable: true }, false).await?;
+        Ok(list.members)
+    }
+
+    /// Adds a member that learns; its id.
+    pub async fn add_learner(&self, peer_url: &str) -> Result<u64, Error> {
+        let request = pb::MemberAddRequest { peer_urls: vec![peer_url.to_owned()], is_learner: true };
+        let added: pb::MemberAddResponse = self.ask(method::MEMBER_ADD, &request, true).await?;
+        Ok(added.member.map(|m| m.id).unwrap_or_default())
+    }
+
+    /// Makes a learner a member with a vote. Refused as long as it has not caught up.
+    pub async fn promote(&self, id: u64) -> Result<(), Error> {
+        self.ask::<_, pb::MemberListResponse>(method::MEMBER_PROMOTE, &pb::MemberRequest { id }, true).await.map(drop)
+    }
+
+    /// Removes a member.
+    pub async fn remove(&self, id: u64) -> Result<(), Error> {
+        self.ask::<_, pb::MemberListResponse>(method::MEMBER_REMOVE, &pb::MemberRequest { id }, true).await.map(drop)
+    }
+
+    /// How the first member that answers is.
+    pub async fn health(&self) -> Result<Health, Error> {
+        let status: pb::StatusResponse = self.ask(method::STATUS, &pb::StatusRequest {}, false).await?;
+        Ok(Health {
+            id: status.header.map(|h| h.member_id).unwrap_or_default(),
+            version: status.version,
+            leader: status.leader,
+            applied: status.raft_applied_index,
+            learner: status.is_learner,
+            size: status.db_size,
+        })
+    }
+
+    /// Whether a quorum answers: a read that all have to agree on.
+    pub async fn agrees(&self) -> Result<(), Error> {
+        let request = pb::RangeRequest { key: b"health".to_vec(), count_only: true, ..Default::default() };
+        self.ask::<_, pb::RangeResponse>(method::RANGE, &request, false).await.map(drop)
+    }
+
+    /// etcd's own snapshot, of the first member that is reached: its database as it is, for `etcdctl snapshot restore`.
+    pub async fn snapshot(&self) -> Result<Snapshot, Error> {
+        let mut why = "no URL is known".to_owned();
+        for url in &self.endpoints {
+            let begun = async {
+                let channel = self.connect(url).await?;
+                let stream = channel.server_stream(method::SNAPSHOT, &pb::SnapshotRequest {}).await?;
+                Ok::<_, Status>(Snapshot { stream, _channel: channel })
+            };
+            match begun.await {
+                Ok(snapshot) => return Ok(snapshot),
+                Err(status) => why = format!("{url}: {}", status.message),
+            }
+        }
+        Err(Error::Unreachable(why))
+    }
+}
+
+/// A snapshot on its way.
+pub struct Snapshot {
+    stream: Streaming<pb::SnapshotResponse>,
+    _channel: Channel,
+}
+
+impl Snapshot {
+    /// The next piece; nothing at the end.
+    pub async fn next(&mut self) -> Result<Option<Vec<u8>>, Error> {
+        match self.stream.message().await {
+            Ok(piece) => Ok(piece.map(|p| p.blob)),
+            Err(status) => Err(Error::Unreachable(status.message)),
+        }
+    }
+}
