@@ -37,7 +37,7 @@ const LAYERS: &[(&str, &str)] = &[
     ("overlay", "reconcile client api netlink sys"),
     ("dns", "reconcile client api"),
     ("metrics", "reconcile client api"),
-    ("bootstrap", "client pki api sys netlink apiserver"),
+    ("bootstrap", "client pki api sys netlink apiserver proto"),
     ("knarr", "*"),
     ("xtask", ""),
     ("e2e", ""),

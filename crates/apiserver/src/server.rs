@@ -65,6 +65,8 @@ pub struct Server {
     pub(crate) probe: tokio::sync::Mutex<Option<(Instant, Result<(), String>)>>,
     pub(crate) loaded: tokio::sync::watch::Sender<bool>,
     pub(crate) shutting_down: AtomicBool,
+    /// Ends what is done periodically, and has its last part done.
+    draining: CancellationToken,
 }
 
 /// Bounds what is served at once.
@@ -131,6 +133,7 @@ impl Server {
             probe: tokio::sync::Mutex::default(),
             loaded: tokio::sync::watch::Sender::new(false),
             shutting_down: AtomicBool::new(false),
+            draining: CancellationToken::new(),
         }
     }
 
@@ -395,7 +398,7 @@ impl Server {
             store: core.store.clone(),
             open: Arc::new(move |key, value| transformer.transformer.open(key, value).map_err(|e| e.to_string())),
         };
-        let (ending, ended) = (CancellationToken::new(), tokio::sync::Notify::new());
+        let (ending, ended) = (self.draining.clone(), tokio::sync::Notify::new());
         let work = async {
             let revision = loop {
                 match feed.load().await {
@@ -520,9 +523,11 @@ impl Server {
         }
     }
 
-    /// Makes /readyz fail, so that load balancers look elsewhere; the first stage of a shutdown.
+    /// The first stage of a shutdown: /readyz fails, so that load balancers look elsewhere, and the server is taken off
+    /// the endpoints of the service `kubernetes`. Requests are served as before.
     pub fn drain(&self) {
         self.shutting_down.store(true, Ordering::Relaxed);
+        self.draining.cancel();
     }
 }
 

@@ -2,6 +2,7 @@
 //! `reset`; and what keeps a control plane reachable. Starts no component itself: the binary does, and is told by data.
 #![forbid(unsafe_code)]
 
+pub mod balancer;
 pub mod certs;
 pub mod cli;
 pub mod cluster;
@@ -9,6 +10,7 @@ mod commands;
 pub mod config;
 pub mod discovery;
 pub mod error;
+pub mod etcd;
 pub mod files;
 pub mod host;
 pub mod init;

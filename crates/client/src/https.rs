@@ -1,4 +1,5 @@
-//! The HTTPS transport: one connection to one server, HTTP/2 by ALPN, made anew when it breaks.
+//! The HTTPS transport: one connection to one server, or to one of several that a [`Dial`] chooses, HTTP/2 by ALPN, made
+//! anew when it breaks.
 
 use std::future::Future;
 use std::io;
@@ -18,6 +19,8 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use tokio::net::TcpStream;
 use tokio::sync::Mutex;
 use tower::Service;
+
+use crate::link::{Dial, Link};
 
 /// How a client proves who it is.
 #[derive(Clone, Default)]
@@ -95,6 +98,7 @@ pub struct Https(Arc<Inner>);
 struct Inner {
     authority: String,
     name: ServerName<'static>,
+    dial: Option<Arc<dyn Dial>>,
     tls: tokio_rustls::TlsConnector,
     authorization: Option<HeaderValue>,
     shared: Mutex<Option<http2::SendRequest<Body>>>,
@@ -105,15 +109,20 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 impl Https {
     /// A transport to `url` (`https://host:port`) that trusts the PEM bundle `ca`.
     pub fn new(url: &str, ca: &str, credentials: &Credentials) -> Result<Https, TlsError> {
-        Https::over(url, tls_config(ca, credentials)?, credentials)
+        Https::with(url, None, tls_config(ca, credentials)?, credentials)
+    }
+
+    /// A transport to whichever server `dial` leads to; `url` is what requests call it.
+    pub fn over(dial: Arc<dyn Dial>, url: &str, ca: &str, credentials: &Credentials) -> Result<Https, TlsError> {
+        Https::with(url, Some(dial), tls_config(ca, credentials)?, credentials)
     }
 
     /// A transport to `url`, to whoever is there, as nobody: for what is checked otherwise (a signed `cluster-info`).
     pub fn unverified(url: &str) -> Result<Https, TlsError> {
-        Https::over(url, crate::discover::unverified()?, &Credentials::default())
+        Https::with(url, None, crate::discover::unverified()?, &Credentials::default())
     }
 
-    fn over(url: &str, tls: rustls::ClientConfig, credentials: &Credentials) -> Result<Https, TlsError> {
+    fn with(url: &str, dial: Option<Arc<dyn Dial>>, tls: rustls::ClientConfig, credentials: &Credentials) -> Result<Https, TlsError> {
         let uri: Uri = url.parse().map_err(|_| TlsError::ServerName(url.to_string()))?;
         let host = uri.host().ok_or_else(|| TlsError::ServerName(url.to_string()))?;
         let authority = format!("{host}:{}", uri.port_u16().unwrap_or(443));
@@ -129,6 +138,7 @@ impl Https {
         Ok(Https(Arc::new(Inner {
             name: server_name(host)?,
             authority,
+            dial,
             tls: tokio_rustls::TlsConnector::from(Arc::new(tls)),
             authorization,
             shared: Mutex::new(None),
@@ -137,11 +147,16 @@ impl Https {
 }
 
 impl Inner {
-    async fn connect(&self) -> io::Result<tokio_rustls::client::TlsStream<TcpStream>> {
+    async fn connect(&self) -> io::Result<tokio_rustls::client::TlsStream<Link>> {
         let connect = async {
-            let tcp = TcpStream::connect(&self.authority).await?;
-            tcp.set_nodelay(true)?;
-            self.tls.connect(self.name.clone(), tcp).await
+            let (link, name) = match &self.dial {
+                Some(dial) => {
+                    let (link, host) = dial.dial().await?;
+                    (link, server_name(&host).map_err(io::Error::other)?)
+                }
+                None => (Link::new(TcpStream::connect(&self.authority).await?, None)?, self.name.clone()),
+            };
+            self.tls.connect(name, link).await
         };
         tokio::time::timeout(CONNECT_TIMEOUT, connect)
             .await

@@ -8,6 +8,7 @@ mod discover;
 mod https;
 mod in_process;
 mod kubeconfig;
+mod link;
 mod patience;
 mod tokens;
 mod web;
@@ -18,6 +19,7 @@ pub use https::{Credentials, Https, TlsError, server_name, tls_config};
 pub use in_process::in_process;
 pub use kubeconfig::{Entry, KubeconfigError, from_kubeconfig, https_from_kubeconfig};
 pub use kube;
+pub use link::{Dial, Link};
 pub use tokens::service_account;
 pub use web::{CallError, Web, WebError, WebTls};
 

@@ -3,20 +3,23 @@
 //! The token names the cluster's CA by its fingerprint, so the first connection cannot be to a
 //! stranger; the rest of it is a bootstrap token, good for asking for a node's client certificate.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
+use bootstrap::balancer::{self, Balancer};
 use clap::Args;
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::certificates::v1::CertificateSigningRequest;
 use k8s_openapi::api::core::v1::{ConfigMap, Node};
+use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::Client;
 use kube::api::{Api, DeleteParams, PostParams};
 use pki::CertKey;
-use reconcile::Tasks;
+use reconcile::{Informers, Tasks};
 use serde_json::json;
+use tokio::net::TcpListener;
 
 use crate::cli::Place;
 use crate::config::{Config, Flags};
@@ -123,10 +126,17 @@ async fn serve(server: &str, token: Option<Token>, mut config: Config, layout: &
 async fn start(server: &str, token: Option<Token>, config: &mut Config, layout: &Layout, tasks: &Tasks) -> Result<()> {
     let progress = Progress::new();
     let address = preflight::node_ip(config);
-    let (ca, own) = join(server, token, config, layout).await?;
+    let balancer = Balancer::new(server, layout.servers(), &config.node_name)?;
+    let (ca, own) = join(server, &balancer, token, config, layout).await?;
     progress.done("joined");
     let credentials = client::Credentials { certificate: Some((own.cert_pem.clone(), own.key_pem.clone())), token: None };
-    let client = client::https(client::Https::new(server, &ca, &credentials)?);
+    let client = client::https(balancer.https(&ca, &credentials)?);
+    tasks.spawn("API servers", balancer.clone().probe(ca.clone(), credentials));
+    if let Some(port) = config.balancer_port {
+        let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+        let listener = TcpListener::bind(address).await.with_context(|| format!("--balancer-port: cannot listen on {address}"))?;
+        tasks.spawn("load balancer", balancer.clone().listen(listener));
+    }
     // Who has joined by `join` knows the networks from then on.
     if config.kubeadm.is_none() {
         learn(&client, config).await?;
@@ -136,7 +146,8 @@ async fn start(server: &str, token: Option<Token>, config: &mut Config, layout: 
     let exe = up::install(layout)?;
     let prepared = node::prepare(config, layout, &exe).await?;
     let identity = node::Identity { kubelet: client.clone(), network: client.clone(), serving, client_ca: ca, address };
-    node::start(config, layout, prepared, identity, tasks).await?;
+    let informers = node::start(config, layout, prepared, identity, tasks).await?;
+    tasks.spawn("API servers' addresses", follow(informers, balancer));
     let nodes = Api::<Node>::all(client);
     loop {
         let ready = |n: &Node| n.status.iter().flat_map(|s| s.conditions.iter().flatten()).any(|c| c.type_ == "Ready" && c.status == "True");
@@ -161,8 +172,25 @@ async fn start(server: &str, token: Option<Token>, config: &mut Config, layout: 
     state.write(&layout.state())
 }
 
+/// Tells the load balancer where the cluster says that its API servers are.
+async fn follow(informers: Informers, balancer: Balancer) {
+    let slices = informers.of::<EndpointSlice>();
+    let mut changes = slices.subscribe();
+    slices.synced().await;
+    loop {
+        let all = slices.in_namespace("default");
+        balancer.learn(&balancer::addresses(all.iter().map(|slice| &**slice)));
+        loop {
+            let Some(change) = changes.recv().await else { return };
+            if change.latest().metadata.namespace.as_deref() == Some("default") {
+                break;
+            }
+        }
+    }
+}
+
 /// The cluster's CA and this node's client certificate: those of an earlier start, or new ones.
-async fn join(server: &str, token: Option<Token>, config: &Config, layout: &Layout) -> Result<(String, CertKey)> {
+async fn join(server: &str, balancer: &Balancer, token: Option<Token>, config: &Config, layout: &Layout) -> Result<(String, CertKey)> {
     let dir = layout.pki();
     let ca_file = dir.join("ca.crt");
     let (signer, usage) = ("kubernetes.io/kube-apiserver-client-kubelet", "client auth");
@@ -178,7 +206,7 @@ async fn join(server: &str, token: Option<Token>, config: &Config, layout: &Layo
         }
         if left.is_positive() {
             let credentials = client::Credentials { certificate: Some((own.pair.cert_pem.clone(), own.pair.key_pem.clone())), token: None };
-            let client = client::https(client::Https::new(server, &ca, &credentials)?);
+            let client = client::https(balancer.https(&ca, &credentials)?);
             return Ok((ca, match certificate(&client, config, signer, usage, &[]).await {
                 Ok(new) => keep(&dir, CLIENT, new)?,
                 Err(error) => {

@@ -7,7 +7,7 @@ use bootstrap::cli::{CertsCommand, ConfigCommand, InitArgs, JoinArgs, Kubeconfig
 use clap::{Args, Parser, Subcommand};
 
 use crate::config::Flags;
-use crate::{agent, down, images, kubeadm, server, status, tools, up, why};
+use crate::{agent, down, etcd, images, kubeadm, server, status, tools, up, why};
 
 /// Kubernetes, whole, in one small binary.
 #[derive(Parser)]
@@ -52,6 +52,9 @@ enum Command {
     /// All objects: snapshots, restoring, moving to etcd and back, rewriting under a new encryption key
     #[command(subcommand)]
     Store(tools::StoreCommand),
+    /// The members of the etcd that the servers run
+    #[command(subcommand)]
+    Etcd(etcd::EtcdCommand),
     /// Say what keeps a pod from running or a node from Ready: pod/NAME or node/NAME
     Why(why::WhyArgs),
 }
@@ -95,6 +98,7 @@ impl Cli {
             Command::Reset(args) => kubeadm::run(bootstrap::cli::Command::Reset(args)),
             Command::Image(command) => images::run(command),
             Command::Store(command) => tools::run(command),
+            Command::Etcd(command) => etcd::run(command),
             Command::Why(args) => why::run(&args),
         }
     }

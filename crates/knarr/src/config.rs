@@ -11,7 +11,9 @@ use k8s_openapi::api::core::v1::Taint;
 use registry::{AuthenticationConfig, AuthorizationConfig, AuthorizationMode};
 use serde::{Deserialize, Serialize};
 
+use crate::component::go_duration;
 use crate::engine::{Etcd, EtcdArgs};
+use crate::etcd::Beside;
 use crate::follow::Followed;
 
 /// The flags; each can also stand in the configuration file, under the same name.
@@ -91,6 +93,29 @@ pub struct Flags {
     /// What keys in etcd begin with [default: /registry]
     #[arg(long, value_name = "PREFIX")]
     pub etcd_prefix: Option<String>,
+    /// Run a member of etcd beside the server, and keep the objects there: the first one of a cluster, or with --etcd-join
+    /// a further one; where it has run before it is what it was
+    #[arg(long)]
+    pub etcd: bool,
+    /// The etcd to run [default: the one on PATH]
+    #[arg(long, value_name = "FILE")]
+    pub etcd_program: Option<PathBuf>,
+    /// Members of the cluster that the member is to join, as https://host:2379; its CA has to be in pki/etcd already
+    #[arg(long, value_name = "URL", value_delimiter = ',')]
+    pub etcd_join: Vec<String>,
+    /// Port of the member for clients [default: 2379]
+    #[arg(long, value_name = "PORT")]
+    pub etcd_client_port: Option<u16>,
+    /// Port of the member for other members [default: 2380]
+    #[arg(long, value_name = "PORT")]
+    pub etcd_peer_port: Option<u16>,
+    /// How long the server still takes requests when it was told to end and says that it is not ready, so that load
+    /// balancers look elsewhere, as 5s [default: 0s; 1s with an etcd]
+    #[arg(long, value_name = "DURATION")]
+    pub shutdown_delay_duration: Option<String>,
+    /// Port on loopback at which an agent's load balancer serves other programs of the machine [default: none]
+    #[arg(long, value_name = "PORT")]
+    pub balancer_port: Option<u16>,
     /// The API server's AuthenticationConfiguration: issuers whose tokens are taken; it may change later
     #[arg(long, value_name = "FILE")]
     pub authentication_config: Option<PathBuf>,
@@ -196,6 +221,10 @@ pub struct Config {
     pub audit: apiserver::audit::Config,
     /// Where the objects are, if not in the data directory.
     pub etcd: Option<Etcd>,
+    /// The member of etcd beside the server.
+    pub member: Option<Beside>,
+    pub shutdown_delay: std::time::Duration,
+    pub balancer_port: Option<u16>,
     /// Issuers whose tokens are taken, and the file that says so.
     pub authentication: Option<(AuthenticationConfig, Followed)>,
     /// Who decides about requests, and the file that says so.
@@ -253,6 +282,14 @@ impl Flags {
         let cluster_domain = text(&self.cluster_domain, &file.cluster_domain, "cluster.local");
         let authentication = followed(&self.authentication_config, &file.authentication_config)?.map(|followed| authentication(followed, &cluster_domain)).transpose()?;
         let authorization = followed(&self.authorization_config, &file.authorization_config)?.map(authorization).transpose()?;
+        let etcd = Etcd::of(&self.etcd_with(&file))?;
+        let member = self.member(&file)?;
+        ensure!(member.is_none() || etcd.is_none(), "--etcd runs an etcd, and --etcd-servers names one that others run: say one of them");
+        let delay = self.shutdown_delay_duration.as_ref().or(file.shutdown_delay_duration.as_ref());
+        let shutdown_delay = match delay {
+            Some(text) => go_duration(text).with_context(|| format!("--shutdown-delay-duration {text:?} is no duration: 5s, for one"))?,
+            None => std::time::Duration::from_secs((etcd.is_some() || member.is_some()).into()),
+        };
         Ok(Config {
             data_dir: path(&self.data_dir, &file.data_dir, "/var/lib/knarr")?,
             run_dir: path(&self.run_dir, &file.run_dir, "/run/knarr")?,
@@ -267,13 +304,29 @@ impl Flags {
             insecure_registries: all(&self.insecure_registry, &file.insecure_registry),
             registry_cas,
             audit,
-            etcd: Etcd::of(&self.etcd_with(&file))?,
+            etcd,
+            member,
+            shutdown_delay,
+            balancer_port: self.balancer_port.or(file.balancer_port),
             authentication,
             authorization,
             disabled: self.disable.iter().chain(&file.disable).copied().collect(),
             log: text(&self.log, &file.log, "info"),
             kubeadm: file.kubeadm,
         })
+    }
+
+    fn member(&self, file: &Flags) -> Result<Option<Beside>> {
+        let beside = Beside {
+            program: self.etcd_program.clone().or_else(|| file.etcd_program.clone()),
+            join: if self.etcd_join.is_empty() { file.etcd_join.clone() } else { self.etcd_join.clone() },
+            client_port: self.etcd_client_port.or(file.etcd_client_port).unwrap_or(2379),
+            peer_port: self.etcd_peer_port.or(file.etcd_peer_port).unwrap_or(2380),
+        };
+        ensure!(beside.client_port != beside.peer_port, "--etcd-client-port and --etcd-peer-port are both {}: give each its own", beside.client_port);
+        let wanted = self.etcd || file.etcd;
+        ensure!(wanted || (beside.program.is_none() && beside.join.is_empty()), "--etcd must be said where a member of etcd is to run: --etcd-program and --etcd-join tell how");
+        Ok(wanted.then_some(beside))
     }
 
     fn etcd_with(&self, file: &Flags) -> EtcdArgs {
@@ -341,12 +394,21 @@ impl Flags {
         add("etcd-certfile", self.etcd_certfile.as_ref().map(absolute));
         add("etcd-keyfile", self.etcd_keyfile.as_ref().map(absolute));
         add("etcd-prefix", self.etcd_prefix.clone().map(Into::into));
+        add("etcd-program", self.etcd_program.as_ref().map(absolute));
+        self.etcd_join.iter().for_each(|s| add("etcd-join", Some(s.into())));
+        add("etcd-client-port", self.etcd_client_port.map(|p| p.to_string().into()));
+        add("etcd-peer-port", self.etcd_peer_port.map(|p| p.to_string().into()));
+        add("shutdown-delay-duration", self.shutdown_delay_duration.clone().map(Into::into));
+        add("balancer-port", self.balancer_port.map(|p| p.to_string().into()));
         add("authentication-config", self.authentication_config.as_ref().map(absolute));
         add("authorization-config", self.authorization_config.as_ref().map(absolute));
         self.disable.iter().for_each(|part| add("disable", Some(part.name().into())));
         self.tls_san.iter().for_each(|s| add("tls-san", Some(s.into())));
         self.insecure_registry.iter().for_each(|s| add("insecure-registry", Some(s.into())));
         self.registry_ca.iter().for_each(|s| add("registry-ca", Some(absolute(s))));
+        if self.etcd {
+            arguments.push("--etcd".into());
+        }
         arguments
     }
 }

@@ -42,6 +42,9 @@ pub fn run(args: &DownArgs) -> Result<()> {
         None => println!("no server is running"),
         Some(pid) => println!("server stopped (process {pid})"),
     }
+    if bootstrap::etcd::end_left(&layout.member()) {
+        println!("etcd stopped");
+    }
     // Held until the end: nobody may start while things are taken away.
     let lock = clear(&layout)?;
     println!("pods stopped");
@@ -84,7 +87,9 @@ fn remove_tree(path: &Path) -> Result<()> {
 
 /// Removes everything that lasts.
 pub fn remove(layout: &Layout) -> Result<()> {
-    if let Ok(Some(etcd)) = crate::engine::noted(layout) {
+    if layout.member().exists() {
+        println!("where this machine's etcd was one of several members, take it off the others' list: knarr etcd remove {}", crate::config::host_name().unwrap_or_default());
+    } else if let Ok(Some(etcd)) = crate::engine::noted(layout) {
         println!("the objects in etcd ({}) are left there", etcd.etcd_servers.join(","));
     }
     if layout.data.exists() {

@@ -133,10 +133,12 @@ pub fn check(config: &Config, layout: &Layout) -> Result<()> {
         layout.store().display()
     );
     match (&config.etcd, noted(layout)?) {
-        (Some(_), _) if has_embedded(layout) => bail!(
+        _ if (config.etcd.is_some() || config.member.is_some()) && has_embedded(layout) => bail!(
             "the objects of this cluster are in {}, not in etcd: knarr store migrate --to etcd takes them there; or move that directory away",
             layout.store().display()
         ),
+        (None, Some(_)) if config.member.is_some() => Ok(()),
+        (None, Some(_)) if layout.member().exists() => bail!("the objects of this cluster are in the etcd that this server runs a member of: say --etcd"),
         (None, Some(there)) => bail!(
             "the objects of this cluster are in etcd ({}): say --etcd-servers; or take them back with knarr store migrate --to embedded; \
              or, to begin an empty cluster, remove {}",

@@ -45,6 +45,14 @@ impl Layout {
     pub fn etcd(&self) -> PathBuf {
         self.data.join("etcd.json")
     }
+    /// The member of etcd beside the server, if there is one.
+    pub fn member(&self) -> PathBuf {
+        self.data.join("etcd")
+    }
+    /// The API servers that an agent knows.
+    pub fn servers(&self) -> PathBuf {
+        self.data.join("api-servers.json")
+    }
     pub fn images(&self) -> PathBuf {
         self.data.join("images")
     }

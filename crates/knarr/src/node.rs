@@ -69,8 +69,8 @@ pub async fn prepare(config: &Config, layout: &Layout, exe: &Path) -> Result<Pre
     Ok(Prepared { runtime, overlay, nft })
 }
 
-/// Starts everything that needs an API server.
-pub async fn start(config: &Config, layout: &Layout, prepared: Prepared, identity: Identity, tasks: &Tasks) -> Result<()> {
+/// Starts everything that needs an API server; the informers of its network.
+pub async fn start(config: &Config, layout: &Layout, prepared: Prepared, identity: Identity, tasks: &Tasks) -> Result<Informers> {
     let Prepared { runtime, overlay, nft } = prepared;
     let shared = Informers::new(identity.network.clone(), tasks.clone());
     overlay.start(&shared, tasks);
@@ -103,7 +103,7 @@ pub async fn start(config: &Config, layout: &Layout, prepared: Prepared, identit
         stop.cancelled().await;
         runtime.close().await;
     });
-    Ok(())
+    Ok(shared)
 }
 
 /// Ends all pods of this node and removes what they had, but for their data.

@@ -1,9 +1,9 @@
 //! `knarr server`: a whole control plane and a node in one process.
 //!
 //! ```text
-//! check → lock → certificates → store → API server → controllers, scheduler ┐
-//!                                    └→ images, network, runtime → kubelet ─┴→ ready → serve
-//! SIGTERM → readiness off → node and controllers drain → API server → store closed
+//! check → lock → certificates → (etcd) → store → API server → controllers, scheduler ┐
+//!                                             └→ images, network, runtime → kubelet ─┴→ ready → serve
+//! SIGTERM → readiness off, endpoint withdrawn → delay → node and controllers drain → API server → store closed → (etcd)
 //! ```
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -24,7 +24,7 @@ use crate::follow::{Files, Followed};
 use crate::layout::Layout;
 use crate::material::{self, Material};
 use crate::progress::Progress;
-use crate::{engine, images, network, node, preflight, storage, up};
+use crate::{engine, etcd, images, lead, network, node, preflight, storage, up};
 
 /// The version of Kubernetes that is served.
 pub const KUBERNETES: &str = "v1.36.0";
@@ -79,14 +79,16 @@ async fn serve(config: &Config, layout: &Layout, progress: &Progress) -> Result<
     let tasks = Tasks::new();
     let control = tasks.child();
     let core = Tasks::new();
+    // Everything else needs the store to its end.
+    let below = Tasks::new();
     let started = tokio::select! {
-        started = tokio::time::timeout(START, start(config, layout, progress, &core, &control)) => {
+        started = tokio::time::timeout(START, start(config, layout, progress, &below, &core, &control)) => {
             started.unwrap_or_else(|_| Err(anyhow::anyhow!("the cluster was not ready after {} s: see the log above, and knarr status", START.as_secs())))
         }
         () = signals.wait() => Err(anyhow::anyhow!("ended by a signal before it was ready")),
     };
     let outcome = match started {
-        Ok(mut state) => {
+        Ok((mut state, server)) => {
             let took = progress.ready();
             state.ready = true;
             state.ready_after_ms = Some(took.as_millis() as u64);
@@ -94,6 +96,8 @@ async fn serve(config: &Config, layout: &Layout, progress: &Progress) -> Result<
             tracing::info!(took = ?took, "ready");
             signals.wait().await;
             tracing::info!("draining");
+            server.drain();
+            tokio::time::sleep(config.shutdown_delay).await;
             Ok(())
         }
         Err(error) => Err(error),
@@ -103,6 +107,9 @@ async fn serve(config: &Config, layout: &Layout, progress: &Progress) -> Result<
     }
     if !core.shutdown(DRAIN).await {
         tracing::warn!("the API server did not end in time");
+    }
+    if !below.shutdown(DRAIN + DRAIN).await {
+        tracing::warn!("etcd did not end in time");
     }
     if let Err(error) = std::fs::remove_file(layout.state())
         && error.kind() != std::io::ErrorKind::NotFound
@@ -117,12 +124,22 @@ fn signer(material: &Material) -> Result<Arc<pki::jwt::Signer>> {
     Ok(Arc::new(pki::jwt::Signer::from_pem(&material.service_account_key).context("the service account key")?))
 }
 
-async fn start(config: &Config, layout: &Layout, progress: &Progress, core: &Tasks, control: &Tasks) -> Result<State> {
+async fn start(config: &Config, layout: &Layout, progress: &Progress, below: &Tasks, core: &Tasks, control: &Tasks) -> Result<(State, Arc<Server>)> {
     let node_ip = preflight::node_ip(config);
     let exe = up::install(layout)?;
     let mut random = |bytes: &mut [u8]| rand::fill(bytes);
     let material = material::prepare(layout, config, node_ip, &mut random)?;
     progress.done("certificates");
+    let with_member;
+    let config = match &config.member {
+        None => config,
+        Some(beside) => {
+            let etcd = etcd::start(config, layout, beside, node_ip, below).await?;
+            progress.done("etcd");
+            with_member = Config { etcd: Some(etcd), ..config.clone() };
+            &with_member
+        }
+    };
 
     let (server, usage, live) = api_server(config, layout, &material, node_ip, core).await?;
     progress.done("store");
@@ -136,7 +153,7 @@ async fn start(config: &Config, layout: &Layout, progress: &Progress, core: &Tas
 
     let clients = Clients(server.clone());
     let informers = Informers::new(clients.user("system:kube-controller-manager", &[]), control.clone());
-    let controllers = controllers::Config {
+    let settings = controllers::Config {
         controllers: controllers::Selection::new(&["*", "bootstrapsigner", "tokencleaner"]).expect("these are known"),
         root_ca: Some(material.ca.cert_pem().into()),
         signing: Some(Signing::by(Authority::Pem(material.ca.cert_pem().into(), material.ca.key_pem().into()))),
@@ -144,20 +161,31 @@ async fn start(config: &Config, layout: &Layout, progress: &Progress, core: &Tas
         token_signer: Some(signer(&material)?),
         ..controllers::Config::default()
     };
-    let accounts = clients.clone();
     let runs = |part: Part| !config.disabled.contains(&part);
+    // Where others may serve the same objects, one at a time works on them.
+    let identity = config.etcd.as_ref().map(|_| lead::identity(&config.node_name));
     if runs(Part::Controllers) {
-        controllers::start(&move |name| accounts.service_account(name), &informers, control, &controllers);
+        let (clients, informers) = (clients.clone(), informers.clone());
+        let manager = clients.user("system:kube-controller-manager", &[]);
+        lead::when_leading("kube-controller-manager", manager, identity.as_deref(), control, move |tasks| {
+            let accounts = clients.clone();
+            controllers::start(&move |name| accounts.service_account(name), &informers, tasks, &settings);
+            controllers::volume::start_local_path(clients.service_account("local-path-provisioner"), &informers, tasks);
+            Ok(())
+        })?;
     }
     if runs(Part::Scheduler) {
-        scheduler::start(clients.user("system:kube-scheduler", &[]), &informers, control, scheduler::Config::default());
+        let (client, informers) = (clients.user("system:kube-scheduler", &[]), informers.clone());
+        lead::when_leading("kube-scheduler", client.clone(), identity.as_deref(), control, move |tasks| {
+            scheduler::start(client.clone(), &informers, tasks, scheduler::Config::default());
+            Ok(())
+        })?;
     }
     crate::metrics::start(&usage, &material.ca, &informers, control)?;
     let admin = clients.user("system:admin", &["system:masters"]);
     ::metrics::publish(&admin).await?;
     network::publish(&admin, config).await?;
     storage::publish(&admin).await?;
-    controllers::volume::start_local_path(clients.service_account("local-path-provisioner"), &informers, control);
     dns::publish::run(IpAddr::V4(config.dns()), &Informers::new(admin, control.clone()), control);
     progress.done("controllers, scheduler");
 
@@ -179,7 +207,7 @@ async fn start(config: &Config, layout: &Layout, progress: &Progress, core: &Tas
         wait_for_account(&informers).await;
         progress.done("default service account");
     }
-    Ok(State {
+    let state = State {
         pid: std::process::id(),
         role: "server".into(),
         version: env!("CARGO_PKG_VERSION").into(),
@@ -187,7 +215,8 @@ async fn start(config: &Config, layout: &Layout, progress: &Progress, core: &Tas
         node_name: config.node_name.clone(),
         ready: false,
         ready_after_ms: None,
-    })
+    };
+    Ok((state, server))
 }
 
 async fn api_server(config: &Config, layout: &Layout, material: &Material, node_ip: Ipv4Addr, core: &Tasks) -> Result<(Arc<Server>, ::metrics::Service, registry::Live)> {

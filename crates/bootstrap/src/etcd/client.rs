@@ -2,7 +2,7 @@
 //! snapshot. A connection is made for each question, for they are few.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use proto::Message;
 use proto::etcd as pb;
@@ -15,6 +15,10 @@ use tokio_rustls::TlsConnector;
 const CONNECT: Duration = Duration::from_secs(2);
 /// etcd itself gives up on a change of the member list after about this.
 const ANSWER: Duration = Duration::from_secs(7);
+
+/// How long a change of the member list is tried again that is refused because members have just come.
+const SETTLED: Duration = Duration::from_secs(10);
+const PAUSE: Duration = Duration::from_millis(200);
 
 /// By what members are known, and what is shown to them (PEM).
 #[derive(Clone)]
@@ -153,9 +157,15 @@ impl Cluster {
         self.ask::<_, pb::MemberListResponse>(method::MEMBER_PROMOTE, &pb::MemberRequest { id }, true).await.map(drop)
     }
 
-    /// Removes a member.
+    /// Removes a member. etcd refuses as long as the others have not known each other for five seconds.
     pub async fn remove(&self, id: u64) -> Result<(), Error> {
-        self.ask::<_, pb::MemberListResponse>(method::MEMBER_REMOVE, &pb::MemberRequest { id }, true).await.map(drop)
+        let began = Instant::now();
+        loop {
+            match self.ask::<_, pb::MemberListResponse>(method::MEMBER_REMOVE, &pb::MemberRequest { id }, true).await {
+                Err(Error::Refused(why)) if why.ends_with("unhealthy cluster") && began.elapsed() < SETTLED => tokio::time::sleep(PAUSE).await,
+                removed => return removed.map(drop),
+            }
+        }
     }
 
     /// How the first member that answers is.

@@ -89,12 +89,20 @@ pub async fn join(member: &Member, program: &Program, others: Option<&Cluster>, 
         withdraw(member, others).await;
     }
     served?;
-    // Its id, and who the others are, for the next start.
-    if let Ok(members) = local.members().await {
-        let id = members.iter().find(|m| m.peer_urls.contains(&member.peer_url())).map(|m| m.id);
-        member.write_note(&Note { id, others: client_urls(&members, member) })?;
-    }
+    refresh(member, local).await;
     Ok(())
+}
+
+/// Notes its id, and who the others are, for the next start; to be done now and then.
+pub async fn refresh(member: &Member, local: &Cluster) {
+    let Ok(members) = local.members().await else { return };
+    let id = members.iter().find(|m| m.peer_urls.contains(&member.peer_url())).map(|m| m.id);
+    let note = Note { id, others: client_urls(&members, member) };
+    if note != member.note()
+        && let Err(error) = member.write_note(&note)
+    {
+        tracing::warn!("{error}");
+    }
 }
 
 /// Where clients reach the other members.

@@ -18,9 +18,9 @@ pub mod plan;
 mod process;
 
 pub use client::{Access, Cluster, Error, Health, Snapshot};
-pub use join::{JoinError, Patience, join, leave};
+pub use join::{JoinError, Patience, join, leave, refresh};
 pub use member::{Member, Program, ProgramError, find_program};
-pub use process::{State, Supervisor};
+pub use process::{State, Supervisor, end_left};
 
 /// etcd's own name of a member in the member list.
 pub use proto::etcd::Member as Listed;

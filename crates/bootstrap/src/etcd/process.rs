@@ -13,8 +13,6 @@ use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, PidfdFlags, Signal};
-use tokio::io::Interest;
-use tokio::io::unix::AsyncFd;
 use tokio::sync::watch;
 
 use super::{Member, Program};
@@ -26,6 +24,8 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(10);
 const STEADY: Duration = Duration::from_secs(60);
 /// How long it may take to end when it is asked to: it hands over what it leads.
 const GRACE: Duration = Duration::from_secs(8);
+/// How often one that is not our child is looked at.
+const POLL: Duration = Duration::from_millis(100);
 /// The log is put aside when it is longer.
 const LOG: u64 = 16 << 20;
 /// How often that is looked at.
@@ -57,7 +57,7 @@ pub struct Supervisor {
 enum Process {
     Own(tokio::process::Child, u32),
     /// An earlier server's.
-    Left(AsyncFd<OwnedFd>, u32),
+    Left(OwnedFd, u32),
 }
 
 impl Process {
@@ -70,10 +70,13 @@ impl Process {
     async fn ended(&mut self) -> String {
         match self {
             Process::Own(child, _) => child.wait().await.map_or_else(|e| e.to_string(), |status| status.to_string()),
-            Process::Left(fd, _) => match fd.readable().await {
-                Ok(_) => "it ended".into(),
-                Err(error) => error.to_string(),
-            },
+            Process::Left(fd, _) => {
+                let now = rustix::event::Timespec { tv_sec: 0, tv_nsec: 0 };
+                while !rustix::event::poll(&mut [rustix::event::PollFd::new(fd, rustix::event::PollFlags::IN)], Some(&now)).is_ok_and(|n| n > 0) {
+                    tokio::time::sleep(POLL).await;
+                }
+                "it ended".into()
+            }
         }
     }
 
@@ -187,8 +190,8 @@ impl Supervisor {
         if !command_line(id).contains(data) {
             return None;
         }
-        let fd = rustix::process::pidfd_open(Pid::from_raw(i32::try_from(id).ok()?)?, PidfdFlags::NONBLOCK).ok()?;
-        Some(Process::Left(AsyncFd::with_interest(fd, Interest::READABLE).ok()?, id))
+        let fd = rustix::process::pidfd_open(Pid::from_raw(i32::try_from(id).ok()?)?, PidfdFlags::empty()).ok()?;
+        Some(Process::Left(fd, id))
     }
 
     /// Whether a process has these flags, but for those that matter at its first start alone.
@@ -213,6 +216,23 @@ impl Supervisor {
             tracing::warn!("{} cannot be put aside: {error}", self.log.display());
         }
     }
+}
+
+/// Ends the process that a server has left in a member's directory, if it has; whether there was one. Blocks.
+pub fn end_left(dir: &Path) -> bool {
+    let Some(id) = fs::read_to_string(dir.join("pid")).ok().and_then(|text| text.trim().parse::<u32>().ok()) else { return false };
+    let flag = OsString::from_vec([b"--data-dir=", dir.join("data").into_os_string().as_encoded_bytes()].concat());
+    let Some(pid) = Pid::from_raw(id as i32).filter(|_| command_line(id).contains(&flag)) else { return false };
+    let Ok(fd) = rustix::process::pidfd_open(pid, PidfdFlags::empty()) else { return false };
+    for signal in [Signal::TERM, Signal::KILL] {
+        let _ = rustix::process::pidfd_send_signal(&fd, signal);
+        let wait = rustix::event::Timespec { tv_sec: GRACE.as_secs() as i64, tv_nsec: 0 };
+        if rustix::event::poll(&mut [rustix::event::PollFd::new(&fd, rustix::event::PollFlags::IN)], Some(&wait)).is_ok_and(|n| n > 0) {
+            break;
+        }
+    }
+    let _ = fs::remove_file(dir.join("pid"));
+    true
 }
 
 fn command_line(id: u32) -> Vec<OsString> {

@@ -120,6 +120,8 @@ impl Setup {
             tasks.spawn("encryption", async move { follow_encryption(&path, &server).await });
         }
         signals.wait().await;
+        server.drain();
+        tokio::time::sleep(values.duration("shutdown-delay-duration")).await;
         if !tasks.shutdown(DRAIN).await {
             tracing::warn!("some requests did not end in time");
         }

@@ -35,6 +35,7 @@ use reconcile::{Recorder, Tasks};
 use serde_json::Value;
 
 use crate::server::{KUBERNETES, Signals, init_log};
+pub use flags::go_duration;
 use flags::Values;
 
 /// The components that this binary can be.

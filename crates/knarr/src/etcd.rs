@@ -1,0 +1,146 @@
+//! `knarr server --etcd`: a member of etcd beside the server; and `knarr etcd`: looking at the members, removing one.
+
+use std::net::Ipv4Addr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use bootstrap::etcd::{self, Cluster, Member, Patience, certs};
+use clap::{Args, Subcommand};
+use jiff::Timestamp;
+use reconcile::Tasks;
+
+use crate::cli::Place;
+use crate::config::Config;
+use crate::engine::{self, Etcd, EtcdArgs};
+use crate::files;
+use crate::layout::Layout;
+
+/// How often it is noted who the other members are.
+const REFRESH: Duration = Duration::from_secs(60);
+
+/// How the member beside a server is to be.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Beside {
+    pub program: Option<PathBuf>,
+    /// Members of the cluster that it is to join; none where it begins one, or has joined.
+    pub join: Vec<String>,
+    pub client_port: u16,
+    pub peer_port: u16,
+}
+
+/// The cluster's certificates: kubeadm's directory, or our own.
+fn pki(config: &Config, layout: &Layout) -> PathBuf {
+    config.kubeadm.as_ref().and_then(|k| k.pki_dir.clone()).unwrap_or_else(|| layout.pki())
+}
+
+fn member(config: &Config, layout: &Layout, beside: &Beside, address: Ipv4Addr) -> Member {
+    let dir = layout.member();
+    Member { name: config.node_name.clone(), address, client_port: beside.client_port, peer_port: beside.peer_port, data: dir.join("data"), dir, pki: pki(config, layout) }
+}
+
+/// Starts the member, has it join if it is to, and waits until it serves. Its process is run by a task of `tasks`.
+pub async fn start(config: &Config, layout: &Layout, beside: &Beside, address: Ipv4Addr, tasks: &Tasks) -> Result<Etcd> {
+    let member = member(config, layout, beside, address);
+    files::private_dir(&member.dir)?;
+    let program = etcd::find_program(beside.program.as_deref()).await?;
+    let note = member.note();
+    let subject = certs::Subject { name: &config.node_name, address };
+    certs::ensure(&member.pki, &subject, beside.join.is_empty() && !member.has_data(), Timestamp::now())?;
+    let access = certs::access(&member.pki, "etcd/healthcheck-client")?;
+    let known = if beside.join.is_empty() { &note.others } else { &beside.join };
+    let others = Cluster::new(known, Some(&access))?;
+    let local = Cluster::new(&[member.local_url()], Some(&access))?;
+    etcd::join(&member, &program, (!beside.join.is_empty() || !note.others.is_empty()).then_some(&others), &local, &Patience::default(), |supervisor| {
+        let stop = tasks.token();
+        tasks.spawn_uncancelled(async move { supervisor.run(stop.cancelled_owned()).await });
+    })
+    .await?;
+    let (kept, asked) = (member.clone(), local);
+    tasks.spawn("etcd's members", async move {
+        loop {
+            tokio::time::sleep(REFRESH).await;
+            etcd::refresh(&kept, &asked).await;
+        }
+    });
+    // The server talks to its own member, and to the others while that one does not serve.
+    let mut servers = vec![member.local_url()];
+    servers.extend(member.note().others);
+    let (cert, key) = certs::pair(&member.pki, "apiserver-etcd-client");
+    let ca = certs::pair(&member.pki, "etcd/ca").0;
+    let args = EtcdArgs { etcd_servers: servers, etcd_cafile: Some(ca), etcd_certfile: Some(cert), etcd_keyfile: Some(key), etcd_prefix: None };
+    Etcd::of(&args)?.context("a member has a URL")
+}
+
+/// What can be done about the members.
+#[derive(Subcommand)]
+pub enum EtcdCommand {
+    /// List the members and how they are
+    Members(Place),
+    /// Take a member off the list: one whose machine is gone for good, or which never came
+    Remove(RemoveArgs),
+}
+
+#[derive(Args)]
+pub struct RemoveArgs {
+    /// Its name, or its id
+    pub member: String,
+    #[command(flatten)]
+    pub place: Place,
+}
+
+/// Does it.
+pub fn run(command: EtcdCommand) -> Result<()> {
+    crate::images::install_crypto();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(async {
+        match command {
+            EtcdCommand::Members(place) => members(&cluster(&place)?).await,
+            EtcdCommand::Remove(args) => remove(&cluster(&args.place)?, &args.member).await,
+        }
+    })
+}
+
+/// The cluster of the member that is here.
+fn cluster(place: &Place) -> Result<Cluster> {
+    let layout = Layout::new(&place.data_dir, &place.run_dir);
+    let noted = engine::noted(&layout)?.filter(|_| layout.member().exists());
+    let Some(noted) = noted else { bail!("no member of etcd is beside the server of {}: name another --data-dir", layout.data.display()) };
+    // Below `etcd/` in the directory of certificates.
+    let pki = noted.etcd_cafile.as_deref().and_then(|ca| ca.parent()?.parent()).map_or_else(|| layout.pki(), PathBuf::from);
+    let access = certs::access(&pki, "etcd/healthcheck-client")?;
+    Ok(Cluster::new(&noted.etcd_servers, Some(&access))?)
+}
+
+async fn members(cluster: &Cluster) -> Result<()> {
+    let members = cluster.members().await?;
+    println!("{:<18} {:<24} {:<28} {:<9} {:<9} HEALTH", "ID", "NAME", "PEERS", "ROLE", "VERSION");
+    for member in members {
+        let health = cluster.at(&member.client_urls).health().await;
+        let role = match &health {
+            _ if member.is_learner => "learner",
+            Ok(health) if health.leader == member.id => "leader",
+            _ => "member",
+        };
+        let (version, how) = match health {
+            Ok(health) if health.leader == 0 => (health.version, "no leader".to_owned()),
+            Ok(health) => (health.version, "serves".to_owned()),
+            Err(_) if member.name.is_empty() => ("-".into(), "has never come".to_owned()),
+            Err(error) => ("-".into(), error.to_string()),
+        };
+        println!("{:<18} {:<24} {:<28} {role:<9} {version:<9} {how}", format!("{:x}", member.id), member.name, member.peer_urls.join(","));
+    }
+    Ok(())
+}
+
+async fn remove(cluster: &Cluster, which: &str) -> Result<()> {
+    let members = cluster.members().await?;
+    let named: Vec<_> = members.iter().filter(|m| m.name == which || format!("{:x}", m.id) == which || m.peer_urls.iter().any(|u| u == which)).collect();
+    let [member] = named[..] else {
+        let all = members.iter().map(|m| format!("{} ({:x})", m.name, m.id)).collect::<Vec<_>>().join(", ");
+        bail!("{} of etcd's members are called {which}; there are: {all}", named.len());
+    };
+    cluster.remove(member.id).await?;
+    println!("{} ({:x}) is no member of etcd's cluster any more", member.name, member.id);
+    Ok(())
+}
