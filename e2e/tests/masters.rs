@@ -21,6 +21,8 @@ const HOSTS: [(&str, &str); 4] = [("knarr-ha-a", "198.18.11.11"), ("knarr-ha-b",
 const WORKER: usize = 3;
 const BALANCER: &str = "6444";
 const PORT: u16 = 16443;
+/// At one of the masters at a time.
+const VIP: &str = "198.18.11.100";
 /// What all masters have in common.
 const SHARED: [&str; 9] = ["ca.crt", "ca.key", "front-proxy-ca.crt", "front-proxy-ca.key", "sa.key", "sa.pub", "encryption.key", "etcd/ca.crt", "etcd/ca.key"];
 
@@ -69,6 +71,8 @@ struct Test {
     load: Mutex<Option<Load>>,
     /// From a kill to the next write, in seconds.
     outages: Mutex<Vec<f64>>,
+    /// When the virtual address was seen at two masters.
+    doubled: Arc<Mutex<Vec<String>>>,
     container: Mutex<String>,
 }
 
@@ -96,7 +100,7 @@ fn on(host: usize, command: &Command) -> Command {
 impl Test {
     fn new() -> Result<Test> {
         let env = Env::new("ha")?;
-        Ok(Test { env, processes: Mutex::default(), load: Mutex::default(), outages: Mutex::default(), container: Mutex::default() })
+        Ok(Test { env, processes: Mutex::default(), load: Mutex::default(), outages: Mutex::default(), doubled: Arc::default(), container: Mutex::default() })
     }
 
     fn place(&self, host: usize) -> Env {
@@ -151,6 +155,7 @@ impl Test {
         command.env("HOME", &place.home);
         if host != WORKER {
             command.arg("--etcd").arg("--etcd-program").arg(place.tools.join("etcd"));
+            command.args(["--control-plane-vip", VIP, "--snapshot-interval", "15s", "--snapshot-keep", "2"]);
         }
         on(host, &command)
     }
@@ -178,18 +183,19 @@ impl Test {
         self.start(host, join)
     }
 
-    /// SIGKILL for everything on a host.
-    fn kill(&self, host: usize) -> Result<()> {
+    /// SIGKILL for everything on a host; when that was.
+    fn kill(&self, host: usize) -> Result<f64> {
         let all = ip(&format!("netns pids {}", HOSTS[host].0))?;
         let all: Vec<&str> = all.split_whitespace().collect();
         if !all.is_empty() {
             // Some end while others are killed.
             let _ = Command::new("kill").arg("-9").args(&all).stderr(Stdio::null()).status()?;
         }
+        let moment = now();
         if let Some(mut child) = self.processes.lock().expect("not poisoned")[host].take() {
             child.wait()?;
         }
-        Ok(())
+        Ok(moment)
     }
 
     /// kubectl on the worker, through its load balancer.
@@ -261,11 +267,14 @@ const STEPS: &[Named] = &[
     ("two more servers", more),
     ("a worker", worker),
     ("all stand behind the service kubernetes, and one of them leads", leases),
+    ("the virtual address is at one of them", virtual_address),
     ("load", load),
     ("a server is told to end: nobody waits long", drain),
     ("the leader is killed with all its processes, again and again", kills),
     ("the leader is cut off", partition),
+    ("the virtual address moves", moves),
     ("what clients saw", history),
+    ("a snapshot is restored elsewhere", restored),
     ("pods of the worker are untouched", untouched),
 ];
 
@@ -320,6 +329,90 @@ fn leases(t: &Test) -> Result<()> {
     Ok(())
 }
 
+/// The masters that have the virtual address.
+fn holders() -> Vec<usize> {
+    (0..3).filter(|host| ip(&format!("-n {} -o addr show dev eth0", HOSTS[*host].0)).is_ok_and(|text| text.contains(&format!(" {VIP}/32")))).collect()
+}
+
+/// What answers at the virtual address, asked from the bridge.
+fn at_vip(t: &Test) -> Result<usize> {
+    let mut command = Command::new("ip");
+    command.args(["netns", "exec", LAN, "curl", "-sS", "--max-time", "1", "--noproxy", "*", "--cacert"]).arg(t.place(0).data.join("pki/ca.crt")).arg(format!("https://{VIP}:{PORT}/readyz"));
+    let text = output(&mut command)?;
+    ensure!(text.trim() == "ok", "{text}");
+    let holders = holders();
+    ensure!(holders.len() == 1, "it is at {holders:?}");
+    Ok(holders[0])
+}
+
+fn virtual_address(t: &Test) -> Result<()> {
+    eventually("the virtual address", 20, || at_vip(t))?;
+    let doubled = t.doubled.clone();
+    std::thread::spawn(move || {
+        while Path::new("/run/netns").join(LAN).exists() {
+            // They are asked one after the other: it may have moved in between.
+            if holders().len() > 1 && holders().len() > 1 {
+                doubled.lock().expect("not poisoned").push(format!("{:?}", SystemTime::now()));
+            }
+            std::thread::sleep(Duration::from_millis(100));
+        }
+    });
+    Ok(())
+}
+
+fn moves(t: &Test) -> Result<()> {
+    for killed in [true, false] {
+        let holder = eventually("the virtual address", 20, || at_vip(t))?;
+        let begun = Instant::now();
+        if killed {
+            t.kill(holder)?;
+        } else {
+            let mut child = t.processes.lock().expect("not poisoned")[holder].take().context("it does not run")?;
+            output(Command::new("kill").arg(child.id().to_string()))?;
+            child.wait()?;
+        }
+        let now = eventually("the virtual address elsewhere", 20, || {
+            let now = at_vip(t)?;
+            ensure!(now != holder, "it is still at {}", HOSTS[holder].0);
+            Ok(now)
+        })?;
+        println!("    {} was {}: {VIP} answers from {} after {:.1?}", HOSTS[holder].0, if killed { "killed" } else { "told to end" }, HOSTS[now].0, begun.elapsed());
+        t.start_again(holder)?;
+        t.all_serve()?;
+    }
+    let doubled = t.doubled.lock().expect("not poisoned");
+    ensure!(doubled.is_empty(), "it was at two masters: {doubled:?}");
+    Ok(())
+}
+
+fn restored(t: &Test) -> Result<()> {
+    let dir = t.place(1).data.join("snapshots");
+    let mut all: Vec<PathBuf> = std::fs::read_dir(&dir).with_context(|| dir.display().to_string())?.flatten().map(|e| e.path()).filter(|p| p.extension().is_some_and(|e| e == "snapshot")).collect();
+    all.sort();
+    ensure!((1..=2).contains(&all.len()), "{all:?}");
+    let elsewhere = tempfile(t, "restored")?;
+    std::fs::create_dir_all(elsewhere.join("pki"))?;
+    std::fs::copy(t.place(1).data.join("knarr.json"), elsewhere.join("knarr.json"))?;
+    std::fs::copy(t.place(1).data.join("pki/encryption.key"), elsewhere.join("pki/encryption.key"))?;
+    let run = |args: &[&str]| output(Command::new(&t.env.binary).args(args).arg("--data-dir").arg(&elsewhere));
+    let told = run(&["store", "restore", &all[0].to_string_lossy()])?;
+    ensure!(told.contains("objects are in") && !told.contains("keys that are not here"), "{told}");
+    let verified = run(&["store", "verify"])?;
+    ensure!(verified.contains("values at revision"), "{verified}");
+    println!("    {}", told.lines().last().unwrap_or_default());
+    std::fs::remove_dir_all(&elsewhere)?;
+    Ok(())
+}
+
+/// A directory that is not there.
+fn tempfile(t: &Test, name: &str) -> Result<PathBuf> {
+    let path = t.env.home.join(name);
+    if path.exists() {
+        std::fs::remove_dir_all(&path)?;
+    }
+    Ok(path)
+}
+
 fn load(t: &Test) -> Result<()> {
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/masters.py");
     let mut command = Command::new("python3");
@@ -368,8 +461,7 @@ fn kills(t: &Test) -> Result<()> {
     let rounds = std::env::var("KNARR_ROUNDS").ok().and_then(|r| r.parse().ok()).unwrap_or(3);
     for _ in 0..rounds {
         let leader = t.leader()?;
-        let moment = now();
-        t.kill(leader)?;
+        let moment = t.kill(leader)?;
         let outage = t.next_write(moment)?;
         println!("    {} killed: {outage:.3} s until the next write", HOSTS[leader].0);
         t.outages.lock().expect("not poisoned").push(outage);

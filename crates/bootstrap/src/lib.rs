@@ -25,3 +25,4 @@ pub mod renew;
 pub mod reset;
 pub mod shared_certs;
 pub mod tokens;
+pub mod vip;

@@ -113,6 +113,16 @@ pub struct Flags {
     /// balancers look elsewhere, as 5s [default: 0s; 1s with an etcd]
     #[arg(long, value_name = "DURATION")]
     pub shutdown_delay_duration: Option<String>,
+    /// Address that is at one of the servers at a time, at one that is ready, and announced by it on the link that has
+    /// the node's address; the same on all servers
+    #[arg(long, value_name = "ADDRESS")]
+    pub control_plane_vip: Option<Ipv4Addr>,
+    /// How often the server makes a snapshot of all objects, as 6h; 0s for never [default: 12h]
+    #[arg(long, value_name = "DURATION")]
+    pub snapshot_interval: Option<String>,
+    /// How many of those are kept [default: 5]
+    #[arg(long, value_name = "NUMBER")]
+    pub snapshot_keep: Option<usize>,
     /// Port on loopback at which an agent's load balancer serves other programs of the machine [default: none]
     #[arg(long, value_name = "PORT")]
     pub balancer_port: Option<u16>,
@@ -225,6 +235,9 @@ pub struct Config {
     pub member: Option<Beside>,
     pub shutdown_delay: std::time::Duration,
     pub balancer_port: Option<u16>,
+    pub control_plane_vip: Option<Ipv4Addr>,
+    /// How often snapshots are made, and how many are kept.
+    pub snapshots: (std::time::Duration, usize),
     /// Issuers whose tokens are taken, and the file that says so.
     pub authentication: Option<(AuthenticationConfig, Followed)>,
     /// Who decides about requests, and the file that says so.
@@ -285,6 +298,15 @@ impl Flags {
         let etcd = Etcd::of(&self.etcd_with(&file))?;
         let member = self.member(&file)?;
         ensure!(member.is_none() || etcd.is_none(), "--etcd runs an etcd, and --etcd-servers names one that others run: say one of them");
+        let every = self.snapshot_interval.as_deref().or(file.snapshot_interval.as_deref()).unwrap_or("12h");
+        let every = if every == "0" { "0s" } else { every };
+        let snapshots = (
+            go_duration(every).with_context(|| format!("--snapshot-interval {every:?} is no duration: 6h, for one"))?,
+            self.snapshot_keep.or(file.snapshot_keep).unwrap_or(5),
+        );
+        let control_plane_vip = self.control_plane_vip.or(file.control_plane_vip);
+        let mut tls_san = all(&self.tls_san, &file.tls_san);
+        tls_san.extend(control_plane_vip.map(|a| a.to_string()));
         let delay = self.shutdown_delay_duration.as_ref().or(file.shutdown_delay_duration.as_ref());
         let shutdown_delay = match delay {
             Some(text) => go_duration(text).with_context(|| format!("--shutdown-delay-duration {text:?} is no duration: 5s, for one"))?,
@@ -300,7 +322,9 @@ impl Flags {
             cluster_cidr,
             service_cidr,
             cluster_domain,
-            tls_san: all(&self.tls_san, &file.tls_san),
+            tls_san,
+            control_plane_vip,
+            snapshots,
             insecure_registries: all(&self.insecure_registry, &file.insecure_registry),
             registry_cas,
             audit,
@@ -399,6 +423,9 @@ impl Flags {
         add("etcd-client-port", self.etcd_client_port.map(|p| p.to_string().into()));
         add("etcd-peer-port", self.etcd_peer_port.map(|p| p.to_string().into()));
         add("shutdown-delay-duration", self.shutdown_delay_duration.clone().map(Into::into));
+        add("control-plane-vip", self.control_plane_vip.map(|a| a.to_string().into()));
+        add("snapshot-interval", self.snapshot_interval.clone().map(Into::into));
+        add("snapshot-keep", self.snapshot_keep.map(|n| n.to_string().into()));
         add("balancer-port", self.balancer_port.map(|p| p.to_string().into()));
         add("authentication-config", self.authentication_config.as_ref().map(absolute));
         add("authorization-config", self.authorization_config.as_ref().map(absolute));

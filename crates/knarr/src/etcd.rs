@@ -72,6 +72,20 @@ pub async fn start(config: &Config, layout: &Layout, beside: &Beside, address: I
     Etcd::of(&args)?.context("a member has a URL")
 }
 
+/// A client of the members of an etcd, for what the store does not do.
+pub fn cluster_of(etcd: &Etcd) -> Result<Cluster> {
+    let options = &etcd.options;
+    let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).context("etcd's certificates are no text");
+    let access = match &options.ca {
+        None => None,
+        Some(ca) => {
+            let certificate = options.identity.as_ref().map(|(cert, key)| anyhow::Ok((text(cert)?, text(key)?))).transpose()?;
+            Some(etcd::Access { ca: text(ca)?, certificate })
+        }
+    };
+    Ok(Cluster::new(&options.endpoints, access.as_ref())?)
+}
+
 /// What can be done about the members.
 #[derive(Subcommand)]
 pub enum EtcdCommand {

@@ -49,6 +49,10 @@ impl Layout {
     pub fn member(&self) -> PathBuf {
         self.data.join("etcd")
     }
+    /// Snapshots that the server makes by itself.
+    pub fn snapshots(&self) -> PathBuf {
+        self.data.join("snapshots")
+    }
     /// The API servers that an agent knows.
     pub fn servers(&self) -> PathBuf {
         self.data.join("api-servers.json")

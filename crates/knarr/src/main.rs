@@ -22,6 +22,7 @@ mod node;
 mod preflight;
 mod progress;
 mod server;
+mod snapshots;
 mod status;
 mod storage;
 mod tools;

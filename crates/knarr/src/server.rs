@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use apiserver::{Builder, InProcess, Server, UserInfo};
+use bootstrap::vip;
 use controllers::csr::{Authority, Signing};
 use k8s_openapi::api::core::v1::{Node, ServiceAccount};
 use kube::Client;
@@ -24,7 +25,7 @@ use crate::follow::{Files, Followed};
 use crate::layout::Layout;
 use crate::material::{self, Material};
 use crate::progress::Progress;
-use crate::{engine, etcd, images, lead, network, node, preflight, storage, up};
+use crate::{engine, etcd, images, lead, network, node, preflight, snapshots, storage, up};
 
 /// The version of Kubernetes that is served.
 pub const KUBERNETES: &str = "v1.36.0";
@@ -187,6 +188,11 @@ async fn start(config: &Config, layout: &Layout, progress: &Progress, below: &Ta
     network::publish(&admin, config).await?;
     storage::publish(&admin).await?;
     dns::publish::run(IpAddr::V4(config.dns()), &Informers::new(admin, control.clone()), control);
+    let (every, keep) = config.snapshots;
+    if !every.is_zero() {
+        control.spawn("snapshots", snapshots::run(clients.user("system:admin", &["system:masters"]), layout.snapshots(), every, keep));
+    }
+    virtual_address(config, node_ip, &clients, control)?;
     progress.done("controllers, scheduler");
 
     let identity = format!("system:node:{}", config.node_name);
@@ -272,6 +278,28 @@ async fn api_server(config: &Config, layout: &Layout, material: &Material, node_
     let (reloads, layout, keys) = (server.clone(), layout.clone(), material.encryption_keys.clone());
     core.spawn("encryption keys", async move { engine::follow_keys(&reloads, &layout, keys).await });
     Ok((server, usage, live))
+}
+
+/// The control plane's virtual address, if there is to be one: at this node while its server is ready, and no other has it.
+fn virtual_address(config: &Config, node: Ipv4Addr, clients: &Clients, control: &Tasks) -> Result<()> {
+    let Some(address) = config.control_plane_vip else { return Ok(()) };
+    let settings = vip::Settings { address, node, name: config.node_name.clone() };
+    let cluster = config.etcd.as_ref().map(etcd::cluster_of).transpose()?;
+    let client = clients.user("system:admin", &["system:masters"]);
+    let ready: vip::Ready = Box::new(move || {
+        let client = client.clone();
+        Box::pin(async move {
+            let Ok(request) = http::Request::get("/readyz").body(kube::client::Body::empty()) else { return false };
+            client.send(request).await.is_ok_and(|response| response.status().is_success())
+        })
+    });
+    let stop = control.token();
+    control.spawn_uncancelled(async move {
+        if let Err(error) = vip::run(settings, cluster, ready, stop.cancelled_owned()).await {
+            tracing::error!("{:#}", anyhow::Error::new(error));
+        }
+    });
+    Ok(())
 }
 
 /// What may change while the server runs: the certificates of its directory, and the files that its flags name.

@@ -7,7 +7,7 @@ use netlink_packet_core::{
     NLM_F_ACK, NLM_F_CREATE, NLM_F_DUMP, NLM_F_EXCL, NLM_F_REPLACE, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage,
     NetlinkPayload,
 };
-use netlink_packet_route::address::{AddressAttribute, AddressMessage, AddressScope};
+use netlink_packet_route::address::{AddressAttribute, AddressMessage, AddressScope, CacheInfo};
 use netlink_packet_route::link::{
     InfoData, InfoKind, InfoVeth, InfoVxlan, LinkAttribute, LinkFlags, LinkInfo, LinkMessage,
 };
@@ -54,6 +54,15 @@ impl Handle {
 
     fn execute(&self, what: impl Fn() -> String, message: Message, flags: u16) -> Result<()> {
         self.request(what, message, flags | NLM_F_ACK).map(drop)
+    }
+
+    /// Adds an address that the kernel removes by itself after so many seconds, unless it is told again before.
+    pub fn hold_address(&self, index: u32, address: Prefix, seconds: u32) -> Result<()> {
+        let mut message = address_message(index, address);
+        let mut lifetime = CacheInfo::default();
+        (lifetime.ifa_valid, lifetime.ifa_preferred) = (seconds, seconds);
+        message.attributes.push(AddressAttribute::CacheInfo(lifetime));
+        self.execute(|| format!("hold address {address}"), Message::NewAddress(message), NLM_F_CREATE | NLM_F_REPLACE)
     }
 
     fn remove(&self, what: impl Fn() -> String, message: Message) -> Result<bool> {

@@ -5,6 +5,7 @@
 //! [`Handle`] talks to the kernel, [`fake::Fake`] to itself; both are [`Netlink`].
 //! A handle stays in the network namespace it was opened in; [`netns`] opens one elsewhere.
 
+mod announce;
 mod dump;
 mod error;
 pub mod fake;
@@ -12,6 +13,7 @@ mod kernel;
 pub mod netns;
 mod types;
 
+pub use announce::announce;
 pub use error::{Error, Result};
 pub use kernel::Handle;
 pub use types::*;

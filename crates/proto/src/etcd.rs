@@ -9,6 +9,7 @@ pub mod method {
     pub const WATCH: &str = "/etcdserverpb.Watch/Watch";
     pub const LEASE_GRANT: &str = "/etcdserverpb.Lease/LeaseGrant";
     pub const LEASE_REVOKE: &str = "/etcdserverpb.Lease/LeaseRevoke";
+    pub const LEASE_KEEP_ALIVE: &str = "/etcdserverpb.Lease/LeaseKeepAlive";
     pub const MEMBER_ADD: &str = "/etcdserverpb.Cluster/MemberAdd";
     pub const MEMBER_REMOVE: &str = "/etcdserverpb.Cluster/MemberRemove";
     pub const MEMBER_LIST: &str = "/etcdserverpb.Cluster/MemberList";
@@ -353,6 +354,23 @@ pub struct LeaseGrantResponse {
     pub ttl: i64,
     #[prost(string, tag = "4")]
     pub error: String,
+}
+
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct LeaseKeepAliveRequest {
+    #[prost(int64, tag = "1")]
+    pub id: i64,
+}
+
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct LeaseKeepAliveResponse {
+    #[prost(message, optional, tag = "1")]
+    pub header: Option<ResponseHeader>,
+    #[prost(int64, tag = "2")]
+    pub id: i64,
+    /// Not positive when the lease is over.
+    #[prost(int64, tag = "3")]
+    pub ttl: i64,
 }
 
 #[derive(Clone, PartialEq, ::prost::Message)]

@@ -31,8 +31,9 @@ const PERIOD: Duration = Duration::from_secs(1);
 const OTHERS: u32 = 3;
 /// How long an answer may take.
 const PATIENCE: Duration = Duration::from_secs(1);
-/// How long connecting may take before the next server is tried.
-const CONNECT: Duration = Duration::from_secs(1);
+/// How long connecting may take, and after what time the next server is tried meanwhile.
+const CONNECT: Duration = Duration::from_secs(2);
+const HESITATION: Duration = Duration::from_millis(200);
 
 /// Clones are the same balancer.
 #[derive(Clone)]
@@ -120,30 +121,46 @@ impl Balancer {
         self.0.cuts.lock().entry(address.to_owned()).or_insert_with(|| watch::Sender::new(false)).subscribe()
     }
 
+    /// A connection to the first server that takes one: the next one is tried as soon as one refuses, or hesitates.
     async fn connect(&self) -> io::Result<(Link, String)> {
         let mut last = io::Error::other("no API server is known");
-        for server in self.servers() {
-            let address = server.address;
-            let cut = self.cut_of(&address);
-            match tokio::time::timeout(CONNECT, TcpStream::connect(&address)).await {
-                Ok(Ok(stream)) => {
+        let mut waiting = self.servers().into_iter();
+        let mut trying = tokio::task::JoinSet::new();
+        loop {
+            let next = waiting.next();
+            let more = next.is_some();
+            if let Some(Server { address, .. }) = next {
+                trying.spawn(async move {
+                    let stream = tokio::time::timeout(CONNECT, TcpStream::connect(&address)).await;
+                    (address, stream.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())))
+                });
+            }
+            let tried = async {
+                match more {
+                    true => tokio::time::timeout(HESITATION, trying.join_next()).await,
+                    false => Ok(trying.join_next().await),
+                }
+            };
+            match tried.await {
+                Ok(Some(Ok((address, Ok(stream))))) => {
+                    let link = Link::new(stream, Some(self.cut_of(&address)))?;
                     *self.0.used.lock() = address.clone();
                     let host = address.rsplit_once(':').map_or(address.as_str(), |(host, _)| host).to_owned();
-                    return Ok((Link::new(stream, Some(cut))?, host));
+                    return Ok((link, host));
                 }
-                Ok(Err(error)) => {
-                    if error.kind() == io::ErrorKind::ConnectionRefused {
-                        self.report(&address, Answer::Refused);
+                Ok(Some(Ok((address, Err(error))))) => {
+                    match error.kind() {
+                        io::ErrorKind::ConnectionRefused => self.report(&address, Answer::Refused),
+                        _ => self.0.ask.notify_one(),
                     }
                     last = io::Error::new(error.kind(), format!("{address}: {error}"));
                 }
-                Err(_) => {
-                    self.0.ask.notify_one();
-                    last = io::Error::new(io::ErrorKind::TimedOut, format!("{address} does not answer"));
-                }
+                // Nobody is asked any more.
+                Ok(None) if !more => return Err(last),
+                Ok(_) => {}
+                Err(_) => self.0.ask.notify_one(),
             }
         }
-        Err(last)
     }
 
     /// Asks servers how they are, for ever.

@@ -1,9 +1,10 @@
 //! What is asked of an etcd cluster as a whole: its members, adding, promoting and removing them, their health, a
-//! snapshot. A connection is made for each question, for they are few.
+//! snapshot, a lease. The last connection is kept for the next question.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use parking_lot::Mutex;
 use proto::Message;
 use proto::etcd as pb;
 use proto::etcd::method;
@@ -68,6 +69,9 @@ pub struct Health {
 pub struct Cluster {
     endpoints: Vec<String>,
     tls: Option<TlsConnector>,
+    answer: Duration,
+    /// The last connection, and to where.
+    kept: Arc<Mutex<Option<(String, Channel)>>>,
 }
 
 impl Cluster {
@@ -82,12 +86,17 @@ impl Cluster {
                 Some(TlsConnector::from(Arc::new(config)))
             }
         };
-        Ok(Cluster { endpoints: endpoints.to_vec(), tls })
+        Ok(Cluster { endpoints: endpoints.to_vec(), tls, answer: ANSWER, kept: Arc::default() })
     }
 
     /// The same access to other members.
     pub fn at(&self, endpoints: &[String]) -> Cluster {
-        Cluster { endpoints: endpoints.to_vec(), tls: self.tls.clone() }
+        Cluster { endpoints: endpoints.to_vec(), tls: self.tls.clone(), answer: self.answer, kept: Arc::default() }
+    }
+
+    /// The same members, with no more time for an answer than this.
+    pub fn with_patience(&self, answer: Duration) -> Cluster {
+        Cluster { answer, kept: Arc::default(), ..self.clone() }
     }
 
     /// The URLs that are asked.
@@ -126,8 +135,7 @@ impl Cluster {
     async fn ask<Q: Message, S: Message + Default>(&self, method: &'static str, request: &Q, changes: bool) -> Result<S, Error> {
         let mut why = "no URL is known".to_owned();
         for url in &self.endpoints {
-            let asked = async { self.connect(url).await?.unary(method, request, ANSWER).await };
-            match asked.await {
+            match self.ask_one(url, method, request).await {
                 Ok(answer) => return Ok(answer),
                 // A learner takes none of these questions.
                 Err(status) if status.message.contains("rpc not supported for learner") => why = format!("{url} only learns yet"),
@@ -137,6 +145,59 @@ impl Cluster {
             }
         }
         Err(Error::Unreachable(why))
+    }
+
+    async fn ask_one<Q: Message, S: Message + Default>(&self, url: &str, method: &'static str, request: &Q) -> Result<S, Status> {
+        let kept = self.kept.lock().take().filter(|(at, channel)| at == url && !channel.is_closed());
+        let channel = match kept {
+            Some((_, channel)) => channel,
+            None => self.connect(url).await?,
+        };
+        let answer = channel.unary(method, request, self.answer).await;
+        if !matches!(&answer, Err(status) if matches!(status.code, Code::Unavailable | Code::DeadlineExceeded)) {
+            *self.kept.lock() = Some((url.to_owned(), channel));
+        }
+        answer
+    }
+
+    /// A lease of so many seconds.
+    pub async fn grant(&self, seconds: i64) -> Result<i64, Error> {
+        let granted: pb::LeaseGrantResponse = self.ask(method::LEASE_GRANT, &pb::LeaseGrantRequest { ttl: seconds, id: 0 }, true).await?;
+        Ok(granted.id)
+    }
+
+    /// Renews a lease; whether there still is one.
+    pub async fn keep_alive(&self, id: i64) -> Result<bool, Error> {
+        // A stream of requests, of which there is one.
+        let kept: pb::LeaseKeepAliveResponse = self.ask(method::LEASE_KEEP_ALIVE, &pb::LeaseKeepAliveRequest { id }, false).await?;
+        Ok(kept.ttl > 0)
+    }
+
+    /// Ends a lease, and what hangs on it.
+    pub async fn revoke(&self, id: i64) -> Result<(), Error> {
+        self.ask::<_, pb::LeaseRevokeResponse>(method::LEASE_REVOKE, &pb::LeaseRevokeRequest { id }, false).await.map(drop)
+    }
+
+    /// Whether there is a key.
+    pub async fn exists(&self, key: &str) -> Result<bool, Error> {
+        let request = pb::RangeRequest { key: key.into(), count_only: true, ..Default::default() };
+        let found: pb::RangeResponse = self.ask(method::RANGE, &request, false).await?;
+        Ok(found.count > 0)
+    }
+
+    /// Makes a key that goes with the lease, if it is not there yet; whether it was made.
+    pub async fn put_new(&self, key: &str, value: &str, lease: i64) -> Result<bool, Error> {
+        let put = pb::PutRequest { key: key.into(), value: value.to_owned().into(), lease, ..Default::default() };
+        let compare = pb::Compare {
+            result: pb::CompareResult::Equal as i32,
+            target: pb::CompareTarget::Create as i32,
+            key: key.into(),
+            target_union: Some(pb::compare::TargetUnion::CreateRevision(0)),
+            range_end: Vec::new(),
+        };
+        let success = vec![pb::RequestOp { request: Some(pb::request_op::Request::Put(put)) }];
+        let done: pb::TxnResponse = self.ask(method::TXN, &pb::TxnRequest { compare: vec![compare], success, failure: Vec::new() }, true).await?;
+        Ok(done.succeeded)
     }
 
     /// The members, as a quorum knows them.

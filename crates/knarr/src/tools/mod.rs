@@ -5,6 +5,8 @@ mod restore;
 mod rewrite;
 mod snapshot;
 
+pub use snapshot::through as snapshot;
+
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};

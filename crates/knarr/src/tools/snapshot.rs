@@ -93,6 +93,26 @@ fn keys(layout: &Layout) -> Result<Vec<(String, Vec<u8>)>> {
     Ok(files)
 }
 
+async fn receive(client: &kube::Client, part: &mut Part) -> Result<()> {
+    let mut body = ask(client, Method::GET, "/knarr/store/snapshot").await?;
+    loop {
+        match chunk(&mut body).await {
+            Ok(Some(bytes)) => part.write(&bytes)?,
+            Ok(None) => return Ok(()),
+            Err(error) => return Err(error.context("the server did not send the snapshot to its end: see its log")),
+        }
+    }
+}
+
+/// A snapshot through a server; how many objects it has.
+pub async fn through(client: &kube::Client, file: &Path) -> Result<u64> {
+    let mut part = Part::new(file)?;
+    receive(client, &mut part).await?;
+    let snapshot = part.whole()?;
+    part.rename(file)?;
+    Ok(snapshot.objects)
+}
+
 pub async fn run(args: &SnapshotArgs) -> Result<()> {
     ensure!(args.force || !args.file.exists(), "{} is there already: choose another name, or say --force to replace it", args.file.display());
     let keys = if args.with_keys { Some(keys(&args.at.layout()?)?) } else { None };
@@ -100,14 +120,7 @@ pub async fn run(args: &SnapshotArgs) -> Result<()> {
     let place = args.at.place()?;
     let store = match &place {
         Place::Server(client) => {
-            let mut body = ask(client, Method::GET, "/knarr/store/snapshot").await?;
-            loop {
-                match chunk(&mut body).await {
-                    Ok(Some(bytes)) => part.write(&bytes)?,
-                    Ok(None) => break,
-                    Err(error) => return Err(error.context("the server did not send the snapshot to its end: see its log")),
-                }
-            }
+            receive(client, &mut part).await?;
             None
         }
         Place::Embedded(_) => Some(engine::embedded(&args.at.layout()?)?),
