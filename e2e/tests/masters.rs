@@ -275,6 +275,7 @@ const STEPS: &[Named] = &[
     ("the virtual address moves", moves),
     ("what clients saw", history),
     ("a snapshot is restored elsewhere", restored),
+    ("most members are lost: one is restored, the others join it", quorum_lost),
     ("pods of the worker are untouched", untouched),
 ];
 
@@ -402,6 +403,45 @@ fn restored(t: &Test) -> Result<()> {
     println!("    {}", told.lines().last().unwrap_or_default());
     std::fs::remove_dir_all(&elsewhere)?;
     Ok(())
+}
+
+fn quorum_lost(t: &Test) -> Result<()> {
+    let list: serde_json::Value = serde_json::from_str(&t.kubectl(&["get", "--raw", "/api/v1/namespaces/default/configmaps?limit=1"])?)?;
+    let old = list["metadata"]["resourceVersion"].as_str().context("no version")?.to_string();
+    let snapshot = t.env.home.join("lost.snapshot");
+    let mut command = t.place(1).knarr(&["store", "snapshot", "--force"]);
+    output(&mut on(1, command.arg(&snapshot)))?;
+    for host in 0..3 {
+        t.kill(host)?;
+    }
+    let mut command = t.place(1).knarr(&["store", "restore", "--new-member"]);
+    command.arg(&snapshot).args(["--bump-revision", "5000"]);
+    let refused = output(&mut on(1, &command));
+    ensure!(matches!(&refused, Err(error) if format!("{error:#}").contains("say --force")), "{refused:?}");
+    let begun = Instant::now();
+    let told = output(&mut on(1, command.arg("--force")))?;
+    ensure!(told.contains("objects are in etcd") && told.contains("--etcd-join"), "{told}");
+    let restored = begun.elapsed();
+    t.start(1, &[])?;
+    println!("    restored within {restored:.1?}; the first one serves after {:.1?}", begun.elapsed());
+    let join = format!("https://{}:2379", HOSTS[1].1);
+    for host in [0, 2] {
+        t.start(host, &["--etcd-join", &join])?;
+    }
+    t.all_serve()?;
+    eventually("the worker", 30, || {
+        let there = t.kubectl(&["get", "configmap", "count-0", "-o", "name"])?;
+        ensure!(there.contains("count-0"), "{there}");
+        Ok(())
+    })?;
+    let watch = t.kubectl(&["get", "--raw", &format!("/api/v1/namespaces/default/configmaps?watch=1&timeoutSeconds=2&resourceVersion={old}")]);
+    let said = watch.unwrap_or_else(|error| format!("{error:#}"));
+    ensure!(said.contains("410") || said.contains("Expired") || said.contains("too old"), "a watch from {old} on goes on: {said}");
+    eventually("nodes", 60, || {
+        let ready = t.kubectl(&["get", "nodes", "-o", "jsonpath={.items[*].status.conditions[?(@.type=='Ready')].status}"])?;
+        ensure!(ready.split(' ').filter(|s| *s == "True").count() == 4, "{ready}");
+        Ok(())
+    })
 }
 
 /// A directory that is not there.

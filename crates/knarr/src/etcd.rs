@@ -4,11 +4,12 @@ use std::net::Ipv4Addr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use bootstrap::etcd::{self, Cluster, Member, Patience, certs};
 use clap::{Args, Subcommand};
 use jiff::Timestamp;
 use reconcile::Tasks;
+use serde::{Deserialize, Serialize};
 
 use crate::cli::Place;
 use crate::config::Config;
@@ -45,6 +46,8 @@ pub async fn start(config: &Config, layout: &Layout, beside: &Beside, address: I
     files::private_dir(&member.dir)?;
     let program = etcd::find_program(beside.program.as_deref()).await?;
     let note = member.note();
+    let place = MemberPlace { name: member.name.clone(), address, client_port: beside.client_port, peer_port: beside.peer_port, program: beside.program.clone(), pki: member.pki.clone() };
+    files::write(&member.dir.join(PLACE), &serde_json::to_vec_pretty(&place)?, 0o600)?;
     let subject = certs::Subject { name: &config.node_name, address };
     certs::ensure(&member.pki, &subject, beside.join.is_empty() && !member.has_data(), Timestamp::now())?;
     let access = certs::access(&member.pki, "etcd/healthcheck-client")?;
@@ -63,7 +66,11 @@ pub async fn start(config: &Config, layout: &Layout, beside: &Beside, address: I
             etcd::refresh(&kept, &asked).await;
         }
     });
-    // The server talks to its own member, and to the others while that one does not serve.
+    engine_of(&member)
+}
+
+/// The server talks to its own member, and to the others while that one does not serve.
+fn engine_of(member: &Member) -> Result<Etcd> {
     let mut servers = vec![member.local_url()];
     servers.extend(member.note().others);
     let (cert, key) = certs::pair(&member.pki, "apiserver-etcd-client");
@@ -71,6 +78,52 @@ pub async fn start(config: &Config, layout: &Layout, beside: &Beside, address: I
     let args = EtcdArgs { etcd_servers: servers, etcd_cafile: Some(ca), etcd_certfile: Some(cert), etcd_keyfile: Some(key), etcd_prefix: None };
     Etcd::of(&args)?.context("a member has a URL")
 }
+
+/// Begins a cluster of one with the member that was beside the server of this directory, which does not run. Its data
+/// are set aside. The tasks run it.
+pub async fn begin_anew(layout: &Layout, force: bool) -> Result<(Etcd, Tasks)> {
+    let dir = layout.member();
+    let path = dir.join(PLACE);
+    let text = std::fs::read(&path).with_context(|| format!("no member of etcd has been beside the server of {}", layout.data.display()))?;
+    let place: MemberPlace = serde_json::from_slice(&text).with_context(|| format!("{} is damaged", path.display()))?;
+    let MemberPlace { name, address, client_port, peer_port, program, pki } = place;
+    let member = Member { name, address, client_port, peer_port, data: dir.join("data"), dir, pki };
+    if member.has_data() {
+        ensure!(force, "{} holds what a member of etcd has kept: where most members are well, start the server instead; where they are lost, say --force to set it aside", member.data.display());
+        etcd::end_left(&member.dir);
+        let aside = member.data.with_extension("lost");
+        if aside.exists() {
+            std::fs::remove_dir_all(&aside).with_context(|| format!("cannot remove {}", aside.display()))?;
+        }
+        std::fs::rename(&member.data, &aside).with_context(|| format!("cannot set {} aside", member.data.display()))?;
+        println!("what the member has kept is in {}", aside.display());
+    }
+    member.write_note(&etcd::Note::default())?;
+    let program = etcd::find_program(program.as_deref()).await?;
+    let access = certs::access(&member.pki, "etcd/healthcheck-client")?;
+    let local = Cluster::new(&[member.local_url()], Some(&access))?;
+    let tasks = Tasks::new();
+    etcd::join(&member, &program, None, &local, &Patience::default(), |supervisor| {
+        let stop = tasks.token();
+        tasks.spawn_uncancelled(async move { supervisor.run(stop.cancelled_owned()).await });
+    })
+    .await?;
+    Ok((engine_of(&member)?, tasks))
+}
+
+/// What is kept of how a member is started, for when it has to be without its server.
+#[derive(Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct MemberPlace {
+    name: String,
+    address: Ipv4Addr,
+    client_port: u16,
+    peer_port: u16,
+    program: Option<PathBuf>,
+    pki: PathBuf,
+}
+
+const PLACE: &str = "place.json";
 
 /// A client of the members of an etcd, for what the store does not do.
 pub fn cluster_of(etcd: &Etcd) -> Result<Cluster> {

@@ -176,6 +176,10 @@ impl Member {
         if let Some((list, existing)) = initial {
             add("initial-cluster", list.into());
             add("initial-cluster-state", if existing { "existing" } else { "new" }.into());
+            if !existing {
+                // So that no member of an earlier cluster of this machine's takes this one for its own.
+                add("initial-cluster-token", format!("{}-{:016x}", self.name, rand::random::<u64>()).into());
+            }
         }
         all
     }

@@ -19,7 +19,7 @@ mod process;
 
 pub use client::{Access, Cluster, Error, Health, Snapshot};
 pub use join::{JoinError, Patience, join, leave, refresh};
-pub use member::{Member, Program, ProgramError, find_program};
+pub use member::{Member, Note, Program, ProgramError, find_program};
 pub use process::{State, Supervisor, end_left};
 
 /// etcd's own name of a member in the member list.

@@ -1,6 +1,7 @@
 //! `knarr store restore`.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use apiserver::encrypt::Transformer;
@@ -26,6 +27,10 @@ pub struct RestoreArgs {
     /// Replace what is there
     #[arg(long)]
     pub force: bool,
+    /// Restore into a new cluster of etcd, begun by the member beside this directory's server, which must not run: for
+    /// when most members are lost. The others join it anew (knarr server --etcd --etcd-join)
+    #[arg(long)]
+    pub new_member: bool,
     /// How far above the snapshot's revision the store goes on [default: 100000, and 20 for each second since it was taken]
     #[arg(long, value_name = "NUMBER")]
     pub bump_revision: Option<u32>,
@@ -41,6 +46,18 @@ pub async fn run(args: &RestoreArgs) -> Result<()> {
     let bump = args.bump_revision.map_or(AT_LEAST + A_SECOND.saturating_mul(age), i64::from);
     let beyond = header.revision + bump;
     match Etcd::of(&args.at.etcd)? {
+        None if args.new_member => {
+            let layout = args.at.layout()?;
+            let _lock = take(&layout)?;
+            let (etcd, tasks) = crate::etcd::begin_anew(&layout, args.force).await?;
+            let restored = into_etcd(args, &snapshot, &etcd, beyond).await;
+            tasks.shutdown(Duration::from_secs(30)).await;
+            restored?;
+            engine::note(&layout, Some(&etcd))?;
+            println!("start the server as before; then the others, each with --etcd-join and this one's URL");
+            Ok(())
+        }
+        Some(_) if args.new_member => bail!("--new-member makes the etcd that it restores into: --etcd-servers names another one"),
         Some(etcd) => into_etcd(args, &snapshot, &etcd, beyond).await,
         None => into_directory(args, &snapshot, beyond).await,
     }
