@@ -147,9 +147,9 @@ pub struct Config {
     /// PEM of the CA that kubelets' serving certificates must come from.
     pub kubelet_ca: Option<String>,
     /// PEM certificate and key that this server shows to kubelets.
-    pub kubelet_client: Option<(String, String)>,
+    pub kubelet_client: Option<Arc<pki::Renewable>>,
     /// PEM certificate and key that this server shows to aggregated servers: the front proxy's.
-    pub proxy_client: Option<(String, String)>,
+    pub proxy_client: Option<Arc<pki::Renewable>>,
     /// The form in which objects are written; unless told, JSON where the store is this server's alone, and upstream's
     /// protobuf where others may read it.
     pub storage_media_type: Option<StorageMediaType>,
@@ -260,7 +260,7 @@ impl Builder {
         authorizers.append(&mut parts.authorizers);
         let authorizer = Arc::new(crate::authz::Union(authorizers));
         let authenticator = Arc::new(crate::filters::Union(std::mem::take(&mut parts.authenticators)));
-        let dialer = crate::proxy::Dialer::new(self.config.kubelet_ca.as_deref(), self.config.kubelet_client.as_ref())
+        let dialer = crate::proxy::Dialer::new(self.config.kubelet_ca.as_deref(), self.config.kubelet_client.clone())
             .map_err(BuildError::Kubelet)?;
         self.core.install(parts, authorizer, authenticator);
         let counters = Arc::default();

@@ -10,7 +10,7 @@ use http_body_util::BodyExt;
 use hyper_util::rt::TokioIo;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
+use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
@@ -36,7 +36,7 @@ pub struct Dialer {
 }
 
 impl Dialer {
-    pub(crate) fn new(ca: Option<&str>, client: Option<&(String, String)>) -> Result<Dialer, String> {
+    pub(crate) fn new(ca: Option<&str>, client: Option<Arc<pki::Renewable>>) -> Result<Dialer, String> {
         let provider = Arc::new(rustls::crypto::ring::default_provider());
         let builder = || {
             ClientConfig::builder_with_provider(provider.clone()).with_safe_default_protocol_versions().map_err(|e| e.to_string())
@@ -51,11 +51,7 @@ impl Dialer {
                 let config = builder()?.with_root_certificates(roots);
                 let config = match client {
                     None => config.with_no_client_auth(),
-                    Some((cert, key)) => {
-                        let chain = CertificateDer::pem_slice_iter(cert.as_bytes()).collect::<Result<Vec<_>, _>>().map_err(|e| e.to_string())?;
-                        let key = PrivateKeyDer::from_pem_slice(key.as_bytes()).map_err(|e| e.to_string())?;
-                        config.with_client_auth_cert(chain, key).map_err(|e| e.to_string())?
-                    }
+                    Some(own) => config.with_client_cert_resolver(own),
                 };
                 Some(TlsConnector::from(Arc::new(config)))
             }

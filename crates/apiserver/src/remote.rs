@@ -103,7 +103,8 @@ impl Remote {
             let insecure = cluster.get("insecure-skip-tls-verify").and_then(Value::as_bool).unwrap_or(false);
             let own = words(data(user, "client-certificate", folder)?).zip(words(data(user, "client-key", folder)?));
             let name = Some(text(cluster, "tls-server-name")).filter(|n| !n.is_empty()).unwrap_or(&host);
-            Some((connector(&bundle, insecure, own.as_ref())?, name.to_string()))
+            let own = own.map(|(cert_pem, key_pem)| pki::Renewable::new(&pki::CertKey { cert_pem, key_pem })).transpose().map_err(|e| e.to_string())?;
+            Some((connector(&bundle, insecure, own)?, name.to_string()))
         } else {
             None
         };

@@ -13,7 +13,7 @@ use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::Incoming;
 use hyper_util::rt::TokioIo;
 use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::ClientConfig;
 use serde_json::Value;
 use tokio::net::TcpStream;
@@ -199,9 +199,8 @@ impl Services {
     }
 }
 
-/// A connector that trusts a bundle, or without one what the machine trusts, or (`insecure`) anyone. It shows `own`, PEM
-/// certificate and key.
-pub(crate) fn connector(bundle: &[u8], insecure: bool, own: Option<&(String, String)>) -> Result<TlsConnector, String> {
+/// A connector that trusts a bundle, or without one what the machine trusts, or (`insecure`) anyone. It shows `own`.
+pub(crate) fn connector(bundle: &[u8], insecure: bool, own: Option<Arc<pki::Renewable>>) -> Result<TlsConnector, String> {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let config = ClientConfig::builder_with_provider(provider.clone()).with_safe_default_protocol_versions().map_err(|e| e.to_string())?;
     let config = match insecure {
@@ -210,11 +209,7 @@ pub(crate) fn connector(bundle: &[u8], insecure: bool, own: Option<&(String, Str
     };
     let config = match own {
         None => config.with_no_client_auth(),
-        Some((certificate, key)) => {
-            let chain = CertificateDer::pem_slice_iter(certificate.as_bytes()).collect::<Result<Vec<_>, _>>().map_err(|e| e.to_string())?;
-            let key = PrivateKeyDer::from_pem_slice(key.as_bytes()).map_err(|e| e.to_string())?;
-            config.with_client_auth_cert(chain, key).map_err(|e| e.to_string())?
-        }
+        Some(own) => config.with_client_cert_resolver(own),
     };
     Ok(TlsConnector::from(Arc::new(config)))
 }

@@ -1,6 +1,6 @@
 //! The kubeconfig files of a control plane, and those for more users.
 
-use jiff::{SignedDuration, Timestamp};
+use jiff::SignedDuration;
 use pki::{CertRequest, Credentials, Kubeconfig, Usage};
 
 use crate::certs::{Authority, endpoint, local_endpoint};
@@ -78,11 +78,11 @@ pub fn write(authority: &Authority<'_>, place: &Place, port: u16, spec: &Spec) -
     files::write(&path, text.as_bytes(), 0o600)
 }
 
-/// What is left of a kubeconfig's certificate.
-pub fn end_of(path: &std::path::Path) -> Result<Timestamp> {
+/// Whose certificate is in a kubeconfig, and how long it is good.
+pub fn peer_of(path: &std::path::Path) -> Result<pki::Peer> {
     let there = client::Entry::read(path).doing(|| format!("failed to load {}", path.display()))?;
     let Some((certificate, _)) = there.credentials.certificate else {
         return refused(format!("{} holds no certificate", path.display()));
     };
-    pki::certificate_end(&certificate).doing(|| format!("{} cannot be used", path.display()))
+    pki::Peer::from_pem(&certificate).doing(|| format!("{} cannot be used", path.display()))
 }

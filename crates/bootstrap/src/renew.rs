@@ -56,7 +56,7 @@ impl Keeper<'_> {
         let path = self.path(what);
         match what {
             Handled::Cert(_) => end(&path),
-            Handled::Conf(_) => kubeconfigs::end_of(&path),
+            Handled::Conf(_) => Timestamp::from_second(kubeconfigs::peer_of(&path)?.not_after).doing(|| format!("{} cannot be used", path.display())),
         }
     }
 
@@ -134,6 +134,32 @@ impl Keeper<'_> {
         }
         println!("{about} renewed");
         Ok(())
+    }
+
+    /// Makes those anew of which less than a third of their time is left, each for as long as it was good before, and
+    /// says which. What somebody else's CA has signed is left alone.
+    pub fn renew_due(&self, now: Timestamp) -> Result<Vec<String>> {
+        let mut done = Vec::new();
+        for (name, what) in handled() {
+            let (path, ca) = (self.path(what), Self::ca(what));
+            if !path.exists() || !self.has_key(&ca) {
+                continue;
+            }
+            let peer = match what {
+                Handled::Cert(_) => Peer::from_pem(&files::read(&path)?).doing(|| format!("{} cannot be read", path.display()))?,
+                Handled::Conf(_) => kubeconfigs::peer_of(&path)?,
+            };
+            if !peer.is_due(now) {
+                continue;
+            }
+            let keeper = Keeper { place: self.place, dir: self.dir.clone(), lifetime: peer.lifetime() };
+            match what {
+                Handled::Cert(cert) => keeper.renew_certificate(&cert, &path, &ca, now)?,
+                Handled::Conf(_) => keeper.renew_kubeconfig(&path, &ca, now)?,
+            }
+            done.push(name);
+        }
+        Ok(done)
     }
 
     fn request(&self, old: &str, usages: Vec<Usage>) -> Result<CertRequest> {

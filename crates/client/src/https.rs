@@ -101,7 +101,10 @@ struct Inner {
     dial: Option<Arc<dyn Dial>>,
     tls: tokio_rustls::TlsConnector,
     authorization: Option<HeaderValue>,
-    shared: Mutex<Option<http2::SendRequest<Body>>>,
+    /// What is shown to the server in place of the credentials' certificate.
+    own: Option<Arc<pki::Renewable>>,
+    /// The connection, and which of the certificates it was made with.
+    shared: Mutex<Option<(u64, http2::SendRequest<Body>)>>,
 }
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -141,8 +144,23 @@ impl Https {
             dial,
             tls: tokio_rustls::TlsConnector::from(Arc::new(tls)),
             authorization,
+            own: None,
             shared: Mutex::new(None),
         })))
+    }
+
+    /// The same, showing `own`: when that is replaced the next request makes a new connection.
+    pub fn showing(&self, own: Arc<pki::Renewable>) -> Https {
+        let mut tls = rustls::ClientConfig::clone(self.0.tls.config());
+        tls.client_auth_cert_resolver = own.clone();
+        Https(Arc::new(Inner {
+            name: self.0.name.clone(),
+            authority: self.0.authority.clone(),
+            tls: tokio_rustls::TlsConnector::from(Arc::new(tls)),
+            authorization: self.0.authorization.clone(),
+            own: Some(own),
+            shared: Mutex::new(None),
+        }))
     }
 }
 
@@ -169,7 +187,8 @@ impl Inner {
             request.headers_mut().insert(AUTHORIZATION, value.clone());
         }
         let mut shared = self.shared.lock().await;
-        if let Some(sender) = shared.as_ref().filter(|s| !s.is_closed()) {
+        let turn = self.own.as_ref().map_or(0, |own| own.turn());
+        if let Some((_, sender)) = shared.as_ref().filter(|(made, s)| *made == turn && !s.is_closed()) {
             let mut sender = sender.clone();
             drop(shared);
             return Ok(sender.send_request(self.absolute(request)?).await?);
@@ -190,7 +209,7 @@ impl Inner {
                     tracing::debug!(%error, "the connection to the API server ended");
                 }
             });
-            *shared = Some(sender.clone());
+            *shared = Some((turn, sender.clone()));
             drop(shared);
             return Ok(sender.send_request(self.absolute(request)?).await?);
         }

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
 use clap::Args;
+use jiff::SignedDuration;
 use k8s_openapi::api::core::v1::Taint;
 use registry::{AuthenticationConfig, AuthorizationConfig, AuthorizationMode};
 use serde::{Deserialize, Serialize};
@@ -15,6 +16,9 @@ use crate::component::go_duration;
 use crate::engine::{Etcd, EtcdArgs};
 use crate::etcd::Beside;
 use crate::follow::Followed;
+
+/// Shorter ones end before they could be renewed.
+const SHORTEST_LIFETIME: std::time::Duration = std::time::Duration::from_secs(10);
 
 /// The flags; each can also stand in the configuration file, under the same name.
 #[derive(Args, Clone, Default, Deserialize, Serialize)]
@@ -138,6 +142,9 @@ pub struct Flags {
     /// What is logged, as `info` or `warn,kubelet=debug` [default: info]
     #[arg(long, value_name = "FILTER")]
     pub log: Option<String>,
+    /// How long certificates are good, those of nodes as well; they are renewed when a third of it is left [default: 8760h]
+    #[arg(long, value_name = "DURATION")]
+    pub certificate_validity_period: Option<String>,
     /// Of a node that `init` or `join` has made; in the configuration file alone.
     #[arg(skip)]
     pub kubeadm: Option<Kubeadm>,
@@ -245,6 +252,8 @@ pub struct Config {
     /// Parts that others run.
     pub disabled: Vec<Part>,
     pub log: String,
+    /// How long certificates are good.
+    pub certificate_lifetime: SignedDuration,
     /// Of a node that `init` or `join` has made.
     pub kubeadm: Option<Kubeadm>,
 }
@@ -336,8 +345,18 @@ impl Flags {
             authorization,
             disabled: self.disable.iter().chain(&file.disable).copied().collect(),
             log: text(&self.log, &file.log, "info"),
+            certificate_lifetime: self.certificate_lifetime(&file)?,
             kubeadm: file.kubeadm,
         })
+    }
+
+    fn certificate_lifetime(&self, file: &Flags) -> Result<SignedDuration> {
+        let Some(text) = self.certificate_validity_period.as_ref().or(file.certificate_validity_period.as_ref()) else {
+            return Ok(SignedDuration::from_hours(24 * 365));
+        };
+        let period = go_duration(text).with_context(|| format!("--certificate-validity-period {text:?} is no duration: 8760h, for one"))?;
+        ensure!(period >= SHORTEST_LIFETIME, "--certificate-validity-period {text} is too short: certificates have to last 10s at least");
+        SignedDuration::try_from(period).with_context(|| format!("--certificate-validity-period {text} is too long"))
     }
 
     fn member(&self, file: &Flags) -> Result<Option<Beside>> {
@@ -406,6 +425,7 @@ impl Flags {
         add("service-cidr", self.service_cidr.clone().map(Into::into));
         add("cluster-domain", self.cluster_domain.clone().map(Into::into));
         add("log", self.log.clone().map(Into::into));
+        add("certificate-validity-period", self.certificate_validity_period.clone().map(Into::into));
         let log = |p: &PathBuf| if p.as_os_str() == "-" { p.clone().into_os_string() } else { absolute(p) };
         add("audit-policy-file", self.audit_policy_file.as_ref().map(absolute));
         add("audit-log-path", self.audit_log_path.as_ref().map(log));

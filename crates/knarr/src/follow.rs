@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use apiserver::ServingTls;
+use pki::{CertKey, Renewable};
 use reconcile::Tasks;
 use registry::{Live, ReloadError};
 
@@ -45,11 +46,44 @@ async fn follow<const N: usize>(files: [Followed; N], period: Duration, mut chan
     }
 }
 
+/// A certificate and its key that are shown to peers.
+#[derive(Clone, Debug)]
+pub struct Certificate {
+    pub shown: Arc<Renewable>,
+    files: [Followed; 2],
+}
+
+impl Certificate {
+    /// Of these files.
+    pub fn read(paths: [&str; 2]) -> Result<Certificate> {
+        let [cert, key] = paths.map(|path| Followed::read(Path::new(path)));
+        let files = [cert?, key?];
+        let pair = CertKey { cert_pem: files[0].text.clone(), key_pem: files[1].text.clone() };
+        Ok(Certificate { shown: Renewable::new(&pair).with_context(|| format!("{} and {} cannot be used", paths[0], paths[1]))?, files })
+    }
+
+    /// Follows the files as long as `tasks` run.
+    pub fn start(self, tasks: &Tasks) {
+        self.start_every(PERIOD, tasks);
+    }
+
+    fn start_every(self, period: Duration, tasks: &Tasks) {
+        let shown = self.shown;
+        let replace = async move |[cert, key]: &[String; 2]| {
+            told("certificate", shown.replace(&CertKey { cert_pem: cert.clone(), key_pem: key.clone() }));
+            false
+        };
+        tasks.spawn("certificate", follow(self.files, period, replace));
+    }
+}
+
 /// The files of an API server that may change.
 #[derive(Clone, Debug, Default)]
 pub struct Files {
     /// The serving certificate, its key, and what follows the certificate in its chain.
     pub serving: Option<([Followed; 2], String)>,
+    /// What the server shows as a client.
+    pub clients: Vec<Certificate>,
     pub client_ca: Option<Followed>,
     pub front_proxy_ca: Option<Followed>,
     pub authentication: Option<Followed>,
@@ -73,6 +107,7 @@ impl Files {
             };
             tasks.spawn("serving certificate", follow(pair, period, replace));
         }
+        self.clients.into_iter().for_each(|certificate| certificate.start_every(period, tasks));
         if let Some(file) = self.client_ca {
             let live = live.clone();
             let replace = async move |[text]: &[String; 1]| {

@@ -21,6 +21,7 @@ mod network;
 mod node;
 mod preflight;
 mod progress;
+mod renewal;
 mod server;
 mod snapshots;
 mod status;

@@ -14,9 +14,6 @@ use crate::files;
 use crate::layout::Layout;
 
 const CA_LIFETIME: SignedDuration = SignedDuration::from_hours(24 * 3650);
-const LIFETIME: SignedDuration = SignedDuration::from_hours(24 * 365);
-/// Certificates are made anew at a start when less than this is left.
-const RENEW: SignedDuration = SignedDuration::from_hours(24 * 60);
 
 /// Everything secret or signed that a server needs.
 pub struct Material {
@@ -84,7 +81,7 @@ fn link(from: &Path, to: &Path) -> Result<()> {
 fn kubelet_request(config: &Config, node_ip: Ipv4Addr) -> CertRequest {
     let mut sans = vec![config.node_name.clone(), node_ip.to_string()];
     sans.dedup();
-    CertRequest { cn: format!("system:node:{}", config.node_name), orgs: vec!["system:nodes".into()], sans, usages: vec![Usage::Server], lifetime: LIFETIME }
+    CertRequest { cn: format!("system:node:{}", config.node_name), orgs: vec!["system:nodes".into()], sans, usages: vec![Usage::Server], lifetime: config.certificate_lifetime }
 }
 
 /// Reads what is there, and makes what is missing or about to expire.
@@ -108,7 +105,7 @@ pub fn prepare(layout: &Layout, config: &Config, node_ip: Ipv4Addr, random: &mut
         orgs: orgs.iter().map(|o| o.to_string()).collect(),
         sans,
         usages,
-        lifetime: LIFETIME,
+        lifetime: config.certificate_lifetime,
     };
     let apiserver = pair(&dir, "apiserver", &ca, request("kube-apiserver", &[], sans, vec![Usage::Server]), now)?;
     let kubelet_client = pair(
@@ -133,7 +130,9 @@ pub fn prepare(layout: &Layout, config: &Config, node_ip: Ipv4Addr, random: &mut
     })?;
 
     let kubeconfig = pki::kubeconfig(&admin_entry(&ca, &admin, config.secure_port, Ipv4Addr::LOCALHOST))?;
-    files::write(&layout.admin(), kubeconfig.as_bytes(), 0o600)?;
+    if fs::read_to_string(layout.admin()).ok().as_ref() != Some(&kubeconfig) {
+        files::write(&layout.admin(), kubeconfig.as_bytes(), 0o600)?;
+    }
     let front_proxy_ca = front_proxy_ca.cert_pem().into();
     Ok(Material { ca, apiserver, kubelet_client, kubelet_serving, front_proxy_ca, front_proxy, service_account_key, encryption_keys, join_token: Some(join_token.trim().into()) })
 }
@@ -231,15 +230,14 @@ fn pair(dir: &Path, name: &str, ca: &Ca, request: CertRequest, now: Timestamp) -
     let (cert, key, names) = (dir.join(format!("{name}.crt")), dir.join(format!("{name}.key")), dir.join(format!("{name}.names")));
     let wanted = format!("{}\n{}\n{}\n", request.cn, request.orgs.join(","), request.sans.join(","));
     if let (Ok(cert_pem), Ok(key_pem), Ok(old)) = (fs::read_to_string(&cert), fs::read_to_string(&key), fs::read_to_string(&names)) {
-        let fresh = old.strip_prefix(&wanted).and_then(|end| end.trim().parse::<Timestamp>().ok()).is_some_and(|end| end.duration_since(now) > RENEW);
-        if fresh {
+        if old.starts_with(&wanted) && pki::Peer::from_pem(&cert_pem).is_ok_and(|peer| !peer.is_due(now)) {
             return Ok(CertKey { cert_pem, key_pem });
         }
+        tracing::info!(certificate = name, "renewed");
     }
-    let end = now + request.lifetime;
     let pair = ca.issue(&request, now)?;
     files::write(&key, pair.key_pem.as_bytes(), 0o600)?;
     files::write(&cert, pair.cert_pem.as_bytes(), 0o644)?;
-    files::write(&names, format!("{wanted}{end}\n").as_bytes(), 0o644)?;
+    files::write(&names, wanted.as_bytes(), 0o644)?;
     Ok(pair)
 }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use anyhow::{Context, Result};
 use kube::Client;
-use pki::CertKey;
+use pki::Renewable;
 use reconcile::{Informers, Tasks};
 use runtime::Runtime;
 
@@ -29,7 +29,7 @@ fn cgroup(layout: &Layout) -> String {
 pub struct Identity {
     pub kubelet: Client,
     pub network: Client,
-    pub serving: CertKey,
+    pub serving: Arc<Renewable>,
     pub client_ca: String,
     pub address: Ipv4Addr,
 }
@@ -88,8 +88,7 @@ pub async fn start(config: &Config, layout: &Layout, prepared: Prepared, identit
         resolv_conf: "/etc/resolv.conf".into(),
         cgroup_root: Some(cgroup(layout)),
         listen: SocketAddr::from((Ipv4Addr::UNSPECIFIED, config.kubelet_port)),
-        serving_cert_pem: identity.serving.cert_pem,
-        serving_key_pem: identity.serving.key_pem,
+        serving: identity.serving,
         client_ca_pem: identity.client_ca,
         labels: config.kubeadm.as_ref().map(|k| k.node_labels.clone()).unwrap_or_default(),
         taints: config.kubeadm.as_ref().map(|k| k.taints.clone()).unwrap_or_default(),

@@ -25,6 +25,7 @@ use crate::follow::{Files, Followed};
 use crate::layout::Layout;
 use crate::material::{self, Material};
 use crate::progress::Progress;
+use crate::renewal::{self, Shown};
 use crate::{engine, etcd, images, lead, network, node, preflight, snapshots, storage, up};
 
 /// The version of Kubernetes that is served.
@@ -142,7 +143,8 @@ async fn start(config: &Config, layout: &Layout, progress: &Progress, below: &Ta
         }
     };
 
-    let (server, usage, live) = api_server(config, layout, &material, node_ip, core).await?;
+    let shown = Shown::new(&material)?;
+    let (server, usage, live) = api_server(config, layout, &material, &shown, node_ip, core).await?;
     progress.done("store");
     // The node's parts need nothing of the API server to get ready.
     let prepared = node::prepare(config, layout, &exe);
@@ -157,7 +159,7 @@ async fn start(config: &Config, layout: &Layout, progress: &Progress, below: &Ta
     let settings = controllers::Config {
         controllers: controllers::Selection::new(&["*", "bootstrapsigner", "tokencleaner"]).expect("these are known"),
         root_ca: Some(material.ca.cert_pem().into()),
-        signing: Some(Signing::by(Authority::Pem(material.ca.cert_pem().into(), material.ca.key_pem().into()))),
+        signing: Some(Signing { lifetime: config.certificate_lifetime, ..Signing::by(Authority::Pem(material.ca.cert_pem().into(), material.ca.key_pem().into())) }),
         node_ranges: Some(controllers::NodeRanges { cluster: (config.cluster_cidr.address, config.cluster_cidr.prefix), node_mask: 24 }),
         token_signer: Some(signer(&material)?),
         ..controllers::Config::default()
@@ -199,11 +201,12 @@ async fn start(config: &Config, layout: &Layout, progress: &Progress, below: &Ta
     let node = node::Identity {
         kubelet: clients.user(&identity, &["system:nodes"]),
         network: clients.user("system:kube-proxy", &[]),
-        serving: material.kubelet_serving.clone(),
+        serving: shown.kubelet_serving.clone(),
         client_ca: material.ca.cert_pem().into(),
         address: node_ip,
     };
     node::start(config, layout, prepared, node, control).await?;
+    control.spawn("certificates", renewal::keep(config.clone(), layout.clone(), node_ip, material, shown));
     // Without controllers of its own, the rest is done when others do it.
     if runs(Part::Controllers) {
         wait_for_node(&informers, &config.node_name).await;
@@ -225,7 +228,7 @@ async fn start(config: &Config, layout: &Layout, progress: &Progress, below: &Ta
     Ok((state, server))
 }
 
-async fn api_server(config: &Config, layout: &Layout, material: &Material, node_ip: Ipv4Addr, core: &Tasks) -> Result<(Arc<Server>, ::metrics::Service, registry::Live)> {
+async fn api_server(config: &Config, layout: &Layout, material: &Material, shown: &Shown, node_ip: Ipv4Addr, core: &Tasks) -> Result<(Arc<Server>, ::metrics::Service, registry::Live)> {
     let store = engine::open(config, layout).await?;
     let authentication = config.authentication.as_ref().map(|(config, _)| config.clone()).unwrap_or_default();
     let anonymous = authentication.anonymous.clone();
@@ -234,8 +237,8 @@ async fn api_server(config: &Config, layout: &Layout, material: &Material, node_
         encryption: material::encryption(&material.encryption_keys),
         storage_prefix: config.etcd.as_ref().map_or("/registry".into(), |etcd| etcd.prefix.clone()),
         kubelet_ca: Some(material.ca.cert_pem().into()),
-        kubelet_client: Some((material.kubelet_client.cert_pem.clone(), material.kubelet_client.key_pem.clone())),
-        proxy_client: Some((material.front_proxy.cert_pem.clone(), material.front_proxy.key_pem.clone())),
+        kubelet_client: Some(shown.kubelet_client.clone()),
+        proxy_client: Some(shown.front_proxy.clone()),
         git_version: KUBERNETES.into(),
         anonymous: anonymous.as_ref().is_none_or(|a| a.enabled),
         anonymous_paths: anonymous.map(|a| a.paths).unwrap_or_default(),
@@ -308,6 +311,7 @@ fn followed(config: &Config, layout: &Layout, material: &Material) -> Files {
     let pair = [file("apiserver.crt", &material.apiserver.cert_pem), file("apiserver.key", &material.apiserver.key_pem)];
     Files {
         serving: Some((pair, material.ca.cert_pem().into())),
+        clients: Vec::new(),
         client_ca: Some(file("ca.crt", material.ca.cert_pem())),
         front_proxy_ca: Some(file("front-proxy-ca.crt", &material.front_proxy_ca)),
         authentication: config.authentication.as_ref().map(|(_, file)| file.clone()),

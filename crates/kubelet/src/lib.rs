@@ -76,9 +76,8 @@ pub struct Config {
     pub cgroup_root: Option<String>,
     /// Where the HTTPS server listens.
     pub listen: SocketAddr,
-    /// Certificate chain and key of the server.
-    pub serving_cert_pem: String,
-    pub serving_key_pem: String,
+    /// The server's certificate.
+    pub serving: Arc<pki::Renewable>,
     /// Who may vouch for clients of the server.
     pub client_ca_pem: String,
     /// More labels and taints for a node that registers for the first time.

@@ -16,7 +16,7 @@ pub type Lifetime = SignedDuration;
 
 /// Certificates start this long before they are made, so that a peer whose clock is a little
 /// behind accepts them (upstream backdates signed requests by five minutes as well).
-const BACKDATE: SignedDuration = SignedDuration::from_mins(5);
+pub(crate) const BACKDATE: SignedDuration = SignedDuration::from_mins(5);
 
 /// An extended key usage.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -15,6 +15,7 @@ pub mod jwt;
 mod kubeconfig;
 mod pem;
 mod peer;
+mod renewable;
 mod usage;
 
 pub use ca::{Ca, CertKey, CertRequest, Lifetime, Usage, certificate_end, new_key_pem};
@@ -22,6 +23,7 @@ pub use csr::{Csr, new_csr};
 pub use kubeconfig::{Credentials, Kubeconfig, kubeconfig, merge_kubeconfig, remove_from_kubeconfig};
 pub use pem::{Block, decode as pem_decode, encode as pem_encode};
 pub use peer::{Peer, Roots, is_signed_by, names_of, public_key_digest};
+pub use renewable::Renewable;
 
 /// What can go wrong with keys, certificates and tokens.
 #[derive(Debug, thiserror::Error)]

@@ -5,9 +5,10 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use x509_parser::prelude::{FromDer, GeneralName, X509Certificate, X509Name};
 
+use crate::ca::BACKDATE;
 use crate::{Error, Result, pem};
 
 /// Who a client certificate speaks for.
@@ -29,6 +30,23 @@ impl Peer {
     /// Reads a certificate (DER) without checking who signed it.
     pub fn from_der(der: &[u8]) -> Result<Self> {
         Ok(peer(&parse(der)?, der))
+    }
+
+    /// The same of the first certificate in a PEM text.
+    pub fn from_pem(text: &str) -> Result<Self> {
+        let block = pem::decode(text).into_iter().find(|b| b.label == "CERTIFICATE").ok_or(Error::Pem("CERTIFICATE"))?;
+        Self::from_der(&block.der)
+    }
+
+    /// How long it was good for when it was issued.
+    pub fn lifetime(&self) -> SignedDuration {
+        let whole = SignedDuration::from_secs(self.not_after.saturating_sub(self.not_before));
+        if whole > BACKDATE { whole - BACKDATE } else { whole }
+    }
+
+    /// Whether less than a third of its time is left: it should be made anew.
+    pub fn is_due(&self, now: Timestamp) -> bool {
+        self.not_after.saturating_sub(now.as_second()).saturating_mul(3) < self.lifetime().as_secs()
     }
 }
 

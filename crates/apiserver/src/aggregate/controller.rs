@@ -138,7 +138,7 @@ impl Server {
         }
         let tls = match before.as_ref().filter(|b| b.target == target && b.entry.tls.is_ok()) {
             Some(before) => before.entry.tls.clone(),
-            None => webhook::connector(&target.ca_bundle, target.insecure, self.config.proxy_client.as_ref()),
+            None => webhook::connector(&target.ca_bundle, target.insecure, self.config.proxy_client.clone()),
         };
         let (availability, resources) = match target.reachable(service.as_deref(), &found) {
             Err(availability) => (availability, None),

@@ -14,7 +14,7 @@ use registry::{Access, EndpointReconciler, FrontProxy, Plugins, StaticTokens};
 
 use super::flags::Values;
 use super::{apiserver_access, read, serve};
-use crate::follow::{Files, Followed};
+use crate::follow::{Certificate, Files, Followed};
 use crate::server::{KUBERNETES, Signals};
 
 /// How often the encryption configuration is looked at.
@@ -54,9 +54,9 @@ impl Setup {
             Some(path) => EncryptionConfig::from_text(&read(&path.to_string_lossy())?).with_context(|| format!("error while parsing encryption provider configuration file {path:?}"))?,
             None => EncryptionConfig::default(),
         };
-        let pair = |cert: &str, key: &str| -> Result<Option<(String, String)>> {
+        let pair = |cert: &str, key: &str| -> Result<Option<Certificate>> {
             match (values.given(cert), values.given(key)) {
-                (Some(c), Some(k)) => Ok(Some((read(&c)?, read(&k)?))),
+                (Some(c), Some(k)) => Certificate::read([&c, &k]).with_context(|| format!("--{cert}")).map(Some),
                 (None, None) => Ok(None),
                 _ => bail!("--{cert} and --{key} belong together: one of them is missing"),
             }
@@ -66,12 +66,14 @@ impl Setup {
         let (registry, anonymous, mut files) = registry_config(values, advertise, port)?;
         files.client_ca = values.given("client-ca-file").zip(registry.client_ca_pem.clone()).map(|(path, text)| Followed { path: path.into(), text });
         files.front_proxy_ca = values.given("requestheader-client-ca-file").zip(registry.access.front_proxy.as_ref()).map(|(path, proxy)| Followed { path: path.into(), text: proxy.ca_pem.clone() });
+        let (kubelet, proxy) = (pair("kubelet-client-certificate", "kubelet-client-key")?, pair("proxy-client-cert-file", "proxy-client-key-file")?);
+        let shown = |certificate: &Option<Certificate>| certificate.as_ref().map(|c| c.shown.clone());
         let server = apiserver::Config {
             audit,
             encryption,
             kubelet_ca: values.given("kubelet-certificate-authority").map(|path| read(&path)).transpose()?,
-            kubelet_client: pair("kubelet-client-certificate", "kubelet-client-key")?,
-            proxy_client: pair("proxy-client-cert-file", "proxy-client-key-file")?,
+            kubelet_client: shown(&kubelet),
+            proxy_client: shown(&proxy),
             storage_media_type: Some(media_type(values)?),
             storage_prefix: values.text("etcd-prefix"),
             compact_every: values.duration("etcd-compaction-interval"),
@@ -84,6 +86,7 @@ impl Setup {
             git_version: KUBERNETES.into(),
             advertise_address: None,
         };
+        files.clients = kubelet.into_iter().chain(proxy).collect();
         Ok(Setup {
             server,
             registry,

@@ -23,6 +23,7 @@ use tokio::net::TcpListener;
 
 use super::access::Access;
 use super::flags::Values;
+use crate::follow::Certificate;
 use crate::server::KUBERNETES;
 
 /// How long a client may take to shake hands or to send the head of a request.
@@ -69,8 +70,17 @@ pub async fn start(site: Arc<Site>, tasks: &Tasks) -> Result<()> {
         return Ok(());
     }
     let ip: IpAddr = values.text("bind-address").trim().parse().context("--bind-address")?;
-    let (cert, key) = certificate(site.component, values)?;
-    let tls = kubelet::tls_acceptor(&cert, &key).map_err(|e| anyhow::anyhow!("the serving certificate cannot be used: {e}"))?;
+    let (cert_pem, key_pem) = certificate(site.component, values)?;
+    let shown = match values.given("tls-cert-file").zip(values.given("tls-private-key-file")) {
+        Some((cert, key)) => {
+            let files = Certificate::read([&cert, &key])?;
+            let shown = files.shown.clone();
+            files.start(tasks);
+            shown
+        }
+        None => Renewable::new(&pki::CertKey { cert_pem, key_pem }).context("the serving certificate cannot be used")?,
+    };
+    let tls = kubelet::tls_acceptor(shown).map_err(|e| anyhow::anyhow!("the serving certificate cannot be used: {e}"))?;
     let address = SocketAddr::from((ip, port));
     let listener = TcpListener::bind(address).await.with_context(|| format!("failed to create listener: failed to listen on {address}"))?;
     tracing::info!("serving securely on {address}");

@@ -74,7 +74,7 @@ impl Server {
 
     /// Binds the port and serves in `tasks`.
     pub async fn listen(self, tasks: &Tasks) -> Result<(), Error> {
-        let tls = tls::acceptor(&self.config.serving_cert_pem, &self.config.serving_key_pem).map_err(Error::Certificate)?;
+        let tls = tls::acceptor(self.config.serving.clone()).map_err(Error::Certificate)?;
         let address = self.config.listen;
         let listener = TcpListener::bind(address).await.map_err(|source| Error::Listen { address, source })?;
         let connections = tasks.clone();
