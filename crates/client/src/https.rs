@@ -156,6 +156,7 @@ impl Https {
         Https(Arc::new(Inner {
             name: self.0.name.clone(),
             authority: self.0.authority.clone(),
+            dial: self.0.dial.clone(),
             tls: tokio_rustls::TlsConnector::from(Arc::new(tls)),
             authorization: self.0.authorization.clone(),
             own: Some(own),

@@ -5,6 +5,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
@@ -16,7 +17,7 @@ use k8s_openapi::api::core::v1::{ConfigMap, Node};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::Client;
 use kube::api::{Api, DeleteParams, PostParams};
-use pki::CertKey;
+use pki::{CertKey, Renewable};
 use reconcile::{Informers, Tasks};
 use serde_json::json;
 use tokio::net::TcpListener;
@@ -27,10 +28,11 @@ use crate::files::{self, State};
 use crate::layout::Layout;
 use crate::progress::Progress;
 use crate::server::{Signals, init_log};
-use crate::{images, network, node, preflight, up};
+use crate::{images, network, node, preflight, renewal, up};
 
-/// The node's certificates are asked for anew at a start when less than this is left.
-const RENEW: SignedDuration = SignedDuration::from_hours(24 * 60);
+/// Who signs the node's certificate, and what for.
+const CLIENT_SIGNER: &str = "kubernetes.io/kube-apiserver-client-kubelet";
+const CLIENT_USAGE: &str = "client auth";
 /// File names of the node's certificates.
 const CLIENT: &str = "kubelet-client";
 const SERVING: &str = "kubelet-server";
@@ -129,9 +131,9 @@ async fn start(server: &str, token: Option<Token>, config: &mut Config, layout: 
     let balancer = Balancer::new(server, layout.servers(), &config.node_name)?;
     let (ca, own) = join(server, &balancer, token, config, layout).await?;
     progress.done("joined");
-    let credentials = client::Credentials { certificate: Some((own.cert_pem.clone(), own.key_pem.clone())), token: None };
-    let client = client::https(balancer.https(&ca, &credentials)?);
-    tasks.spawn("API servers", balancer.clone().probe(ca.clone(), credentials));
+    let certificate = Shown::new(own)?;
+    let client = client::https(balancer.https(&ca, &client::Credentials::default())?.showing(certificate.shown.clone()));
+    tasks.spawn("API servers", balancer.clone().probe(ca.clone(), certificate.shown.clone()));
     if let Some(port) = config.balancer_port {
         let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
         let listener = TcpListener::bind(address).await.with_context(|| format!("--balancer-port: cannot listen on {address}"))?;
@@ -141,13 +143,14 @@ async fn start(server: &str, token: Option<Token>, config: &mut Config, layout: 
     if config.kubeadm.is_none() {
         learn(&client, config).await?;
     }
-    let serving = serving(&client, config, layout, address.into()).await?;
+    let serving = Shown::new(serving(&client, config, layout, address.into()).await?)?;
     progress.done("serving certificate");
     let exe = up::install(layout)?;
     let prepared = node::prepare(config, layout, &exe).await?;
-    let identity = node::Identity { kubelet: client.clone(), network: client.clone(), serving, client_ca: ca, address };
+    let identity = node::Identity { kubelet: client.clone(), network: client.clone(), serving: serving.shown.clone(), client_ca: ca, address };
     let informers = node::start(config, layout, prepared, identity, tasks).await?;
     tasks.spawn("API servers' addresses", follow(informers, balancer));
+    tasks.spawn("certificates", renew(client.clone(), config.clone(), layout.clone(), certificate, serving));
     let nodes = Api::<Node>::all(client);
     loop {
         let ready = |n: &Node| n.status.iter().flat_map(|s| s.conditions.iter().flatten()).any(|c| c.type_ == "Ready" && c.status == "True");
@@ -193,7 +196,6 @@ async fn follow(informers: Informers, balancer: Balancer) {
 async fn join(server: &str, balancer: &Balancer, token: Option<Token>, config: &Config, layout: &Layout) -> Result<(String, CertKey)> {
     let dir = layout.pki();
     let ca_file = dir.join("ca.crt");
-    let (signer, usage) = ("kubernetes.io/kube-apiserver-client-kubelet", "client auth");
     if let Some(path) = config.kubeadm.as_ref().and_then(|k| k.kubeconfig.as_ref()) {
         return joined(path, server, config).await;
     }
@@ -201,13 +203,13 @@ async fn join(server: &str, balancer: &Balancer, token: Option<Token>, config: &
         let name = own.peer.cn.trim_start_matches("system:node:");
         ensure!(name == config.node_name, "this node has joined as {name}: give --node-name {name}, or start anew with knarr down --purge");
         let left = own.left();
-        if left > RENEW {
+        if !own.is_due() {
             return Ok((ca, own.pair));
         }
         if left.is_positive() {
             let credentials = client::Credentials { certificate: Some((own.pair.cert_pem.clone(), own.pair.key_pem.clone())), token: None };
             let client = client::https(balancer.https(&ca, &credentials)?);
-            return Ok((ca, match certificate(&client, config, signer, usage, &[]).await {
+            return Ok((ca, match certificate(&client, config, CLIENT_SIGNER, CLIENT_USAGE, &[]).await {
                 Ok(new) => keep(&dir, CLIENT, new)?,
                 Err(error) => {
                     tracing::warn!("the node's certificate, good for another {} h, cannot be renewed: {error:#}", left.as_hours());
@@ -221,7 +223,7 @@ async fn join(server: &str, balancer: &Balancer, token: Option<Token>, config: &
     let ca = client::discover_ca(server, &token.fingerprint).await?;
     let credentials = client::Credentials { certificate: None, token: Some(token.secret) };
     let bootstrap = client::https(client::Https::new(server, &ca, &credentials)?);
-    let own = certificate(&bootstrap, config, signer, usage, &[]).await?;
+    let own = certificate(&bootstrap, config, CLIENT_SIGNER, CLIENT_USAGE, &[]).await?;
     files::write(&ca_file, ca.as_bytes(), 0o644)?;
     Ok((ca, keep(&dir, CLIENT, own)?))
 }
@@ -236,21 +238,70 @@ async fn joined(path: &Path, server: &str, config: &Config) -> Result<(String, C
     let name = own.peer.cn.trim_start_matches("system:node:");
     ensure!(name == config.node_name, "this node has joined as {name}, and is now called {}: kubeadm reset, and join again", config.node_name);
     ensure!(own.left().is_positive(), "this node's certificate has expired: kubeadm reset, and join again");
-    if own.left() > RENEW {
+    if !own.is_due() {
         return Ok((entry.ca, own.pair));
     }
     let credentials = client::Credentials { certificate: Some((own.pair.cert_pem.clone(), own.pair.key_pem.clone())), token: None };
     let client = client::https(client::Https::new(server, &entry.ca, &credentials)?);
-    match certificate(&client, config, "kubernetes.io/kube-apiserver-client-kubelet", "client auth", &[]).await {
-        Ok(new) => {
-            let file = bootstrap::files::Place::default().kubelet_client();
-            files::write(&file, format!("{}{}", new.cert_pem, new.key_pem).as_bytes(), 0o600)?;
-            Ok((entry.ca, new))
-        }
+    match certificate(&client, config, CLIENT_SIGNER, CLIENT_USAGE, &[]).await {
+        Ok(new) => Ok((entry.ca, keep_joined(new)?)),
         Err(error) => {
             tracing::warn!("the node's certificate, good for another {} h, cannot be renewed: {error:#}", own.left().as_hours());
             Ok((entry.ca, own.pair))
         }
+    }
+}
+
+/// Keeps the certificate of a node that `join` has made.
+fn keep_joined(pair: CertKey) -> Result<CertKey> {
+    let file = bootstrap::files::Place::default().kubelet_client();
+    files::write(&file, format!("{}{}", pair.cert_pem, pair.key_pem).as_bytes(), 0o600)?;
+    Ok(pair)
+}
+
+/// A certificate that is in use.
+struct Shown {
+    peer: pki::Peer,
+    shown: Arc<Renewable>,
+}
+
+impl Shown {
+    fn new(pair: CertKey) -> Result<Shown> {
+        Ok(Shown { peer: pki::Peer::from_pem(&pair.cert_pem)?, shown: Renewable::new(&pair)? })
+    }
+
+    fn replace(&mut self, pair: &CertKey) -> Result<()> {
+        self.peer = pki::Peer::from_pem(&pair.cert_pem)?;
+        Ok(self.shown.replace(pair)?)
+    }
+}
+
+/// Has the node's certificates made anew long before they end, as long as it runs.
+async fn renew(client: Client, config: Config, layout: Layout, mut own: Shown, mut serving: Shown) {
+    loop {
+        tokio::time::sleep(renewal::period(own.peer.lifetime().min(serving.peer.lifetime()))).await;
+        let now = Timestamp::now();
+        if own.peer.is_due(now) {
+            told("client", renew_client(&client, &config, &layout, &mut own).await);
+        }
+        if serving.peer.is_due(now) {
+            let address = preflight::node_ip(&config).into();
+            told("serving", async { serving.replace(&self::serving(&client, &config, &layout, address).await?) }.await);
+        }
+    }
+}
+
+async fn renew_client(client: &Client, config: &Config, layout: &Layout, own: &mut Shown) -> Result<()> {
+    let new = certificate(client, config, CLIENT_SIGNER, CLIENT_USAGE, &[]).await?;
+    let is_joined = config.kubeadm.as_ref().is_some_and(|k| k.kubeconfig.is_some());
+    let new = if is_joined { keep_joined(new)? } else { keep(&layout.pki(), CLIENT, new)? };
+    own.replace(&new)
+}
+
+fn told(which: &str, result: Result<()>) {
+    match result {
+        Ok(()) => tracing::info!("the node's {which} certificate is renewed"),
+        Err(error) => tracing::warn!("the node's {which} certificate cannot be renewed, and is tried again: {error:#}"),
     }
 }
 
@@ -260,7 +311,7 @@ async fn serving(client: &Client, config: &Config, layout: &Layout, address: IpA
     let sans = [config.node_name.clone(), address.to_string()];
     let (names, wanted) = (dir.join("kubelet-server.names"), sans.join("\n"));
     if let Some(own) = Kept::read(&dir, SERVING)
-        && own.left() > RENEW
+        && !own.is_due()
         && std::fs::read_to_string(&names).is_ok_and(|text| text == wanted)
     {
         return Ok(own.pair);
@@ -284,8 +335,12 @@ impl Kept {
     }
 
     fn of(pair: CertKey) -> Option<Kept> {
-        let block = pki::pem_decode(&pair.cert_pem).into_iter().next()?;
-        Some(Kept { peer: pki::Peer::from_der(&block.der).ok()?, pair })
+        Some(Kept { peer: pki::Peer::from_pem(&pair.cert_pem).ok()?, pair })
+    }
+
+    /// Whether it should be made anew.
+    fn is_due(&self) -> bool {
+        self.peer.is_due(Timestamp::now())
     }
 
     /// How long it is still good.

@@ -163,8 +163,8 @@ impl Balancer {
         }
     }
 
-    /// Asks servers how they are, for ever.
-    pub async fn probe(self, ca: String, credentials: Credentials) {
+    /// Asks servers how they are, for ever, and shows them `own`.
+    pub async fn probe(self, ca: String, own: Arc<pki::Renewable>) {
         let mut clients: HashMap<String, kube::Client> = HashMap::new();
         let mut turn = 0u32;
         loop {
@@ -177,8 +177,8 @@ impl Balancer {
                 let address = server.address.clone();
                 let client = match clients.get(&address) {
                     Some(client) => client.clone(),
-                    None => match Https::new(&format!("https://{address}"), &ca, &credentials) {
-                        Ok(https) => clients.entry(address.clone()).or_insert_with(|| client::https(https)).clone(),
+                    None => match Https::new(&format!("https://{address}"), &ca, &Credentials::default()) {
+                        Ok(https) => clients.entry(address.clone()).or_insert_with(|| client::https(https.showing(own.clone()))).clone(),
                         Err(error) => {
                             tracing::warn!(address, "the API server cannot be asked: {error}");
                             continue;

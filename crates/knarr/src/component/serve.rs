@@ -16,6 +16,7 @@ use hyper::body::Incoming;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use jiff::{SignedDuration, Timestamp};
 use parking_lot::RwLock;
+use pki::Renewable;
 use reconcile::Tasks;
 use reconcile::leader::Leadership;
 use serde_json::{Value, json};
