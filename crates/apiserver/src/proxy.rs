@@ -51,7 +51,7 @@ impl Dialer {
                 let config = builder()?.with_root_certificates(roots);
                 let config = match client {
                     None => config.with_no_client_auth(),
-                    Some(own) => config.with_client_cert_resolver(own),
+                    Some(own) => own.shown_by(config.with_no_client_auth()),
                 };
                 Some(TlsConnector::from(Arc::new(config)))
             }

@@ -209,7 +209,7 @@ pub(crate) fn connector(bundle: &[u8], insecure: bool, own: Option<Arc<pki::Rene
     };
     let config = match own {
         None => config.with_no_client_auth(),
-        Some(own) => config.with_client_cert_resolver(own),
+        Some(own) => own.shown_by(config.with_no_client_auth()),
     };
     Ok(TlsConnector::from(Arc::new(config)))
 }

@@ -70,6 +70,7 @@ pub fn server(machine: &Machine<'_>, config: &InitConfig, certificates: &Path) -
     let mut all = common(machine, &init.node_registration, cluster, Some(&init.local_api_endpoint.advertise_address))?;
     let mut put = |name: &str, value: Value| all.insert(name.into(), value);
     put("secure-port", init.local_api_endpoint.bind_port.into());
+    put("certificate-validity-period", cluster.certificate_validity_period.clone().into());
     let names = ["audit-policy-file", "audit-log-path", "audit-log-maxage", "audit-log-maxbackup", "audit-log-maxsize", "audit-webhook-config-file"];
     for name in names.into_iter().chain(["authentication-config", "authorization-config"]) {
         if let Some(value) = flag(&cluster.api_server.extra_args, name) {

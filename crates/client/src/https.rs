@@ -151,8 +151,7 @@ impl Https {
 
     /// The same, showing `own`: when that is replaced the next request makes a new connection.
     pub fn showing(&self, own: Arc<pki::Renewable>) -> Https {
-        let mut tls = rustls::ClientConfig::clone(self.0.tls.config());
-        tls.client_auth_cert_resolver = own.clone();
+        let tls = own.shown_by(rustls::ClientConfig::clone(self.0.tls.config()));
         Https(Arc::new(Inner {
             name: self.0.name.clone(),
             authority: self.0.authority.clone(),

@@ -3,12 +3,12 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 
-use rustls::SignatureScheme;
-use rustls::client::ResolvesClientCert;
+use rustls::client::{ResolvesClientCert, Resumption};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::{ClientHello, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
+use rustls::{ClientConfig, SignatureScheme};
 
 use crate::{CertKey, Error, Result};
 
@@ -31,6 +31,13 @@ impl Renewable {
         *self.now.write().unwrap_or_else(PoisonError::into_inner) = new;
         self.turn.fetch_add(1, Ordering::Release);
         Ok(())
+    }
+
+    /// Has a client show this. Sessions are not resumed: they would go on with the certificate that they began with.
+    pub fn shown_by(self: &Arc<Self>, mut client: ClientConfig) -> ClientConfig {
+        client.client_auth_cert_resolver = self.clone();
+        client.resumption = Resumption::disabled();
+        client
     }
 
     /// Grows with every replacement: who keeps connections tells by it which were made with an older certificate.
