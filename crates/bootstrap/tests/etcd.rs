@@ -47,7 +47,7 @@ impl Machine {
                 std::fs::copy(first.member.pki.join("etcd").join(file), pki.join("etcd").join(file)).unwrap();
             }
         }
-        certs::ensure(&pki, &certs::Subject { name, address }, first.is_none(), Timestamp::now()).unwrap();
+        certs::ensure(&pki, &certs::Subject { name, address }, first.is_none(), jiff::SignedDuration::from_hours(1), Timestamp::now()).unwrap();
         let own = dir.path().join("etcd");
         let member = Member { name: name.into(), address, client_port: port(), peer_port: port(), data: own.join("data"), dir: own, pki };
         let access = certs::access(&member.pki, "etcd/healthcheck-client").unwrap();

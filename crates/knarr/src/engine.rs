@@ -8,10 +8,12 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail, ensure};
 use apiserver::{EncryptionKey, Server};
 use clap::Args;
+use reconcile::Tasks;
 use serde::{Deserialize, Serialize};
 use store::Store;
 
 use crate::config::Config;
+use crate::follow::Certificate;
 use crate::layout::Layout;
 use crate::{files, material};
 
@@ -45,6 +47,8 @@ pub struct Etcd {
     pub options: store::etcd::Options,
     pub prefix: String,
     args: EtcdArgs,
+    /// The certificate that is shown to it.
+    certificate: Option<Certificate>,
 }
 
 impl std::fmt::Debug for Etcd {
@@ -61,7 +65,12 @@ impl Etcd {
             ensure!(!more, "--etcd-servers must be specified where other flags of etcd are");
             return Ok(None);
         }
-        let options = options(&args.etcd_servers, args.etcd_cafile.as_deref(), args.etcd_certfile.as_deref(), args.etcd_keyfile.as_deref())?;
+        let mut options = options(&args.etcd_servers, args.etcd_cafile.as_deref(), args.etcd_certfile.as_deref(), args.etcd_keyfile.as_deref())?;
+        let certificate = match (&args.etcd_certfile, &args.etcd_keyfile) {
+            (Some(cert), Some(key)) => Some(Certificate::read([cert, key])?),
+            _ => None,
+        };
+        options.shown = certificate.as_ref().map(|c| -> Arc<dyn rustls::client::ResolvesClientCert> { c.shown.clone() });
         let absolute = |path: &Option<PathBuf>| path.as_ref().map(|p| std::path::absolute(p).unwrap_or_else(|_| p.clone()));
         let args = EtcdArgs {
             etcd_servers: args.etcd_servers.clone(),
@@ -70,7 +79,14 @@ impl Etcd {
             etcd_keyfile: absolute(&args.etcd_keyfile),
             etcd_prefix: args.etcd_prefix.clone(),
         };
-        Ok(Some(Etcd { options, prefix: args.etcd_prefix.clone().unwrap_or_else(|| "/registry".into()), args }))
+        Ok(Some(Etcd { options, prefix: args.etcd_prefix.clone().unwrap_or_else(|| "/registry".into()), args, certificate }))
+    }
+
+    /// Has another certificate shown to it when that lies in the files.
+    pub fn follow(&self, tasks: &Tasks) {
+        if let Some(certificate) = self.certificate.clone() {
+            certificate.start(tasks);
+        }
     }
 
     /// Its members.

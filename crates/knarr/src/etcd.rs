@@ -40,6 +40,12 @@ fn member(config: &Config, layout: &Layout, beside: &Beside, address: Ipv4Addr) 
     Member { name: config.node_name.clone(), address, client_port: beside.client_port, peer_port: beside.peer_port, data: dir.join("data"), dir, pki: pki(config, layout) }
 }
 
+/// Makes the certificates of a member anew that are about to end. etcd reads its files for each connection.
+pub fn renew(config: &Config, layout: &Layout, address: Ipv4Addr) -> Result<()> {
+    let subject = certs::Subject { name: &config.node_name, address };
+    Ok(certs::ensure(&pki(config, layout), &subject, false, config.certificate_lifetime, Timestamp::now())?)
+}
+
 /// Starts the member, has it join if it is to, and waits until it serves. Its process is run by a task of `tasks`.
 pub async fn start(config: &Config, layout: &Layout, beside: &Beside, address: Ipv4Addr, tasks: &Tasks) -> Result<Etcd> {
     let member = member(config, layout, beside, address);
@@ -49,7 +55,7 @@ pub async fn start(config: &Config, layout: &Layout, beside: &Beside, address: I
     let place = MemberPlace { name: member.name.clone(), address, client_port: beside.client_port, peer_port: beside.peer_port, program: beside.program.clone(), pki: member.pki.clone() };
     files::write(&member.dir.join(PLACE), &serde_json::to_vec_pretty(&place)?, 0o600)?;
     let subject = certs::Subject { name: &config.node_name, address };
-    certs::ensure(&member.pki, &subject, beside.join.is_empty() && !member.has_data(), Timestamp::now())?;
+    certs::ensure(&member.pki, &subject, beside.join.is_empty() && !member.has_data(), config.certificate_lifetime, Timestamp::now())?;
     let access = certs::access(&member.pki, "etcd/healthcheck-client")?;
     let known = if beside.join.is_empty() { &note.others } else { &beside.join };
     let others = Cluster::new(known, Some(&access))?;

@@ -55,11 +55,11 @@ pub struct Certificate {
 
 impl Certificate {
     /// Of these files.
-    pub fn read(paths: [&str; 2]) -> Result<Certificate> {
-        let [cert, key] = paths.map(|path| Followed::read(Path::new(path)));
+    pub fn read<P: AsRef<Path>>(paths: [P; 2]) -> Result<Certificate> {
+        let [cert, key] = paths.map(|path| Followed::read(path.as_ref()));
         let files = [cert?, key?];
         let pair = CertKey { cert_pem: files[0].text.clone(), key_pem: files[1].text.clone() };
-        Ok(Certificate { shown: Renewable::new(&pair).with_context(|| format!("{} and {} cannot be used", paths[0], paths[1]))?, files })
+        Ok(Certificate { shown: Renewable::new(&pair).with_context(|| format!("{} and {} cannot be used", files[0].path.display(), files[1].path.display()))?, files })
     }
 
     /// Follows the files as long as `tasks` run.

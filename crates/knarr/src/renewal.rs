@@ -12,6 +12,7 @@ use jiff::{SignedDuration, Timestamp};
 use pki::{CertKey, Renewable};
 
 use crate::config::Config;
+use crate::etcd;
 use crate::layout::Layout;
 use crate::material::{self, Material};
 
@@ -80,6 +81,9 @@ fn look(config: &Config, layout: &Layout, address: Ipv4Addr) -> Result<Material>
         for name in keeper.renew_due(Timestamp::now())? {
             tracing::info!(certificate = name, "renewed");
         }
+    }
+    if config.member.is_some() {
+        etcd::renew(config, layout, address)?;
     }
     material::prepare(layout, config, address, &mut |bytes| rand::fill(bytes))
 }

@@ -230,6 +230,9 @@ async fn start(config: &Config, layout: &Layout, progress: &Progress, below: &Ta
 
 async fn api_server(config: &Config, layout: &Layout, material: &Material, shown: &Shown, node_ip: Ipv4Addr, core: &Tasks) -> Result<(Arc<Server>, ::metrics::Service, registry::Live)> {
     let store = engine::open(config, layout).await?;
+    if let Some(etcd) = &config.etcd {
+        etcd.follow(core);
+    }
     let authentication = config.authentication.as_ref().map(|(config, _)| config.clone()).unwrap_or_default();
     let anonymous = authentication.anonymous.clone();
     let settings = apiserver::Config {

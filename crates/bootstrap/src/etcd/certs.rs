@@ -13,9 +13,6 @@ use pki::{Ca, CertRequest, Usage};
 use super::Access;
 
 const CA_LIFETIME: SignedDuration = SignedDuration::from_hours(24 * 3650);
-const LIFETIME: SignedDuration = SignedDuration::from_hours(24 * 365);
-/// Certificates are made anew at a start when less than this is left.
-const RENEW: SignedDuration = SignedDuration::from_hours(24 * 60);
 
 /// Why etcd has no certificates.
 #[derive(Debug, thiserror::Error)]
@@ -65,7 +62,7 @@ pub fn pair(pki: &Path, name: &str) -> (PathBuf, PathBuf) {
 }
 
 /// Sees that all five are there; makes the CA too when `found` says that a cluster begins here.
-pub fn ensure(pki: &Path, subject: &Subject<'_>, found: bool, now: Timestamp) -> Result<(), CertError> {
+pub fn ensure(pki: &Path, subject: &Subject<'_>, found: bool, lifetime: SignedDuration, now: Timestamp) -> Result<(), CertError> {
     let dir = pki.join("etcd");
     fs::DirBuilder::new().recursive(true).mode(0o700).create(&dir).map_err(|source| CertError::File { what: "cannot make the directory", path: dir.clone(), source })?;
     let wrong = |source| CertError::Pki { dir: dir.clone(), source };
@@ -100,7 +97,7 @@ pub fn ensure(pki: &Path, subject: &Subject<'_>, found: bool, now: Timestamp) ->
             return Err(CertError::NoKey { key: ca_key, needed: cert });
         }
         let ca = Ca::from_pem(&read(&ca_cert)?, &read(&ca_key)?).map_err(wrong)?;
-        let request = CertRequest { cn: cn.into(), orgs: Vec::new(), sans, usages, lifetime: LIFETIME };
+        let request = CertRequest { cn: cn.into(), orgs: Vec::new(), sans, usages, lifetime };
         let made = ca.issue(&request, now).map_err(wrong)?;
         write(&key, &made.key_pem, 0o600)?;
         write(&cert, &made.cert_pem, 0o644)?;
@@ -111,9 +108,9 @@ pub fn ensure(pki: &Path, subject: &Subject<'_>, found: bool, now: Timestamp) ->
 /// Whether a certificate is there, good for a while, and for all these names.
 fn usable(cert: &Path, key: &Path, sans: &[String], now: Timestamp) -> bool {
     let (Ok(text), true) = (fs::read_to_string(cert), key.exists()) else { return false };
-    let Ok(end) = pki::certificate_end(&text) else { return false };
+    let Ok(peer) = pki::Peer::from_pem(&text) else { return false };
     let Some(block) = pki::pem_decode(&text).into_iter().next() else { return false };
-    end.duration_since(now) > RENEW && names(&block.der).is_some_and(|has| sans.iter().all(|san| has.contains(san)))
+    !peer.is_due(now) && names(&block.der).is_some_and(|has| sans.iter().all(|san| has.contains(san)))
 }
 
 /// The names and addresses that a certificate is good for.
@@ -163,25 +160,26 @@ mod tests {
     fn they_are_made_once_and_again_when_the_address_changes_or_they_end() {
         let dir = tempfile::tempdir().expect("a directory");
         let (pki, now) = (dir.path(), Timestamp::now());
+        let make = |subject: &Subject<'_>, found: bool, now: Timestamp| ensure(pki, subject, found, SignedDuration::from_hours(24 * 365), now);
         let one = Subject { name: "one", address: Ipv4Addr::new(192, 0, 2, 1) };
-        let refused = ensure(pki, &one, false, now).expect_err("no CA").to_string();
+        let refused = make(&one, false, now).expect_err("no CA").to_string();
         assert!(refused.contains("--upload-certs"), "{refused}");
-        ensure(pki, &one, true, now).expect("made");
+        make(&one, true, now).expect("made");
         let text = |name: &str| fs::read_to_string(pki.join(name)).expect("there");
         let (server, peer, client) = (text("etcd/server.crt"), text("etcd/peer.crt"), text("apiserver-etcd-client.crt"));
-        ensure(pki, &one, true, now).expect("used");
+        make(&one, true, now).expect("used");
         assert_eq!((text("etcd/server.crt"), text("etcd/peer.crt")), (server.clone(), peer));
         let moved = Subject { address: Ipv4Addr::new(192, 0, 2, 9), ..one };
-        ensure(pki, &moved, true, now).expect("made anew");
+        make(&moved, true, now).expect("made anew");
         assert_ne!(text("etcd/server.crt"), server);
         assert_eq!(text("apiserver-etcd-client.crt"), client, "it has no address");
-        ensure(pki, &moved, true, now + SignedDuration::from_hours(24 * 320)).expect("renewed");
+        make(&moved, true, now + SignedDuration::from_hours(24 * 320)).expect("renewed");
         assert_ne!(text("apiserver-etcd-client.crt"), client);
         // An external CA: its key is elsewhere.
         fs::remove_file(pki.join("etcd/ca.key")).expect("removed");
-        ensure(pki, &moved, false, now + SignedDuration::from_hours(24 * 320)).expect("all are there");
+        make(&moved, false, now + SignedDuration::from_hours(24 * 320)).expect("all are there");
         fs::remove_file(pki.join("etcd/peer.crt")).expect("removed");
-        let why = ensure(pki, &moved, false, now).expect_err("no key").to_string();
+        let why = make(&moved, false, now).expect_err("no key").to_string();
         assert!(why.contains("etcd/ca.key") && why.contains("etcd/peer.crt"), "{why}");
         assert!(access(pki, "apiserver-etcd-client").expect("files").certificate.is_some());
     }

@@ -56,7 +56,7 @@ impl Setup {
         };
         let pair = |cert: &str, key: &str| -> Result<Option<Certificate>> {
             match (values.given(cert), values.given(key)) {
-                (Some(c), Some(k)) => Certificate::read([&c, &k]).with_context(|| format!("--{cert}")).map(Some),
+                (Some(c), Some(k)) => Certificate::read([c, k]).with_context(|| format!("--{cert}")).map(Some),
                 (None, None) => Ok(None),
                 _ => bail!("--{cert} and --{key} belong together: one of them is missing"),
             }

@@ -74,7 +74,7 @@ pub async fn start(site: Arc<Site>, tasks: &Tasks) -> Result<()> {
     let (cert_pem, key_pem) = certificate(site.component, values)?;
     let shown = match values.given("tls-cert-file").zip(values.given("tls-private-key-file")) {
         Some((cert, key)) => {
-            let files = Certificate::read([&cert, &key])?;
+            let files = Certificate::read([cert, key])?;
             let shown = files.shown.clone();
             files.start(tasks);
             shown

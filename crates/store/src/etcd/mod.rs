@@ -45,6 +45,8 @@ pub struct Options {
     pub ca: Option<Vec<u8>>,
     /// Our certificate chain and key in PEM.
     pub identity: Option<(Vec<u8>, Vec<u8>)>,
+    /// Shown in its place: one that is replaced now and then.
+    pub shown: Option<Arc<dyn rustls::client::ResolvesClientCert>>,
     /// After this time a request fails, if etcd has not answered it.
     pub request_timeout: Duration,
     /// Bytes of recent changes that watchers get from memory.
@@ -53,7 +55,7 @@ pub struct Options {
 
 impl Default for Options {
     fn default() -> Self {
-        Self { endpoints: Vec::new(), ca: None, identity: None, request_timeout: Duration::from_secs(10), feed_bytes: 1 << 20 }
+        Self { endpoints: Vec::new(), ca: None, identity: None, shown: None, request_timeout: Duration::from_secs(10), feed_bytes: 1 << 20 }
     }
 }
 

@@ -322,14 +322,19 @@ fn connector(options: &Options) -> Result<TlsConnector, OpenError> {
         .with_safe_default_protocol_versions()
         .map_err(|e| bad("CA")(e.to_string()))?
         .with_root_certificates(roots);
-    let mut config = match &options.identity {
-        None => builder.with_no_client_auth(),
-        Some((certificate, key)) => {
+    let mut config = match (&options.shown, &options.identity) {
+        (Some(shown), _) => builder.with_client_cert_resolver(shown.clone()),
+        (None, None) => builder.with_no_client_auth(),
+        (None, Some((certificate, key))) => {
             let key = PrivateKeyDer::from_pem_slice(key).map_err(|e| bad("client key")(e.to_string()))?;
             let chain = certificates(certificate, "client certificate")?;
             builder.with_client_auth_cert(chain, key).map_err(|e| bad("client certificate")(e.to_string()))?
         }
     };
+    if options.shown.is_some() {
+        // A session that is resumed goes on with the certificate that it began with.
+        config.resumption = rustls::client::Resumption::disabled();
+    }
     config.alpn_protocols = vec![b"h2".to_vec()];
     Ok(TlsConnector::from(Arc::new(config)))
 }
