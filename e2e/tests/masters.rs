@@ -51,7 +51,7 @@ fn main() {
         "nothing is left",
         Box::new(move || {
             last.take_away()?;
-            let left: Vec<String> = traces(Path::new("/run/knarr-ha-none"))?.into_iter().filter(|t| !before.contains(t) && t.contains("knarr-ha")).collect();
+            let left: Vec<String> = traces(Path::new("/run/knarr-ha-none"))?.into_iter().filter(|t| !before.contains(t) && t.contains("knarr-ha-")).collect();
             ensure!(left.is_empty(), "left behind: {left:?}");
             Ok(())
         }),
@@ -273,6 +273,7 @@ const STEPS: &[Named] = &[
     ("the leader is killed with all its processes, again and again", kills),
     ("the leader is cut off", partition),
     ("the virtual address moves", moves),
+    ("controllers and the scheduler go on elsewhere", failover),
     ("what clients saw", history),
     ("a snapshot is restored elsewhere", restored),
     ("most members are lost: one is restored, the others join it", quorum_lost),
@@ -384,6 +385,32 @@ fn moves(t: &Test) -> Result<()> {
     let doubled = t.doubled.lock().expect("not poisoned");
     ensure!(doubled.is_empty(), "it was at two masters: {doubled:?}");
     Ok(())
+}
+
+fn failover(t: &Test) -> Result<()> {
+    let read = || t.kubectl(&["-n", "kube-system", "get", "lease", "kube-controller-manager", "-o", "jsonpath={.spec.holderIdentity} {.spec.renewTime}"]);
+    let holder = |text: &str| text.split(' ').next().unwrap_or_default().to_string();
+    // One that lives: the last one may have been killed a moment ago.
+    let before = eventually("a leader", 40, || {
+        let one = read()?;
+        std::thread::sleep(Duration::from_secs(4));
+        let other = read()?;
+        ensure!(one != other && holder(&one) == holder(&other), "{one} is not renewed");
+        Ok(holder(&one))
+    })?;
+    let host = HOSTS.iter().position(|(name, _)| before.starts_with(&format!("{name}_"))).with_context(|| format!("{before} is nobody"))?;
+    let begun = Instant::now();
+    t.kill(host)?;
+    let deployment = r#"{"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": "later"}, "spec": {
+        "selector": {"matchLabels": {"app": "later"}}, "template": {"metadata": {"labels": {"app": "later"}}, "spec": {
+        "nodeSelector": {"kubernetes.io/hostname": "knarr-ha-w"}, "containers": [{"name": "echo", "image": "knarr.local/echo"}]}}}}"#;
+    output_with(&mut t.kubectl_command(&["apply", "-f", "-"]), deployment)?;
+    t.kubectl(&["rollout", "status", "deployment/later", "--timeout=60s"])?;
+    let after = holder(&read()?);
+    ensure!(after != before, "{before} is gone, and still holds the lease");
+    println!("    {} was killed: a new deployment runs after {:.1?}", HOSTS[host].0, begun.elapsed());
+    t.start_again(host)?;
+    t.all_serve()
 }
 
 fn restored(t: &Test) -> Result<()> {

@@ -50,6 +50,12 @@ pub fn renew(config: &Config, layout: &Layout, address: Ipv4Addr) -> Result<()> 
 pub async fn start(config: &Config, layout: &Layout, beside: &Beside, address: Ipv4Addr, tasks: &Tasks) -> Result<Etcd> {
     let member = member(config, layout, beside, address);
     files::private_dir(&member.dir)?;
+    if etcd::left(&member.dir).is_none() {
+        for (flag, address, port) in [("etcd-client-port", Ipv4Addr::LOCALHOST, member.client_port), ("etcd-peer-port", address, member.peer_port)] {
+            let free = std::net::TcpListener::bind((address, port));
+            drop(free.with_context(|| format!("etcd cannot listen on {address}:{port} (ss -ltnp 'sport = :{port}' names who does): stop that, or give --{flag} another port"))?);
+        }
+    }
     let program = etcd::find_program(beside.program.as_deref()).await?;
     let note = member.note();
     let place = MemberPlace { name: member.name.clone(), address, client_port: beside.client_port, peer_port: beside.peer_port, program: beside.program.clone(), pki: member.pki.clone() };

@@ -83,9 +83,11 @@ async fn serve(config: &Config, layout: &Layout, progress: &Progress) -> Result<
     let core = Tasks::new();
     // Everything else needs the store to its end.
     let below = Tasks::new();
+    // Members of etcd join one after the other.
+    let limit = if config.member.is_some() { START * 2 } else { START };
     let started = tokio::select! {
-        started = tokio::time::timeout(START, start(config, layout, progress, &below, &core, &control)) => {
-            started.unwrap_or_else(|_| Err(anyhow::anyhow!("the cluster was not ready after {} s: see the log above, and knarr status", START.as_secs())))
+        started = tokio::time::timeout(limit, start(config, layout, progress, &below, &core, &control)) => {
+            started.unwrap_or_else(|_| Err(anyhow::anyhow!("the cluster was not ready after {} s: see the log above, and knarr status", limit.as_secs())))
         }
         () = signals.wait() => Err(anyhow::anyhow!("ended by a signal before it was ready")),
     };

@@ -20,7 +20,7 @@ mod process;
 pub use client::{Access, Cluster, Error, Health, Snapshot};
 pub use join::{JoinError, Patience, join, leave, refresh};
 pub use member::{Member, Note, Program, ProgramError, find_program};
-pub use process::{State, Supervisor, end_left};
+pub use process::{State, Supervisor, end_left, left};
 
 /// etcd's own name of a member in the member list.
 pub use proto::etcd::Member as Listed;

@@ -218,11 +218,16 @@ impl Supervisor {
     }
 }
 
+/// The process that a server has left in a member's directory, if it runs.
+pub fn left(dir: &Path) -> Option<u32> {
+    let id = fs::read_to_string(dir.join("pid")).ok()?.trim().parse::<u32>().ok()?;
+    let flag = OsString::from_vec([b"--data-dir=", dir.join("data").into_os_string().as_encoded_bytes()].concat());
+    command_line(id).contains(&flag).then_some(id)
+}
+
 /// Ends the process that a server has left in a member's directory, if it has; whether there was one. Blocks.
 pub fn end_left(dir: &Path) -> bool {
-    let Some(id) = fs::read_to_string(dir.join("pid")).ok().and_then(|text| text.trim().parse::<u32>().ok()) else { return false };
-    let flag = OsString::from_vec([b"--data-dir=", dir.join("data").into_os_string().as_encoded_bytes()].concat());
-    let Some(pid) = Pid::from_raw(id as i32).filter(|_| command_line(id).contains(&flag)) else { return false };
+    let Some(pid) = left(dir).and_then(|id| Pid::from_raw(id as i32)) else { return false };
     let Ok(fd) = rustix::process::pidfd_open(pid, PidfdFlags::empty()) else { return false };
     for signal in [Signal::TERM, Signal::KILL] {
         let _ = rustix::process::pidfd_send_signal(&fd, signal);
