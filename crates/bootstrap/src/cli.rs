@@ -94,6 +94,13 @@ pub struct InitArgs {
     /// Don't apply any changes; just output what would be done
     #[arg(long)]
     pub dry_run: bool,
+    /// Keep the objects in an etcd, a member of which runs beside this and each further control plane; that is also
+    /// done where --upload-certs and --control-plane-endpoint announce further ones, and there is an etcd
+    #[arg(long)]
+    pub etcd: bool,
+    /// The program of etcd [default: the first one on PATH]
+    #[arg(long, value_name = "FILE")]
+    pub etcd_program: Option<PathBuf>,
     /// A set of key=value pairs that describe feature gates for various features
     #[arg(long, value_name = "GATES")]
     pub feature_gates: Option<String>,
@@ -188,6 +195,9 @@ pub struct JoinArgs {
     /// A list of checks whose errors will be shown as warnings; 'all' ignores errors from all checks
     #[arg(long, value_name = "CHECK", value_delimiter = ',')]
     pub ignore_preflight_errors: Vec<String>,
+    /// The program of etcd, for a control plane that gets a member of it [default: the first one on PATH]
+    #[arg(long, value_name = "FILE")]
+    pub etcd_program: Option<PathBuf>,
     /// Specify the node name
     #[arg(long, value_name = "NAME")]
     pub node_name: Option<String>,

@@ -65,6 +65,12 @@ impl Cluster {
         self.0.request(request.map_err(kube::Error::HttpError)?).await
     }
 
+    /// Whether the API server says that all its checks are well.
+    pub async fn healthy(&self) -> Result<()> {
+        let request = http::Request::get("/readyz").body(Vec::new()).map_err(kube::Error::HttpError).doing(|| "asking /readyz".into())?;
+        self.0.request_text(request).await.doing(|| "the API server is not ready".into()).map(|_| ())
+    }
+
     /// An object; none if there is none.
     pub async fn get(&self, path: &str) -> Result<Option<Value>> {
         match self.ask("GET", path, None).await {

@@ -141,7 +141,15 @@ fn run_init(machine: &Machine<'_>, args: InitArgs) -> Result<()> {
         Some("phase") => Some(phases::one(init::PHASES, "init", &args.words[1..])?),
         Some(other) => return refused(format!("unknown command {other:?} for \"kubeadm init\"")),
     };
-    let config = loaded_init(&args, machine)?;
+    let mut config = loaded_init(&args, machine)?;
+    // A phase alone, of a cluster that is there: what the cluster is, it knows best.
+    if args.config.is_none()
+        && args.words.get(1).is_some_and(|phase| phase == "upload-certs")
+        && let Ok(Some(text)) = published(&admin(machine, &args.kubeconfig))
+    {
+        config.cluster = Documents::parse(&text)?.init()?.cluster;
+    }
+    let (etcd_program, unused_etcd) = choose_etcd(machine, &args, &mut config, alone.is_some())?;
     let skipped = if args.skip_phases.is_empty() { &config.init.skip_phases } else { &args.skip_phases };
     let steps = match alone {
         Some(steps) => steps,
@@ -157,6 +165,8 @@ fn run_init(machine: &Machine<'_>, args: InitArgs) -> Result<()> {
         hide_key: args.skip_certificate_key_print,
         kubeconfig: args.kubeconfig.clone(),
         dry_run: args.dry_run || config.init.dry_run,
+        etcd_program,
+        unused_etcd,
     };
     let dry = wishes.dry_run;
     let mut init = Init::new(machine, config, wishes)?;
@@ -170,6 +180,30 @@ fn run_init(machine: &Machine<'_>, args: InitArgs) -> Result<()> {
         }
         Ok(())
     })
+}
+
+/// Where the objects will be: in an etcd that others run, in one beside the control planes, or in the embedded store.
+/// The program of the second, and whether a file has settings of it that nobody reads.
+fn choose_etcd(machine: &Machine<'_>, args: &InitArgs, config: &mut InitConfig, alone: bool) -> Result<(Option<PathBuf>, bool)> {
+    let etcd = &mut config.cluster.etcd;
+    if etcd.external.is_some() {
+        return if args.etcd { refused("--etcd runs an etcd, and etcd.external names one that others run: say one of them") } else { Ok((None, false)) };
+    }
+    let announced = args.upload_certs && !config.cluster.control_plane_endpoint.is_empty() && !alone;
+    if args.etcd || announced {
+        match Machine::wait(async { crate::etcd::find_program(args.etcd_program.as_deref()).await.doing(|| "--etcd".into()) }) {
+            Ok(_) => {
+                let local = etcd.local.get_or_insert_default();
+                local.data_dir = machine.host.data_dir().join("etcd/data").display().to_string();
+                return Ok((args.etcd_program.clone(), false));
+            }
+            Err(error) if args.etcd => return Err(error),
+            Err(error) => eprintln!("[etcd] WARNING: further control planes need an etcd, and there is none here ({}): the embedded store serves this one alone", error.chain()),
+        }
+    }
+    let given = etcd.local.take().unwrap_or_default();
+    let set = !given.extra_args.is_empty() || !given.extra_envs.is_empty() || !given.image_repository.is_empty() || !given.image_tag.is_empty();
+    Ok((None, set || !matches!(given.data_dir.as_str(), "" | "/var/lib/etcd")))
 }
 
 fn would(phase: &str, part: &str) {
@@ -256,6 +290,7 @@ fn run_join(machine: &Machine<'_>, args: JoinArgs) -> Result<()> {
     let wishes = Wishes {
         ignored: preflight::ignored(&args.ignore_preflight_errors, &config.node_registration.ignore_preflight_errors)?,
         dry_run: args.dry_run || config.dry_run,
+        etcd_program: args.etcd_program.clone(),
         ..Wishes::default()
     };
     let dry = wishes.dry_run;
@@ -343,6 +378,18 @@ fn run_token(machine: &Machine<'_>, command: TokenCommand) -> Result<()> {
     }
 }
 
+/// What the cluster of a kubeconfig says that it is.
+fn published(kubeconfig: &Path) -> Result<Option<String>> {
+    Machine::wait(async {
+        let asked = async { Cluster::of(kubeconfig, None)?.config_map("kube-system", "kubeadm-config", "ClusterConfiguration").await };
+        // A control plane that is down must not keep its certificates from being renewed.
+        match tokio::time::timeout(std::time::Duration::from_secs(5), asked).await {
+            Ok(result) => result,
+            Err(_) => refused("the cluster does not answer"),
+        }
+    })
+}
+
 /// The cluster's configuration: of a file, of the cluster, or what it is by default.
 fn cluster_configuration(machine: &Machine<'_>, config: Option<&Path>, kubeconfig: Option<&PathBuf>, said: &str) -> Result<InitConfig> {
     let mut all = InitConfig::default();
@@ -351,15 +398,7 @@ fn cluster_configuration(machine: &Machine<'_>, config: Option<&Path>, kubeconfi
     } else {
         let path = kubeconfig.cloned().unwrap_or_else(|| machine.place.conf("admin"));
         if path.exists() {
-            let read = Machine::wait(async {
-                let asked = async { Cluster::of(&path, None)?.config_map("kube-system", "kubeadm-config", "ClusterConfiguration").await };
-                // A control plane that is down must not keep its certificates from being renewed.
-                match tokio::time::timeout(std::time::Duration::from_secs(5), asked).await {
-                    Ok(result) => result,
-                    Err(_) => refused("the cluster does not answer"),
-                }
-            });
-            match read {
+            match published(&path) {
                 Ok(Some(text)) => {
                     all = Documents::parse(&text)?.init()?;
                     println!("[{said}] Reading configuration from the \"kubeadm-config\" ConfigMap in namespace \"kube-system\"...");

@@ -2,14 +2,14 @@
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use crate::certs::{self, Authority, endpoint, local_endpoint};
 use crate::cluster::{self, Cluster};
-use crate::config::{InitConfig, to_yaml};
+use crate::config::{InitConfig, duration, to_yaml};
 use crate::error::{Doing, Result, refused};
 use crate::files;
 use crate::host::{Machine, Role};
@@ -64,6 +64,10 @@ pub struct Wishes {
     pub kubeconfig: Option<PathBuf>,
     /// Check, and change nothing.
     pub dry_run: bool,
+    /// The program of etcd, where a member of it runs beside the control plane.
+    pub etcd_program: Option<PathBuf>,
+    /// A file has settings of a local etcd that nobody reads.
+    pub unused_etcd: bool,
 }
 
 /// An `init` under way.
@@ -155,13 +159,18 @@ impl<'a> Init<'a> {
                 Some(spec) => kubeconfigs::write(&self.authority(), &self.machine.place, self.port(), spec),
                 None => Ok(()),
             },
-            ("etcd", "local") if self.config.cluster.etcd.external.is_none() => {
-                println!("[etcd] The embedded store serves this control plane: no member of etcd is made");
+            ("etcd", "local") => {
+                let etcd = &self.config.cluster.etcd;
+                match (&etcd.local, &etcd.external) {
+                    (Some(local), _) => println!("[etcd] A member of etcd runs beside the node's own process, with its data in {:?}", local.data_dir),
+                    (None, None) => println!("[etcd] The embedded store serves this control plane: no member of etcd is made"),
+                    (None, Some(_)) => {}
+                }
                 Ok(())
             }
             ("control-plane", "") => self.control_plane(),
-            ("kubelet-start", _) => kubelet::start_files(&self.machine.place, &self.config, false),
-            ("wait-control-plane", _) => self.start(),
+            ("kubelet-start", _) => self.start(),
+            ("wait-control-plane", _) => self.check().await,
             ("upload-config", "kubeadm") => self.upload_config().await,
             ("upload-config", "kubelet") => self.upload_kubelet_config().await,
             ("upload-certs", _) => self.upload_certs().await,
@@ -189,7 +198,9 @@ impl<'a> Init<'a> {
         let mut findings = preflight::init(self.machine.host, &self.machine.place, &self.config, true, false);
         preflight::extra_flags(&mut findings, &self.config);
         kubelet::unused(&mut findings, &self.config.init.node_registration);
-        local_etcd(&mut findings, &self.config);
+        if self.wishes.unused_etcd {
+            findings.warn("LocalEtcd", "etcd.local has no effect: the embedded store keeps the objects; --etcd runs a member of etcd beside this control plane, etcd.external names one that others run");
+        }
         findings.report(&self.wishes.ignored)?;
         println!("[preflight] Nothing needs pulling: the components are in this binary");
         Ok(())
@@ -208,15 +219,31 @@ impl<'a> Init<'a> {
     fn control_plane(&self) -> Result<()> {
         let path = self.machine.place.process();
         println!("[control-plane] The control plane runs in the node's own process: writing its settings to {:?}", path.display().to_string());
-        process::write(self.machine, &process::server(self.machine, &self.config, &self.certificates)?)
+        process::write(self.machine, &process::server(self.machine, &self.config, &self.certificates, &process::Member { program: self.wishes.etcd_program.clone(), join: Vec::new() })?)
     }
 
+    /// Starts the node's own process; the control plane in it serves once that returns.
     fn start(&self) -> Result<()> {
-        println!("[kubelet-start] Starting the kubelet");
-        println!("[wait-control-plane] Waiting for the control plane in the node's own process. This can take up to 4m0s");
+        kubelet::start_files(&self.machine.place, &self.config, false)?;
+        println!("[kubelet-start] Starting the kubelet, and the control plane in the same process. This can take up to 4m0s");
         let begun = Instant::now();
         self.machine.host.start(Role::ControlPlane, &self.machine.place.process()).doing(|| "failed while waiting for the control plane to start".into())?;
-        println!("[control-plane-check] All control plane components are healthy, and the node is Ready, after {:.2} s", begun.elapsed().as_secs_f64());
+        println!("[kubelet-check] The kubelet is healthy, and the node is Ready, after {:.2} s", begun.elapsed().as_secs_f64());
+        Ok(())
+    }
+
+    async fn check(&mut self) -> Result<()> {
+        println!("[control-plane-check] Waiting for healthy control plane components. This can take up to 4m0s");
+        let patience = self.config.init.timeouts.as_ref().and_then(|t| duration(&t.control_plane_component_health_check)).unwrap_or(Duration::from_secs(240));
+        let cluster = self.cluster().await?;
+        let begun = Instant::now();
+        while let Err(error) = cluster.healthy().await {
+            if begun.elapsed() > patience {
+                return Err(error).doing(|| "failed while waiting for the control plane to start".into());
+            }
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+        println!("[control-plane-check] All control plane components are healthy after {:.2} s", begun.elapsed().as_secs_f64());
         Ok(())
     }
 
@@ -324,15 +351,6 @@ impl<'a> Init<'a> {
         let command = tokens::join_lines(entry, token, None)?;
         text.push_str(&format!("Then you can join any number of worker nodes by running the following on each as root:\n\n{command}\n"));
         Ok(text)
-    }
-}
-
-/// What of a local etcd's settings nobody reads.
-fn local_etcd(findings: &mut preflight::Findings, config: &InitConfig) {
-    let Some(local) = &config.cluster.etcd.local else { return };
-    let set = !local.extra_args.is_empty() || !local.extra_envs.is_empty() || !local.image_repository.is_empty() || !local.image_tag.is_empty();
-    if set || local.data_dir != "/var/lib/etcd" {
-        findings.warn("LocalEtcd", "etcd.local has no effect: the embedded store keeps the objects; for an etcd name its members in etcd.external, or move there later with knarr store migrate --to etcd");
     }
 }
 

@@ -117,7 +117,10 @@ impl<'a> Join<'a> {
                 Ok(())
             }
             ("etcd-join", _) if control_plane => {
-                println!("[control-plane-join] Using external etcd - no local stacked instance added");
+                match &self.found().await?.config.cluster.etcd.local {
+                    Some(_) => println!("[etcd] A member of etcd is started beside the node's own process, and joins the others"),
+                    None => println!("[control-plane-join] Using external etcd - no local stacked instance added"),
+                }
                 Ok(())
             }
             _ => Ok(()),
@@ -132,7 +135,7 @@ impl<'a> Join<'a> {
         findings.report(&self.wishes.ignored)?;
         let (host, place, ignored) = (self.machine.host, self.machine.place.clone(), self.wishes.ignored.clone());
         let key = self.config.control_plane.as_ref().map(|c| c.certificate_key.clone());
-        let name = self.name().to_string();
+        let (name, program) = (self.name().to_string(), self.wishes.etcd_program.clone());
         let machine = self.machine;
         let found = self.found().await?;
         if node::taken(&found.cluster, &name).await.doing(|| format!("reading the node {name:?}"))? {
@@ -149,11 +152,18 @@ impl<'a> Join<'a> {
                  Please ensure that:\n* The cluster has a stable controlPlaneEndpoint address.\n* The certificates that must be shared among control plane instances are provided.\n",
             );
         }
-        if cluster.etcd.external.is_none() {
+        if cluster.etcd.external.is_none() && cluster.etcd.local.is_none() {
             return refused(
-                "this cluster's objects are in the embedded store of one control plane, which another one cannot share: move them to an etcd \
-                 (knarr store migrate --to etcd on the first), name it in etcd.external of kubeadm-config, and join again",
+                "this cluster's objects are in the embedded store of one control plane, which another one cannot share: make the cluster with \
+                 `kubeadm init --etcd`, or move the objects to an etcd (knarr store migrate --to etcd on the first) and name it in etcd.external of kubeadm-config",
             );
+        }
+        if cluster.etcd.local.is_some() {
+            let mut findings = preflight::Findings::default();
+            if let Err(error) = crate::etcd::find_program(program.as_deref()).await {
+                findings.error("Etcd", format!("{error}: a member of etcd runs beside each control plane of this cluster; install the package etcd-server, or name the program with --etcd-program"));
+            }
+            findings.report(&ignored)?;
         }
         if key.is_empty() {
             preflight::control_plane_files(&shared_certs::missing(&Self::dir(machine, cluster), cluster))?;
@@ -167,7 +177,7 @@ impl<'a> Join<'a> {
 
     async fn prepare(&mut self, part: &str) -> Result<()> {
         let key = self.config.control_plane.as_ref().map(|c| c.certificate_key.clone()).unwrap_or_default();
-        let machine = self.machine;
+        let (machine, program) = (self.machine, self.wishes.etcd_program.clone());
         let dir = Self::dir(machine, &self.found().await?.config.cluster);
         if !dir.exists() {
             self.fresh.push(dir.clone());
@@ -207,7 +217,12 @@ impl<'a> Join<'a> {
             "control-plane" => {
                 let path = machine.place.process();
                 println!("[control-plane] The control plane runs in the node's own process: writing its settings to {:?}", path.display().to_string());
-                process::write(machine, &process::server(machine, config, &dir)?)
+                let mut member = process::Member { program, join: Vec::new() };
+                if config.cluster.etcd.local.is_some() {
+                    let cluster = Cluster::of(&machine.place.conf("admin"), Some(&found.entry.server))?;
+                    member.join = members(&cluster).await.doing(|| "looking for the members of etcd".into())?;
+                }
+                process::write(machine, &process::server(machine, config, &dir, &member)?)
             }
             _ => Ok(()),
         }
@@ -280,14 +295,31 @@ impl<'a> Join<'a> {
                 .into();
         }
         let admin = self.machine.place.conf("admin");
+        let stacked = self.found.as_ref().is_some_and(|f| f.config.cluster.etcd.local.is_some());
+        let etcd = if stacked { "* A new etcd member was added to the local/stacked etcd cluster." } else { "" };
         format!(
             "\nThis node has joined the cluster and a new control plane instance was created:\n\n\
              * Certificate signing request was sent to apiserver and approval was received.\n* The Kubelet was informed of the new secure connection details.\n\
-             * Control plane label and taint were applied to the new node.\n* The Kubernetes control plane instances scaled up.\n\n\n\
+             * Control plane label and taint were applied to the new node.\n* The Kubernetes control plane instances scaled up.\n{etcd}\n\n\
              To start administering your cluster from this node, you need to run the following as a regular user:\n\n\
              \tmkdir -p $HOME/.kube\n\tsudo cp -i {} $HOME/.kube/config\n\tsudo chown $(id -u):$(id -g) $HOME/.kube/config\n\n\
              Run 'kubectl get nodes' to see this node join the cluster.\n\n",
             admin.display()
         )
     }
+}
+
+/// The port on which members of etcd serve clients.
+const ETCD: u16 = 2379;
+
+/// Where the members of etcd beside the control planes are.
+async fn members(cluster: &Cluster) -> Result<Vec<String>> {
+    let path = format!("{}?labelSelector=node-role.kubernetes.io%2Fcontrol-plane", crate::cluster::collection("Node", ""));
+    let nodes = cluster.get(&path).await?.unwrap_or_default();
+    let mut all = Vec::new();
+    for node in nodes["items"].as_array().into_iter().flatten() {
+        let addresses = node["status"]["addresses"].as_array().into_iter().flatten();
+        all.extend(addresses.filter(|a| a["type"] == "InternalIP").filter_map(|a| Some(format!("https://{}:{ETCD}", a["address"].as_str()?))));
+    }
+    if all.is_empty() { refused("the cluster has no control plane with an address") } else { Ok(all) }
 }

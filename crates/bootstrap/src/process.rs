@@ -1,6 +1,6 @@
 //! The settings of the node's own process, in the form of its configuration file.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value, json};
 
@@ -64,8 +64,17 @@ fn registration(node: &NodeRegistration, taints: &[Taint]) -> Result<(Value, Val
     Ok((labels.into(), taints))
 }
 
+/// The member of etcd beside a control plane.
+#[derive(Debug, Clone, Default)]
+pub struct Member {
+    /// Its program; the first one on the path when none.
+    pub program: Option<PathBuf>,
+    /// Members of the cluster that it joins; none where it begins one.
+    pub join: Vec<String>,
+}
+
 /// A control plane's.
-pub fn server(machine: &Machine<'_>, config: &InitConfig, certificates: &Path) -> Result<Value> {
+pub fn server(machine: &Machine<'_>, config: &InitConfig, certificates: &Path, member: &Member) -> Result<Value> {
     let (init, cluster) = (&config.init, &config.cluster);
     let mut all = common(machine, &init.node_registration, cluster, Some(&init.local_api_endpoint.advertise_address))?;
     let mut put = |name: &str, value: Value| all.insert(name.into(), value);
@@ -84,6 +93,15 @@ pub fn server(machine: &Machine<'_>, config: &InitConfig, certificates: &Path) -
             if !path.is_empty() {
                 put(name, path.clone().into());
             }
+        }
+    }
+    if cluster.etcd.local.is_some() {
+        put("etcd", true.into());
+        if let Some(program) = &member.program {
+            put("etcd-program", program.display().to_string().into());
+        }
+        if !member.join.is_empty() {
+            put("etcd-join", member.join.clone().into());
         }
     }
     // Taints come with the phase that marks the node, as upstream has it.

@@ -2,13 +2,19 @@
 
 use std::io::{BufRead, Write};
 use std::path::PathBuf;
+use std::time::Duration;
+
+use serde_json::Value;
 
 use crate::config::ResetConfiguration;
 use crate::error::{Doing, Result, refused};
 use crate::files;
 use crate::host::Machine;
 use crate::phases::Phase;
-use crate::preflight;
+use crate::{etcd, preflight};
+
+/// How long etcd may take to let its member go.
+const LEAVING: Duration = Duration::from_secs(20);
 
 /// The phases in their order.
 pub const PHASES: &[Phase] =
@@ -24,9 +30,43 @@ pub fn run(machine: &Machine<'_>, config: &ResetConfiguration, ignored: &[String
             println!("[preflight] Running pre-flight checks");
             preflight::root(&preflight::ignored(ignored, &config.ignore_preflight_errors)?)
         }
+        "remove-etcd-member" => {
+            leave_etcd(machine, config.dry_run);
+            Ok(())
+        }
         "cleanup-node" => clean(machine, config),
         _ => Ok(()),
     }
+}
+
+/// Takes this machine's member off etcd's list, while it still serves. Nothing of that may keep a machine from being reset.
+fn leave_etcd(machine: &Machine<'_>, dry_run: bool) {
+    let dir = machine.host.data_dir().join("etcd");
+    if !dir.exists() {
+        return;
+    }
+    if dry_run {
+        println!("[dryrun] Would remove the etcd member of this node from the etcd cluster");
+        return;
+    }
+    println!("[reset] Removing the etcd member of this node from the etcd cluster");
+    match Machine::wait(async { tokio::time::timeout(LEAVING, leave(machine, dir)).await.doing(|| "etcd does not answer".into())? }) {
+        Ok(true) => println!("[reset] The member has left"),
+        Ok(false) => println!("[reset] It is the only member: its data go with this machine's"),
+        Err(error) => eprintln!("[reset] WARNING: the member stays on etcd's list: {}; knarr etcd remove on another control plane takes it off", error.chain()),
+    }
+}
+
+async fn leave(machine: &Machine<'_>, dir: PathBuf) -> Result<bool> {
+    let text = files::read(&machine.place.process())?;
+    let settings: Value = serde_saphyr::from_str(&text).doing(|| "the settings of the node's process are no YAML".into())?;
+    let word = |at: &str| settings.pointer(at).and_then(Value::as_str).unwrap_or_default().to_string();
+    let address = word("/node-ip").parse().doing(|| "the settings of the node's process name no address".into())?;
+    let pki = PathBuf::from(word("/kubeadm/pki-dir"));
+    let access = etcd::certs::access(&pki, "etcd/healthcheck-client").doing(|| "etcd's certificates".into())?;
+    let member = etcd::Member { name: word("/node-name"), address, client_port: 2379, peer_port: 2380, data: dir.join("data"), dir, pki };
+    let local = etcd::Cluster::new(&[member.local_url()], Some(&access)).doing(|| "etcd on this machine".into())?;
+    etcd::leave(&member, &local).await.doing(|| "etcd on this machine".into())
 }
 
 fn confirm() -> Result<()> {

@@ -1,0 +1,274 @@
+//! A guide's cluster of three control planes and three workers behind haproxy, by its own command lines: certificates
+//! uploaded, both join commands, an expired token and a new key, a deployment reached through every node; and a control
+//! plane that is lost.
+
+use std::os::unix::fs::symlink;
+use std::process::{Child, Stdio};
+use std::sync::Mutex;
+use std::time::Instant;
+
+use anyhow::{Context, Result, ensure};
+use e2e::hosts::Hosts;
+use e2e::{Env, Step, haproxy, images, run_steps};
+use serde_json::Value;
+
+const NETWORK: &str = "198.18.13";
+const MASTERS: [&str; 3] = ["k8s-master-1", "k8s-master-2", "k8s-master-3"];
+const WORKERS: [&str; 3] = ["k8s-worker-1", "k8s-worker-2", "k8s-worker-3"];
+const BALANCER: &str = "haproxy-lb";
+
+fn main() {
+    let test: &'static Test = match Test::new() {
+        Ok(test) => Box::leak(Box::new(test)),
+        Err(error) => {
+            println!("{error:#}");
+            std::process::exit(1);
+        }
+    };
+    let mut steps: Vec<Step> = STEPS.iter().map(|(name, step)| -> Step { (name, Box::new(move || step(test))) }).collect();
+    steps.push(("the hosts are taken away", Box::new(|| {
+        if let Some(mut proxy) = test.proxy.lock().expect("not poisoned").take() {
+            proxy.kill()?;
+            proxy.wait()?;
+        }
+        test.hosts.lock().expect("not poisoned").take();
+        Ok(())
+    })));
+    run_steps(steps, &["haproxy", "init", "the second master joins", "workers join"]);
+}
+
+struct Test {
+    env: Env,
+    hosts: Mutex<Option<Hosts>>,
+    proxy: Mutex<Option<Child>>,
+    said: Mutex<String>,
+    begun: Instant,
+}
+
+type Run = fn(&Test) -> Result<()>;
+
+const STEPS: &[(&str, Run)] = &[
+    ("haproxy", balancer),
+    ("init", init),
+    ("a second master without certificates is refused", without),
+    ("the second master joins", second),
+    ("workers join", workers),
+    ("the third master joins by a new token and a new key", third),
+    ("the cluster is as the guide shows it", shown),
+    ("a deployment is reached through every node", deployment),
+    ("a master is lost, and comes back", lost),
+    ("a master is reset, and leaves etcd", leave),
+];
+
+fn contains(text: &str, parts: &[&str]) -> Result<()> {
+    for part in parts {
+        ensure!(text.contains(part), "{part:?} is not in:\n{text}");
+    }
+    Ok(())
+}
+
+impl Test {
+    fn new() -> Result<Test> {
+        let env = Env::new("kubeadm-ha")?;
+        let bin = env.home.join("bin");
+        std::fs::create_dir_all(&bin)?;
+        let programs = [("kubeadm", env.binary.clone()), ("knarr", env.binary.clone()), ("etcd", env.tools.join("etcd/usr/bin/etcd"))];
+        for (name, program) in programs {
+            ensure!(program.exists(), "{} is missing", program.display());
+            let _ = std::fs::remove_file(bin.join(name));
+            symlink(program, bin.join(name))?;
+        }
+        let names: Vec<&str> = MASTERS.into_iter().chain(WORKERS).chain([BALANCER]).collect();
+        let hosts = Hosts::new(&env, "knarr-ha3", NETWORK, &names)?;
+        Ok(Test { env, hosts: Mutex::new(Some(hosts)), proxy: Mutex::default(), said: Mutex::default(), begun: Instant::now() })
+    }
+
+    fn with<T>(&self, work: impl FnOnce(&Hosts) -> Result<T>) -> Result<T> {
+        work(self.hosts.lock().expect("not poisoned").as_ref().context("the hosts are gone")?)
+    }
+
+    fn on(&self, host: &str, line: &str) -> Result<String> {
+        self.with(|h| h.run(host, line))
+    }
+
+    fn address(&self, host: &str) -> Result<String> {
+        self.with(|h| Ok(h.address(host).to_string()))
+    }
+
+    fn get(&self, line: &str) -> Result<Value> {
+        Ok(serde_json::from_str(&self.on(MASTERS[0], &format!("kubectl get {line} -o json"))?)?)
+    }
+
+    /// The join command that `init` printed, for control planes or for workers.
+    fn printed(&self, control_plane: bool) -> Result<String> {
+        let said = self.said.lock().expect("not poisoned").clone();
+        let text = said.replace("\\\n", " ");
+        let lines = text.lines().filter(|l| l.trim_start().starts_with("kubeadm join"));
+        let found = lines.filter(|l| l.contains("--control-plane") == control_plane).last().context("no join command")?;
+        Ok(found.split_whitespace().collect::<Vec<_>>().join(" "))
+    }
+
+    fn ready(&self, count: usize) -> Result<()> {
+        self.with(|h| h.until(MASTERS[1], "kubectl get nodes", 60, |text| text.matches(" Ready ").count() == count)).map(|_| ())
+    }
+}
+
+/// The guide's configuration, with its masters' addresses.
+fn balancer(t: &Test) -> Result<()> {
+    let root = haproxy::root(&t.env.tools)?;
+    let own = t.address(BALANCER)?;
+    let mut text = format!(
+        "defaults\n    timeout connect 5s\n    timeout client 1h\n    timeout server 1h\n\
+         frontend kubernetes-frontend\n    bind {own}:6443\n    mode tcp\n    option tcplog\n    default_backend kubernetes-backend\n\n\
+         backend kubernetes-backend\n    mode tcp\n    option tcp-check\n    balance roundrobin\n"
+    );
+    for master in MASTERS {
+        text.push_str(&format!("    server {master} {}:6443 check fall 3 rise 2\n", t.address(master)?));
+    }
+    let file = t.env.home.join("haproxy.cfg");
+    std::fs::write(&file, text)?;
+    let program = root.join("usr/sbin/haproxy").display().to_string();
+    let log = std::fs::File::create(t.env.home.join("haproxy.log"))?;
+    let child = t.with(|h| {
+        let mut command = h.command(BALANCER, &[&program, "-db", "-f", &file.display().to_string()])?;
+        Ok(command.env("LD_LIBRARY_PATH", haproxy::libraries(&root)).stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log).spawn()?)
+    })?;
+    *t.proxy.lock().expect("not poisoned") = Some(child);
+    Ok(())
+}
+
+fn init(t: &Test) -> Result<()> {
+    let (lb, own) = (t.address(BALANCER)?, t.address(MASTERS[0])?);
+    let begun = Instant::now();
+    let line = format!("kubeadm init --control-plane-endpoint={lb}:6443 --upload-certs --apiserver-advertise-address={own} --pod-network-cidr=10.244.0.0/16");
+    let said = t.on(MASTERS[0], &line)?;
+    println!("    init with etcd: {:.2} s", begun.elapsed().as_secs_f64());
+    contains(&said, &["You can now join any number of control-plane nodes running the following command on each as root:", "[upload-certs] Using certificate key:", "--control-plane --certificate-key"])?;
+    *t.said.lock().expect("not poisoned") = said;
+    contains(&t.on(MASTERS[0], "cat /etc/kubernetes/admin.conf")?, &[&format!("https://{lb}:6443")])?;
+    t.with(|h| h.until(MASTERS[0], "kubectl get nodes", 30, |text| text.contains(" Ready "))).map(|_| ())
+}
+
+fn without(t: &Test) -> Result<()> {
+    let line = t.printed(true)?;
+    let bare = line.split(" --certificate-key").next().unwrap_or_default();
+    let before = t.with(|h| h.traces(MASTERS[1]))?;
+    contains(&t.with(|h| h.fails(MASTERS[1], bare))?, &["The certificates that must be shared among control plane instances are provided."])?;
+    let wrong = format!("{bare} --certificate-key {}", "0".repeat(64));
+    contains(&t.with(|h| h.fails(MASTERS[1], &wrong))?, &["error decoding secret data with provided key"])?;
+    let now = t.with(|h| h.traces(MASTERS[1]))?;
+    ensure!(now == before, "left behind: {:?}", now.iter().filter(|n| !before.contains(n)).collect::<Vec<_>>());
+    Ok(())
+}
+
+fn join_master(t: &Test, host: &str, line: &str) -> Result<()> {
+    let begun = Instant::now();
+    let line = format!("{line} --apiserver-advertise-address {}", t.address(host)?);
+    contains(&t.on(host, &line)?, &["This node has joined the cluster and a new control plane instance was created", "A new etcd member was added"])?;
+    println!("    {host} joined: {:.2} s", begun.elapsed().as_secs_f64());
+    let node = t.get(&format!("node {host}"))?;
+    ensure!(node["spec"]["taints"].as_array().into_iter().flatten().any(|t| t["key"] == "node-role.kubernetes.io/control-plane"), "no taint: {}", node["spec"]);
+    Ok(())
+}
+
+fn second(t: &Test) -> Result<()> {
+    join_master(t, MASTERS[1], &t.printed(true)?)
+}
+
+fn workers(t: &Test) -> Result<()> {
+    let line = t.printed(false)?;
+    for worker in &WORKERS[..2] {
+        let begun = Instant::now();
+        contains(&t.on(worker, &line)?, &["This node has joined the cluster"])?;
+        println!("    {worker} joined: {:.2} s", begun.elapsed().as_secs_f64());
+    }
+    t.ready(4)
+}
+
+/// The first token has gone, and the certificates with theirs: new ones, as the guide has it.
+fn third(t: &Test) -> Result<()> {
+    let old = t.printed(true)?;
+    for line in t.on(MASTERS[0], "kubeadm token list")?.lines().skip(1) {
+        let token = line.split_whitespace().next().unwrap_or_default().to_string();
+        t.on(MASTERS[0], &format!("kubeadm token delete {token}"))?;
+    }
+    contains(&t.with(|h| h.fails(MASTERS[2], &old))?, &["it has expired"])?;
+    let line = t.on(MASTERS[0], "kubeadm token create --print-join-command")?;
+    let line = line.trim();
+    let said = t.on(MASTERS[0], "kubeadm init phase upload-certs --upload-certs")?;
+    let key = said.lines().last().unwrap_or_default();
+    join_master(t, MASTERS[2], &format!("{line} --control-plane --certificate-key {key}"))?;
+    t.on(WORKERS[2], line)?;
+    t.ready(6)?;
+    println!("    six nodes, with everything between: {:.1} s", t.begun.elapsed().as_secs_f64());
+    Ok(())
+}
+
+fn shown(t: &Test) -> Result<()> {
+    let lb = t.address(BALANCER)?;
+    contains(&t.on(MASTERS[0], "kubectl cluster-info")?, &[&format!("https://{lb}:6443")])?;
+    contains(&t.on(MASTERS[0], "kubectl get cs")?, &["scheduler", "controller-manager", "etcd-0", "Healthy"])?;
+    for worker in WORKERS {
+        t.on(MASTERS[0], &format!("kubectl label node {worker} node-role.kubernetes.io/worker=worker"))?;
+    }
+    let nodes = t.on(MASTERS[1], "kubectl get nodes")?;
+    ensure!(nodes.matches("control-plane").count() == 3 && nodes.matches(" worker ").count() == 3, "{nodes}");
+    // one leader each, and all three serve the same objects
+    let lease = t.get("lease -n kube-system kube-controller-manager")?;
+    contains(lease["spec"]["holderIdentity"].as_str().unwrap_or_default(), &["k8s-master-"])?;
+    let slices = t.get("endpointslices -n default kubernetes")?;
+    let count = slices["endpoints"].as_array().map_or(0, |all| all.iter().filter_map(|e| e["addresses"].as_array()).map(Vec::len).sum());
+    ensure!(count == 3, "the service kubernetes leads to {count} servers: {slices}");
+    Ok(())
+}
+
+fn deployment(t: &Test) -> Result<()> {
+    let mut nginx = images::nginx_image(&t.env)?;
+    nginx.name = "docker.io/library/nginx:1.25.2".into();
+    let archive = t.env.home.join("nginx-1.25.2.tar");
+    nginx.docker_archive(&archive)?;
+    for worker in WORKERS {
+        t.with(|h| h.run(worker, &format!("knarr image import {} --data-dir {}", archive.display(), h.data(worker))))?;
+    }
+    t.on(MASTERS[0], "kubectl create deployment web --image nginx:1.25.2 --replicas 3")?;
+    t.on(MASTERS[0], "kubectl rollout status deployment/web --timeout=90s")?;
+    t.on(MASTERS[0], "kubectl expose deployment web --port 80 --type NodePort")?;
+    let port = t.get("service web")?["spec"]["ports"][0]["nodePort"].clone();
+    for host in MASTERS.into_iter().chain(WORKERS) {
+        let address = t.address(host)?;
+        t.with(|h| h.until(BALANCER, &format!("curl -si --max-time 5 --noproxy * http://{address}:{port}/"), 30, |text| text.contains("200 OK")))?;
+    }
+    Ok(())
+}
+
+/// The server's and etcd's processes at once, as when the power goes.
+fn lost(t: &Test) -> Result<()> {
+    let dir = t.with(|h| Ok(h.data(MASTERS[0])))?;
+    let mut killed = 0;
+    for process in std::fs::read_dir("/proc")?.flatten() {
+        let line = std::fs::read(process.path().join("cmdline")).unwrap_or_default();
+        let line = String::from_utf8_lossy(&line).replace('\0', " ");
+        let own = line.contains(&format!("{dir}/bin/knarr-")) && line.contains(" server ") || line.contains(&format!("{dir}/etcd"));
+        if own && let Ok(pid) = process.file_name().to_string_lossy().parse::<u32>() {
+            e2e::output(std::process::Command::new("kill").args(["-9", &pid.to_string()]))?;
+            killed += 1;
+        }
+    }
+    ensure!(killed >= 2, "{killed} processes were killed");
+    let begun = Instant::now();
+    t.with(|h| h.until(MASTERS[1], "kubectl create configmap after-the-loss", 60, |_| true))?;
+    println!("    the next write through haproxy: {:.2} s", begun.elapsed().as_secs_f64());
+    t.with(|h| h.until(MASTERS[1], "kubectl get nodes", 90, |text| text.contains("NotReady")))?;
+    contains(&t.on(MASTERS[1], "kubectl get pods -l app=web")?, &["Running"])?;
+    t.on(MASTERS[0], "knarr up --config /etc/kubernetes/knarr.yaml")?;
+    t.ready(6)?;
+    t.on(MASTERS[0], "kubectl get configmap after-the-loss").map(|_| ())
+}
+
+fn leave(t: &Test) -> Result<()> {
+    contains(&t.on(MASTERS[2], "kubeadm reset -f")?, &["Removing the etcd member of this node", "The member has left"])?;
+    t.on(MASTERS[0], &format!("kubectl delete node {}", MASTERS[2]))?;
+    let members = t.with(|h| h.run(MASTERS[0], &format!("knarr etcd members --data-dir {} --run-dir {}", h.data(MASTERS[0]), h.run_dir(MASTERS[0]))))?;
+    ensure!(members.matches("serves").count() == 2 && !members.contains(MASTERS[2]), "{members}");
+    t.on(MASTERS[1], "kubectl create configmap with-two").map(|_| ())
+}
