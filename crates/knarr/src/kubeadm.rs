@@ -139,6 +139,7 @@ impl Machine {
             std::fs::remove_file(UNIT).with_context(|| format!("cannot remove {UNIT}"))?;
         }
         down::end(&self.layout)?;
+        bootstrap::etcd::end_left(&self.layout.member());
         if self.layout.data.exists() || self.layout.run.exists() {
             down::clear(&self.layout)?;
         }
