@@ -72,7 +72,7 @@ impl Test {
         let env = Env::new("kubeadm-ha")?;
         let bin = env.home.join("bin");
         std::fs::create_dir_all(&bin)?;
-        let programs = [("kubeadm", env.binary.clone()), ("knarr", env.binary.clone()), ("etcd", env.tools.join("etcd/usr/bin/etcd"))];
+        let programs = [("kubeadm", env.binary.clone()), ("knarr", env.binary.clone()), ("etcd", env.tools.join("etcd"))];
         for (name, program) in programs {
             ensure!(program.exists(), "{} is missing", program.display());
             let _ = std::fs::remove_file(bin.join(name));

@@ -93,10 +93,10 @@ pub fn init(host: &dyn Host, place: &Place, config: &InitConfig, first: bool, do
         let path = place.kubernetes.join("manifests").join(format!("{name}.yaml"));
         absent(&mut findings, &path, "a control plane of static pods is on this machine: kubeadm reset of its version takes it away");
     }
-    if let Some(local) = &config.cluster.etcd.local {
+    if config.cluster.etcd.local.is_some() {
         port(&mut findings, 2379, "etcd serves its clients there");
         port(&mut findings, 2380, "etcd's members talk to each other there");
-        empty(&mut findings, &PathBuf::from(&local.data_dir), "it holds another cluster's data: kubeadm reset removes them");
+        empty(&mut findings, &host.data_dir().join("etcd/data"), "it holds another cluster's data: kubeadm reset removes them");
     }
     proxy(&mut findings, &config.init.local_api_endpoint.advertise_address);
     if first {
