@@ -267,8 +267,9 @@ fn lost(t: &Test) -> Result<()> {
 
 fn leave(t: &Test) -> Result<()> {
     contains(&t.on(MASTERS[2], "kubeadm reset -f")?, &["Removing the etcd member of this node", "The member has left"])?;
-    t.on(MASTERS[0], &format!("kubectl delete node {}", MASTERS[2]))?;
+    // haproxy takes some seconds to see that it is gone
+    t.with(|h| h.until(MASTERS[0], &format!("kubectl delete --ignore-not-found node {}", MASTERS[2]), 30, |_| true))?;
     let members = t.with(|h| h.run(MASTERS[0], &format!("knarr etcd members --data-dir {} --run-dir {}", h.data(MASTERS[0]), h.run_dir(MASTERS[0]))))?;
     ensure!(members.matches("serves").count() == 2 && !members.contains(MASTERS[2]), "{members}");
-    t.on(MASTERS[1], "kubectl create configmap with-two").map(|_| ())
+    t.with(|h| h.until(MASTERS[1], "kubectl create configmap with-two", 30, |_| true)).map(|_| ())
 }
