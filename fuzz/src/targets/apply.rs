@@ -51,6 +51,10 @@ pub fn apply(input: &[u8]) {
         Some(schema) if schema.is_object() => {
             let text = |k: &str| first.get(k).and_then(Value::as_str).unwrap_or_default().to_owned();
             let (api_version, kind) = (text("apiVersion"), text("kind"));
+            // What a path says is never empty.
+            if api_version.is_empty() {
+                return;
+            }
             run(&Target::new(Node::CustomResource(&schema), &api_version, &kind, "", true), live, &first, &second);
         }
         _ => {
