@@ -1,5 +1,6 @@
 //! Hosts of a network: each with its own network, mounts, name and directories of Kubernetes, joined by a bridge.
 
+use std::os::unix::fs::symlink;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
@@ -14,6 +15,7 @@ const OWN: [&str; 2] = ["/etc/kubernetes", "/var/lib/kubelet"];
 pub struct Hosts {
     env: Env,
     prefix: String,
+    network: String,
     all: Vec<Host>,
 }
 
@@ -31,17 +33,17 @@ fn ip(text: &str) -> Result<String> {
 impl Hosts {
     /// Makes hosts of these names, at the addresses 11, 12, … of a network; `prefix` keeps tests apart.
     pub fn new(env: &Env, prefix: &str, network: &str, names: &[&str]) -> Result<Hosts> {
-        let mut hosts = Hosts { env: env.clone(), prefix: prefix.into(), all: Vec::new() };
+        let mut hosts = Hosts { env: env.clone(), prefix: prefix.into(), network: network.into(), all: Vec::new() };
         hosts.clear(names);
+        hosts.programs()?;
         let lan = hosts.lan();
         ip(&format!("netns add {lan}"))?;
         ip(&format!("-n {lan} link set lo up"))?;
         ip(&format!("-n {lan} link add br0 type bridge"))?;
         ip(&format!("-n {lan} addr add {network}.1/24 dev br0"))?;
         ip(&format!("-n {lan} link set br0 up"))?;
-        let known: String = names.iter().enumerate().map(|(i, name)| format!("{network}.{} {name}\n", 11 + i)).collect();
-        let known_file = env.home.join("hosts");
-        std::fs::write(&known_file, format!("127.0.0.1 localhost\n{known}"))?;
+        let known = env.home.join("hosts");
+        hosts.known()?;
         for (i, name) in names.iter().enumerate() {
             let (space, address) = (format!("{prefix}-{name}"), format!("{network}.{}", 11 + i));
             ip(&format!("netns add {space}"))?;
@@ -52,7 +54,7 @@ impl Hosts {
             ip(&format!("-n {space} link set eth0 up"))?;
             ip(&format!("-n {space} route add default via {network}.1"))?;
             let mounts: String = OWN.iter().map(|dir| format!("mkdir -p {dir}; mount -t tmpfs tmpfs {dir}; ")).collect();
-            let script = format!("hostname {name}; mount --bind {} /etc/hosts; {mounts}echo ready; exec sleep infinity", known_file.display());
+            let script = format!("hostname {name}; mount --bind {} /etc/hosts; {mounts}echo ready; exec sleep infinity", known.display());
             let mut holder = Command::new("nsenter")
                 .arg(format!("--net=/run/netns/{space}"))
                 .args(["unshare", "--mount", "--uts", "--propagation", "slave", "sh", "-ec", &script])
@@ -63,6 +65,7 @@ impl Hosts {
             std::io::Read::read_exact(holder.stdout.as_mut().context("no standard output")?, &mut said).context("the host was not made")?;
             hosts.all.push(Host { name: name.to_string(), address, holder });
         }
+        hosts.known()?;
         Ok(hosts)
     }
 
@@ -73,6 +76,39 @@ impl Hosts {
     /// The network namespace of a host.
     pub fn space(&self, host: &str) -> String {
         format!("{}-{host}", self.prefix)
+    }
+
+    /// What their roots find besides the system's programs and the tools.
+    fn programs(&self) -> Result<()> {
+        let bin = self.env.home.join("bin");
+        std::fs::create_dir_all(&bin)?;
+        for (name, program) in [("kubeadm", &self.env.binary), ("knarr", &self.env.binary), ("etcd", &self.env.tools.join("etcd"))] {
+            ensure!(program.exists(), "{} is missing", program.display());
+            let link = bin.join(name);
+            if link.symlink_metadata().is_ok() {
+                std::fs::remove_file(&link)?;
+            }
+            symlink(program, &link)?;
+        }
+        Ok(())
+    }
+
+    /// Gives a host another address of the network, in the place of the one it has.
+    pub fn readdress(&mut self, host: &str, last: u8) -> Result<()> {
+        let (space, prefix) = (self.space(host), self.network.clone());
+        let at = self.all.iter_mut().find(|h| h.name == host).with_context(|| format!("no host {host}"))?;
+        let new = format!("{prefix}.{last}");
+        ip(&format!("-n {space} addr del {}/24 dev eth0", at.address))?;
+        ip(&format!("-n {space} addr add {new}/24 dev eth0"))?;
+        ip(&format!("-n {space} route add default via {prefix}.1"))?;
+        at.address = new;
+        self.known()
+    }
+
+    /// The file by which hosts know each other's names.
+    fn known(&self) -> Result<()> {
+        let known: String = self.all.iter().map(|h| format!("{} {}\n", h.address, h.name)).collect();
+        Ok(std::fs::write(self.env.home.join("hosts"), format!("127.0.0.1 localhost\n{known}"))?)
     }
 
     /// What an interrupted run has left.

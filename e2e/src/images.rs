@@ -11,7 +11,7 @@ use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
-use crate::{Env, output};
+use crate::{Env, debian, output};
 
 /// The architecture of this machine as images name it.
 pub const HERE: &str = if cfg!(target_arch = "aarch64") { "arm64" } else { "amd64" };
@@ -225,7 +225,7 @@ pub fn import_busybox(env: &Env) -> Result<()> {
 /// `e2e.local/nginx:1`: four layers from Debian's packages. The third holds a site that needs IPv6 and
 /// the port of the fourth's; the fourth takes it away.
 pub fn nginx_image(env: &Env) -> Result<Image> {
-    let root = nginx_files(&env.tools)?;
+    let root = debian::unpacked(&env.tools, "usr/sbin/nginx", &["nginx", "nginx-common", "libpcre2-8-0", "libssl3", "libcrypt1", "zlib1g"])?;
     let program = root.join("usr/sbin/nginx");
     let mut libraries = Tree::new();
     for library in libraries_of(&program, &root)? {
@@ -258,36 +258,9 @@ pub fn nginx_image(env: &Env) -> Result<Image> {
     })
 }
 
-/// Debian's nginx, unpacked aside with the libraries that this machine need not have.
-fn nginx_files(tools: &Path) -> Result<PathBuf> {
-    let root = tools.join("nginx");
-    if root.join("usr/sbin/nginx").exists() {
-        return Ok(root);
-    }
-    let work = tools.join("nginx-packages");
-    fs::create_dir_all(&work)?;
-    let fetch = || output(Command::new("apt-get").args(["download", "-qq", "nginx", "nginx-common", "libpcre2-8-0", "libssl3", "libcrypt1", "zlib1g"]).current_dir(&work));
-    if fetch().is_err() {
-        output(Command::new("apt-get").args(["update", "-qq"]))?;
-        fetch()?;
-    }
-    let unpacked = work.join("root");
-    for entry in fs::read_dir(&work)?.flatten().filter(|e| e.path().extension().is_some_and(|e| e == "deb")) {
-        output(Command::new("dpkg-deb").arg("-x").arg(entry.path()).arg(&unpacked))?;
-    }
-    // Another test may have been quicker.
-    if !root.exists() {
-        fs::rename(&unpacked, &root)?;
-    }
-    fs::remove_dir_all(&work)?;
-    Ok(root)
-}
-
 /// The shared libraries that a program needs, and its loader.
 fn libraries_of(program: &Path, root: &Path) -> Result<Vec<PathBuf>> {
-    let triple = format!("{}-linux-gnu", std::env::consts::ARCH);
-    let path: Vec<String> = ["lib", "usr/lib"].iter().map(|d| root.join(d).join(&triple).display().to_string()).collect();
-    let text = output(Command::new("ldd").arg(program).env("LD_LIBRARY_PATH", path.join(":")))?;
+    let text = output(Command::new("ldd").arg(program).env("LD_LIBRARY_PATH", debian::libraries(root)))?;
     ensure!(!text.contains("not found"), "{}: {text}", program.display());
     // "name => /path (address)", or for the loader "/path (address)".
     let libraries: Vec<PathBuf> = text.split_whitespace().filter(|w| w.starts_with('/')).map(PathBuf::from).collect();

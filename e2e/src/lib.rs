@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
 
+pub mod debian;
 pub mod haproxy;
 pub mod hosts;
 pub mod images;

@@ -54,12 +54,6 @@ const STEPS: &[(&str, Run)] = &[
 impl Test {
     fn new() -> Result<Test> {
         let env = Env::new("certificates")?;
-        let bin = env.home.join("bin");
-        std::fs::create_dir_all(&bin)?;
-        for name in ["kubeadm", "knarr"] {
-            let _ = std::fs::remove_file(bin.join(name));
-            std::os::unix::fs::symlink(&env.binary, bin.join(name))?;
-        }
         let hosts = Hosts::new(&env, "knarr-crt", NETWORK, &[MASTER, WORKER])?;
         Ok(Test { env, hosts: Mutex::new(Some(hosts)), said: Mutex::default() })
     }

@@ -1,7 +1,6 @@
 //! Clusters as kubeadm makes them, by a guide's own command lines: one node with its taint taken off, and a worker that
 //! joins; tokens, certificates, what is refused, and `reset`.
 
-use std::os::unix::fs::symlink;
 use std::sync::Mutex;
 use std::time::Instant;
 
@@ -64,12 +63,6 @@ const STEPS: &[(&str, Run)] = &[
 impl Test {
     fn new() -> Result<Test> {
         let env = Env::new("kubeadm")?;
-        let bin = env.home.join("bin");
-        std::fs::create_dir_all(&bin)?;
-        for name in ["kubeadm", "knarr"] {
-            let _ = std::fs::remove_file(bin.join(name));
-            symlink(&env.binary, bin.join(name))?;
-        }
         let hosts = Hosts::new(&env, "knarr-adm", NETWORK, &[MASTER, WORKER])?;
         let before = [hosts.traces(MASTER)?, hosts.traces(WORKER)?];
         Ok(Test { env, hosts: Mutex::new(Some(hosts)), before, said: Mutex::default() })

@@ -2,14 +2,13 @@
 //! uploaded, both join commands, an expired token and a new key, a deployment reached through every node; and a control
 //! plane that is lost.
 
-use std::os::unix::fs::symlink;
 use std::process::{Child, Stdio};
 use std::sync::Mutex;
 use std::time::Instant;
 
 use anyhow::{Context, Result, ensure};
 use e2e::hosts::Hosts;
-use e2e::{Env, Step, haproxy, images, run_steps};
+use e2e::{Env, Step, debian, haproxy, images, run_steps};
 use serde_json::Value;
 
 const NETWORK: &str = "198.18.13";
@@ -70,14 +69,6 @@ fn contains(text: &str, parts: &[&str]) -> Result<()> {
 impl Test {
     fn new() -> Result<Test> {
         let env = Env::new("kubeadm-ha")?;
-        let bin = env.home.join("bin");
-        std::fs::create_dir_all(&bin)?;
-        let programs = [("kubeadm", env.binary.clone()), ("knarr", env.binary.clone()), ("etcd", env.tools.join("etcd"))];
-        for (name, program) in programs {
-            ensure!(program.exists(), "{} is missing", program.display());
-            let _ = std::fs::remove_file(bin.join(name));
-            symlink(program, bin.join(name))?;
-        }
         let names: Vec<&str> = MASTERS.into_iter().chain(WORKERS).chain([BALANCER]).collect();
         let hosts = Hosts::new(&env, "knarr-ha3", NETWORK, &names)?;
         Ok(Test { env, hosts: Mutex::new(Some(hosts)), proxy: Mutex::default(), said: Mutex::default(), begun: Instant::now() })
@@ -131,7 +122,7 @@ fn balancer(t: &Test) -> Result<()> {
     let log = std::fs::File::create(t.env.home.join("haproxy.log"))?;
     let child = t.with(|h| {
         let mut command = h.command(BALANCER, &[&program, "-db", "-f", &file.display().to_string()])?;
-        Ok(command.env("LD_LIBRARY_PATH", haproxy::libraries(&root)).stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log).spawn()?)
+        Ok(command.env("LD_LIBRARY_PATH", debian::libraries(&root)).stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log).spawn()?)
     })?;
     *t.proxy.lock().expect("not poisoned") = Some(child);
     Ok(())

@@ -3,10 +3,11 @@
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use k8s_openapi::api::core::v1::ConfigMap;
 use kube::Client;
 use serde_json::{Value, json};
 
-use crate::error::{Doing, Error, Result};
+use crate::error::{Doing, Error, Result, refused};
 
 /// How long a request that cannot be answered yet is asked again.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -15,19 +16,24 @@ const PATIENCE: Duration = Duration::from_secs(60);
 #[derive(Clone)]
 pub struct Cluster(Client);
 
-/// The path of a collection.
-pub fn collection(kind: &str, namespace: &str) -> String {
-    let rbac = "/apis/rbac.authorization.k8s.io/v1";
-    match kind {
-        "ConfigMap" => format!("/api/v1/namespaces/{namespace}/configmaps"),
-        "Secret" => format!("/api/v1/namespaces/{namespace}/secrets"),
-        "Role" => format!("{rbac}/namespaces/{namespace}/roles"),
-        "RoleBinding" => format!("{rbac}/namespaces/{namespace}/rolebindings"),
-        "ClusterRole" => format!("{rbac}/clusterroles"),
-        "ClusterRoleBinding" => format!("{rbac}/clusterrolebindings"),
-        "CertificateSigningRequest" => "/apis/certificates.k8s.io/v1/certificatesigningrequests".into(),
-        _ => "/api/v1/nodes".into(),
-    }
+/// The path of a collection, in a namespace where the kind has them.
+pub fn collection<K: kube::Resource<DynamicType = ()>>(namespace: &str) -> String {
+    K::url_path(&(), Some(namespace).filter(|n| !n.is_empty()))
+}
+
+/// The path of the collection that an object is of.
+fn collection_of(object: &Value) -> Result<String> {
+    let word = |at: &Value| at.as_str().unwrap_or_default().to_string();
+    let (version, kind) = (word(&object["apiVersion"]), word(&object["kind"]));
+    let (group, v) = api::resources::split_api_version(&version);
+    let Some(resource) = api::resources::find_kind(group, v, &kind) else {
+        return refused(format!("there is no kind {kind:?} in {version:?}"));
+    };
+    let base = if group.is_empty() { format!("/api/{version}") } else { format!("/apis/{version}") };
+    Ok(match resource.namespaced {
+        true => format!("{base}/namespaces/{}/{}", word(&object["metadata"]["namespace"]), resource.plural),
+        false => format!("{base}/{}", resource.plural),
+    })
 }
 
 /// The status code of an answer that is an error.
@@ -82,15 +88,14 @@ impl Cluster {
 
     /// Makes an object.
     pub async fn create(&self, object: &Value) -> Result<Value> {
-        let kind = object["kind"].as_str().unwrap_or_default();
-        let path = collection(kind, object["metadata"]["namespace"].as_str().unwrap_or_default());
-        self.ask("POST", &path, Some(object)).await.doing(|| format!("unable to create {kind}"))
+        let said = || format!("unable to create {}", object["kind"].as_str().unwrap_or_default());
+        self.ask("POST", &collection_of(object)?, Some(object)).await.doing(said)
     }
 
     /// Makes an object, or replaces the one that is there. A server that is about to be ready is waited for.
     pub async fn put(&self, object: &Value) -> Result<()> {
         let (kind, name) = (object["kind"].as_str().unwrap_or_default(), object["metadata"]["name"].as_str().unwrap_or_default());
-        let collection = collection(kind, object["metadata"]["namespace"].as_str().unwrap_or_default());
+        let collection = collection_of(object)?;
         let path = format!("{collection}/{name}");
         let end = Instant::now() + PATIENCE;
         loop {
@@ -126,7 +131,7 @@ impl Cluster {
 
     /// The data of a ConfigMap.
     pub async fn config_map(&self, namespace: &str, name: &str, key: &str) -> Result<Option<String>> {
-        let map = self.get(&format!("{}/{name}", collection("ConfigMap", namespace))).await?;
+        let map = self.get(&format!("{}/{name}", collection::<ConfigMap>(namespace))).await?;
         Ok(map.and_then(|m| m["data"][key].as_str().map(String::from)))
     }
 
@@ -250,6 +255,16 @@ pub fn mark(node: &Value, taints: &[Value]) -> Value {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn paths_of_collections() {
+        let of = |object: Value| collection_of(&object).map_err(|e| e.to_string());
+        assert_eq!(of(json!({"apiVersion": "v1", "kind": "Secret", "metadata": {"namespace": "a"}})).as_deref(), Ok("/api/v1/namespaces/a/secrets"));
+        assert_eq!(of(json!({"apiVersion": RBAC, "kind": "ClusterRole"})).as_deref(), Ok("/apis/rbac.authorization.k8s.io/v1/clusterroles"));
+        assert!(of(json!({"apiVersion": "v1", "kind": "Secrets"})).is_err());
+        assert_eq!(collection::<ConfigMap>("a"), "/api/v1/namespaces/a/configmaps");
+        assert_eq!(collection::<k8s_openapi::api::core::v1::Node>(""), "/api/v1/nodes");
+    }
 
     #[test]
     fn a_mark_keeps_the_taints_of_others() {

@@ -441,7 +441,7 @@ fn run_certs(machine: &Machine<'_>, command: CertsCommand) -> Result<()> {
             for name in renew::names() {
                 keeper.renew(&name, Timestamp::now())?;
             }
-            println!("\nDone renewing certificates. The API server takes its new serving certificate within seconds; those by which it speaks to kubelets and other servers, when it is started again.");
+            println!("\nDone renewing certificates. A control plane that runs takes them within a minute, without a restart.");
             Ok(())
         }
         CertsCommand::GenerateCsr { kubeconfig_dir, certs } => {

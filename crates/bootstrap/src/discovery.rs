@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use client::{Credentials, Entry};
+use k8s_openapi::api::core::v1::ConfigMap;
 
 use crate::certs;
 use crate::cluster::{Cluster, collection};
@@ -83,7 +84,7 @@ fn pins(texts: &[String]) -> Result<Vec<String>> {
 
 /// The kubeconfig of `cluster-info`, once it is signed for the token.
 async fn signed(cluster: &Cluster, id: &str, secret: &str, patience: Duration) -> Result<String> {
-    let path = format!("{}/cluster-info", collection("ConfigMap", "kube-public"));
+    let path = format!("{}/cluster-info", collection::<ConfigMap>("kube-public"));
     let end = Instant::now() + patience;
     let mut unsigned = None;
     loop {

@@ -1,6 +1,6 @@
 //! Files that are written whole, with the right mode from the start.
 
-use std::fs::{self, OpenOptions};
+use std::fs::{self, File, OpenOptions};
 use std::io::Write;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
@@ -37,16 +37,30 @@ impl Place {
     }
 }
 
-/// Replaces a file in one step; its directory is made, for its owner alone, where there is none.
-pub fn write(path: &Path, contents: &[u8], mode: u32) -> Result<()> {
-    let said = || format!("cannot write {}", path.display());
-    let dir = path.parent().unwrap_or(Path::new("/"));
-    fs::DirBuilder::new().recursive(true).mode(0o700).create(dir).doing(said)?;
+/// Replaces a file in one step: it is whole before and after, whatever happens in between.
+pub fn replace(path: &Path, contents: &[u8], mode: u32) -> std::io::Result<()> {
     let mut name = path.file_name().unwrap_or_default().to_os_string();
-    name.push(".new");
+    name.push(format!(".{}.new", std::process::id()));
     let temporary = path.with_file_name(name);
-    let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(mode).open(&temporary).doing(said)?;
-    file.write_all(contents).and_then(|()| file.sync_all()).and_then(|()| fs::rename(&temporary, path)).doing(said)
+    let written = (|| {
+        let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(mode).open(&temporary)?;
+        file.write_all(contents)?;
+        file.sync_all()?;
+        fs::rename(&temporary, path)?;
+        File::open(path.parent().unwrap_or(Path::new("/")))?.sync_all()
+    })();
+    if written.is_err() {
+        // The error to tell is the first one.
+        let _ = fs::remove_file(&temporary);
+    }
+    written
+}
+
+/// The same; the file's directory is made, for its owner alone, where there is none.
+pub fn write(path: &Path, contents: &[u8], mode: u32) -> Result<()> {
+    let dir = path.parent().unwrap_or(Path::new("/"));
+    let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(dir);
+    made.and_then(|()| replace(path, contents, mode)).doing(|| format!("cannot write {}", path.display()))
 }
 
 /// Reads a text.

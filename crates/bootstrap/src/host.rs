@@ -27,6 +27,8 @@ pub trait Host {
     /// Starts it with the configuration in a file, in the background or by the init system, and returns once the node
     /// is Ready. The error has the end of its log.
     fn start(&self, role: Role, config: &Path) -> std::result::Result<(), Cause>;
+    /// Ends it, but not its pods, and starts it again.
+    fn restart(&self, role: Role, config: &Path) -> std::result::Result<(), Cause>;
     /// What of the kernel is missing, with what to do.
     fn kernel(&self) -> std::result::Result<(), String>;
     /// Ends the process, its pods, and their network.

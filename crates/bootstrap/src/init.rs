@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
+use k8s_openapi::api::core::v1::Node;
 use serde_json::{Value, json};
 
 use crate::certs::{self, Authority, endpoint, local_endpoint};
@@ -366,7 +367,7 @@ pub async fn mark(cluster: &Cluster, config: &InitConfig) -> Result<()> {
         let words: Vec<String> = node.taints.iter().flatten().map(process::taint).collect();
         println!("[mark-control-plane] Marking the node {} as control-plane by adding the taints [{}]", node.name, words.join(" "));
     }
-    let path = format!("{}/{}", cluster::collection("Node", ""), node.name);
+    let path = format!("{}/{}", cluster::collection::<Node>(""), node.name);
     let mut last = None;
     for _ in 0..100 {
         match cluster.get(&path).await? {

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use client::Entry;
 use jiff::Timestamp;
+use k8s_openapi::api::core::v1::Node;
 
 use crate::certs::{ALL, Authority};
 use crate::cluster::Cluster;
@@ -236,7 +237,7 @@ impl<'a> Join<'a> {
         let (name, registration) = (self.name().to_string(), self.config.node_registration.clone());
         let found = self.found().await?;
         println!("[kubelet-start] Performing the TLS Bootstrap");
-        let pair = node::certificate(&found.cluster, &name, patience).await.doing(|| "failed while waiting for TLS bootstrap".into())?;
+        let pair = node::certificate(&found.cluster, &name, &node::CLIENT, patience).await.doing(|| "failed while waiting for TLS bootstrap".into())?;
         node::keep(&machine.place, &pair, &name, &found.entry, &found.config.cluster.cluster_name)?;
         let mut written = vec![machine.place.kubelet_client(), machine.place.conf("kubelet")];
         let result = (|| {
@@ -314,7 +315,7 @@ const ETCD: u16 = 2379;
 
 /// Where the members of etcd beside the control planes are.
 async fn members(cluster: &Cluster) -> Result<Vec<String>> {
-    let path = format!("{}?labelSelector=node-role.kubernetes.io%2Fcontrol-plane", crate::cluster::collection("Node", ""));
+    let path = format!("{}?labelSelector=node-role.kubernetes.io%2Fcontrol-plane", crate::cluster::collection::<Node>(""));
     let nodes = cluster.get(&path).await?.unwrap_or_default();
     let mut all = Vec::new();
     for node in nodes["items"].as_array().into_iter().flatten() {

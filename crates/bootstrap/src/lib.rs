@@ -21,6 +21,7 @@ pub mod node;
 pub mod phases;
 pub mod preflight;
 pub mod process;
+pub mod readdress;
 pub mod renew;
 pub mod reset;
 pub mod shared_certs;

@@ -3,6 +3,8 @@
 use std::time::{Duration, Instant};
 
 use base64::{Engine, engine::general_purpose::STANDARD};
+use k8s_openapi::api::certificates::v1::CertificateSigningRequest;
+use k8s_openapi::api::core::v1::Node;
 use pki::{CertKey, Credentials};
 use serde_json::{Value, json};
 
@@ -11,14 +13,27 @@ use crate::error::{Doing, Result, refused};
 use crate::files::{self, Place};
 use crate::kubeconfigs;
 
-/// Asks for the client certificate of a node, and waits for it.
-pub async fn certificate(cluster: &Cluster, name: &str, patience: Duration) -> Result<CertKey> {
-    let request = pki::new_csr(&format!("system:node:{name}"), "system:nodes", &[], None).doing(|| "making a certificate request".into())?;
+/// What a certificate of a node is for.
+pub struct Purpose<'a> {
+    /// Who signs it.
+    pub signer: &'static str,
+    /// What its key may be used for.
+    pub usage: &'static str,
+    /// Names and addresses of the node, where it is a server.
+    pub names: &'a [String],
+}
+
+/// The node as a client of the API server.
+pub const CLIENT: Purpose<'static> = Purpose { signer: "kubernetes.io/kube-apiserver-client-kubelet", usage: "client auth", names: &[] };
+
+/// Asks for a certificate of a node, and waits for it. What nobody signs is taken back.
+pub async fn certificate(cluster: &Cluster, name: &str, purpose: &Purpose<'_>, patience: Duration) -> Result<CertKey> {
+    let request = pki::new_csr(&format!("system:node:{name}"), "system:nodes", purpose.names, None).doing(|| "making a certificate request".into())?;
     let object = json!({"apiVersion": "certificates.k8s.io/v1", "kind": "CertificateSigningRequest", "metadata": {"generateName": "csr-"},
-        "spec": {"request": STANDARD.encode(&request.cert_pem), "signerName": "kubernetes.io/kube-apiserver-client-kubelet",
-            "usages": ["digital signature", "client auth"]}});
+        "spec": {"request": STANDARD.encode(&request.cert_pem), "signerName": purpose.signer,
+            "usages": ["digital signature", purpose.usage]}});
     let made = cluster.create(&object).await.doing(|| "the cluster refuses the certificate request".into())?;
-    let path = format!("{}/{}", collection("CertificateSigningRequest", ""), made["metadata"]["name"].as_str().unwrap_or_default());
+    let path = format!("{}/{}", collection::<CertificateSigningRequest>(""), made["metadata"]["name"].as_str().unwrap_or_default());
     let (begun, mut pause) = (Instant::now(), Duration::from_millis(5));
     loop {
         let read = cluster.get(&path).await.doing(|| "reading the certificate request".into())?.unwrap_or_default();
@@ -32,6 +47,9 @@ pub async fn certificate(cluster: &Cluster, name: &str, patience: Duration) -> R
             return refused(format!("the certificate request {path} was refused: {}", no["message"].as_str().unwrap_or_default()));
         }
         if begun.elapsed() > patience {
+            if let Err(error) = cluster.delete(&path).await {
+                tracing::debug!("the certificate request could not be taken back: {error}");
+            }
             return refused(format!("nobody signed the certificate request {path} within {patience:?}: see kubectl describe csr"));
         }
         tokio::time::sleep(pause).await;
@@ -52,7 +70,7 @@ pub fn keep(place: &Place, pair: &CertKey, name: &str, entry: &client::Entry, cl
 
 /// Whether a cluster has a node of this name that works.
 pub async fn taken(cluster: &Cluster, name: &str) -> Result<bool> {
-    let node: Value = cluster.get(&format!("{}/{name}", collection("Node", ""))).await?.unwrap_or_default();
+    let node: Value = cluster.get(&format!("{}/{name}", collection::<Node>(""))).await?.unwrap_or_default();
     Ok(is_ready(&node))
 }
 

@@ -162,6 +162,17 @@ impl Keeper<'_> {
         Ok(done)
     }
 
+    /// Makes a certificate anew for other names and addresses.
+    pub fn replace(&self, cert: &Cert, names: Vec<String>, now: Timestamp) -> Result<()> {
+        let path = self.path(Handled::Cert(*cert));
+        let ca = Self::ca(Handled::Cert(*cert));
+        if !self.has_key(&ca) {
+            return refused(format!("the key of {} is not here: have who holds it make {} for {}, and say the same again", ca.name, path.display(), names.join(", ")));
+        }
+        let request = CertRequest { sans: names, ..self.request(&files::read(&path)?, cert.usages())? };
+        self.issue(cert, &request, &path, &ca, now)
+    }
+
     fn request(&self, old: &str, usages: Vec<Usage>) -> Result<CertRequest> {
         let said = || "the present certificate cannot be read".to_string();
         let Some(block) = pki::pem_decode(old).into_iter().find(|b| b.label == "CERTIFICATE") else { return refused(said()) };
@@ -170,11 +181,14 @@ impl Keeper<'_> {
     }
 
     fn renew_certificate(&self, cert: &Cert, path: &Path, ca: &Cert, now: Timestamp) -> Result<()> {
-        let old = files::read(path)?;
+        let request = self.request(&files::read(path)?, cert.usages())?;
+        self.issue(cert, &request, path, ca, now)
+    }
+
+    fn issue(&self, cert: &Cert, request: &CertRequest, path: &Path, ca: &Cert, now: Timestamp) -> Result<()> {
         let key = path.with_extension("key");
-        let request = self.request(&old, cert.usages())?;
         let pem = pki::new_key_pem(false).doing(|| "making a key".into())?;
-        let made = load_ca(&self.dir, ca)?.issue_for_key(&request, &pem, now).doing(|| format!("renewing {}", cert.name))?;
+        let made = load_ca(&self.dir, ca)?.issue_for_key(request, &pem, now).doing(|| format!("renewing {}", cert.name))?;
         // A running server takes both once they fit each other.
         files::write(&key, made.key_pem.as_bytes(), 0o600)?;
         files::write(path, made.cert_pem.as_bytes(), 0o644)

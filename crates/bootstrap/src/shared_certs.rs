@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use base64::{Engine, engine::general_purpose::STANDARD};
 use jiff::Timestamp;
+use k8s_openapi::api::core::v1::Secret;
 use ring::aead::{AES_256_GCM, Aad, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
 use serde_json::{Map, Value, json};
 
@@ -97,7 +98,7 @@ pub async fn upload(cluster: &Cluster, config: &ClusterConfiguration, dir: &Path
 pub async fn download(cluster: &Cluster, config: &ClusterConfiguration, dir: &Path, certificate_key: &str) -> Result<()> {
     println!("[download-certs] Downloading the certificates in Secret {SECRET:?} in the \"kube-system\" Namespace");
     let key = key(certificate_key)?;
-    let Some(secret) = cluster.get(&format!("{}/{SECRET}", collection("Secret", "kube-system"))).await.doing(|| "error downloading the secret".into())? else {
+    let Some(secret) = cluster.get(&format!("{}/{SECRET}", collection::<Secret>("kube-system"))).await.doing(|| "error downloading the secret".into())? else {
         return refused(format!(
             "error downloading the secret: Secret {SECRET:?} was not found in the \"kube-system\" Namespace. This Secret might have expired. \
              Please, run `kubeadm init phase upload-certs --upload-certs` on a control plane to generate a new one"

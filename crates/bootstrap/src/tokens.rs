@@ -2,6 +2,7 @@
 
 use base64::{Engine, engine::general_purpose::STANDARD};
 use jiff::{SignedDuration, Timestamp};
+use k8s_openapi::api::core::v1::Secret;
 use serde_json::{Value, json};
 
 use crate::certs;
@@ -37,7 +38,7 @@ pub fn secret(token: &BootstrapToken, now: Timestamp) -> Result<Value> {
 }
 
 fn path(id: &str) -> String {
-    format!("{}/bootstrap-token-{id}", collection("Secret", "kube-system"))
+    format!("{}/bootstrap-token-{id}", collection::<Secret>("kube-system"))
 }
 
 /// Makes a token that must not be there yet.
@@ -92,7 +93,7 @@ pub fn listed(secret: &Value) -> Option<Listed> {
 
 /// All tokens, as a table or as JSON.
 pub async fn list(cluster: &Cluster, json_wanted: bool) -> Result<()> {
-    let selector = format!("{}?fieldSelector=type%3Dbootstrap.kubernetes.io%2Ftoken", collection("Secret", "kube-system"));
+    let selector = format!("{}?fieldSelector=type%3Dbootstrap.kubernetes.io%2Ftoken", collection::<Secret>("kube-system"));
     let found = cluster.get(&selector).await?.unwrap_or_default();
     let tokens: Vec<Listed> = found["items"].as_array().into_iter().flatten().filter_map(listed).collect();
     let now = Timestamp::now().as_second();

@@ -248,16 +248,53 @@ async fn members_that_never_come() {
     let error = wrong.join(&first, Patience { added: Duration::from_millis(300), ..PATIENCE }).await.unwrap_err();
     let why = std::error::Error::source(&error).map(ToString::to_string).unwrap_or_default();
     assert!(why.contains("certificate"), "{error}: {why}");
-
-    // etcd's own snapshot.
-    let mut snapshot = local.snapshot().await.unwrap();
-    let mut bytes = 0;
-    while let Some(piece) = snapshot.next().await.unwrap() {
-        bytes += piece.len();
-    }
-    assert!(bytes > 10_000, "{bytes}");
     let own = plan::Own { name: "b", peer_url: &b.member.peer_url(), data: true, id: b.member.note().id };
     assert_eq!(plan::next(&own, &local.members().await.unwrap()), plan::Step::Run);
     b.stop().await;
     a.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn members_move() {
+    let mut a = Machine::new("a", 21, None).await;
+    a.join(&[], PATIENCE).await.unwrap();
+    let urls = |members: Vec<etcd::Listed>| members.into_iter().flat_map(|m| m.peer_urls).collect::<Vec<_>>();
+    let move_to = |machine: &mut Machine, last: u8| {
+        machine.member.address = Ipv4Addr::new(127, 0, 1, last);
+        let subject = certs::Subject { name: &machine.member.name, address: machine.member.address };
+        certs::ensure(&machine.member.pki, &subject, false, jiff::SignedDuration::from_hours(1), Timestamp::now()).unwrap();
+    };
+    // The only one: nobody else could be told.
+    a.stop().await;
+    move_to(&mut a, 22);
+    a.join(&[], PATIENCE).await.unwrap();
+    assert_eq!(urls(a.local().members().await.unwrap()), [a.member.peer_url()]);
+    // One of two: without it, the other one cannot agree to anything.
+    let mut b = Machine::new("b", 23, Some(&a)).await;
+    b.join(&[a.member.client_url()], PATIENCE).await.unwrap();
+    b.stop().await;
+    move_to(&mut b, 24);
+    b.join(&[], PATIENCE).await.unwrap();
+    assert!(urls(a.local().members().await.unwrap()).contains(&b.member.peer_url()));
+    // One of three.
+    let mut c = Machine::new("c", 25, Some(&a)).await;
+    c.join(&[a.member.client_url()], PATIENCE).await.unwrap();
+    a.stop().await;
+    move_to(&mut a, 26);
+    a.join(&[b.member.client_url()], PATIENCE).await.unwrap();
+    let mut all = urls(c.local().members().await.unwrap());
+    all.sort();
+    let mut wanted = [&a, &b, &c].map(|m| m.member.peer_url());
+    wanted.sort();
+    assert_eq!(all, wanted);
+    // Somebody else's address.
+    a.stop().await;
+    let ports = (b.member.client_port, b.member.peer_port);
+    move_to(&mut a, 24);
+    (a.member.client_port, a.member.peer_port) = ports;
+    let refused = a.join(&[b.member.client_url()], PATIENCE).await.unwrap_err().to_string();
+    assert!(refused.contains("is the address of b"), "{refused}");
+    for machine in [&mut a, &mut b, &mut c] {
+        machine.stop().await;
+    }
 }

@@ -10,16 +10,16 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use bootstrap::balancer::{self, Balancer};
+use bootstrap::cluster::Cluster;
+use bootstrap::node::{CLIENT as CLIENT_CERTIFICATE, Purpose};
 use clap::Args;
 use jiff::{SignedDuration, Timestamp};
-use k8s_openapi::api::certificates::v1::CertificateSigningRequest;
 use k8s_openapi::api::core::v1::{ConfigMap, Node};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::Client;
-use kube::api::{Api, DeleteParams, PostParams};
+use kube::api::Api;
 use pki::{CertKey, Renewable};
 use reconcile::{Informers, Tasks};
-use serde_json::json;
 use tokio::net::TcpListener;
 
 use crate::cli::Place;
@@ -30,9 +30,8 @@ use crate::progress::Progress;
 use crate::server::{Signals, init_log};
 use crate::{images, network, node, preflight, renewal, up};
 
-/// Who signs the node's certificate, and what for.
-const CLIENT_SIGNER: &str = "kubernetes.io/kube-apiserver-client-kubelet";
-const CLIENT_USAGE: &str = "client auth";
+/// How long signing may take.
+const SIGNED: Duration = Duration::from_secs(30);
 /// File names of the node's certificates.
 const CLIENT: &str = "kubelet-client";
 const SERVING: &str = "kubelet-server";
@@ -209,7 +208,7 @@ async fn join(server: &str, balancer: &Balancer, token: Option<Token>, config: &
         if left.is_positive() {
             let credentials = client::Credentials { certificate: Some((own.pair.cert_pem.clone(), own.pair.key_pem.clone())), token: None };
             let client = client::https(balancer.https(&ca, &credentials)?);
-            return Ok((ca, match certificate(&client, config, CLIENT_SIGNER, CLIENT_USAGE, &[]).await {
+            return Ok((ca, match certificate(&client, config, &CLIENT_CERTIFICATE).await {
                 Ok(new) => keep(&dir, CLIENT, new)?,
                 Err(error) => {
                     tracing::warn!("the node's certificate, good for another {} h, cannot be renewed: {error:#}", left.as_hours());
@@ -223,7 +222,7 @@ async fn join(server: &str, balancer: &Balancer, token: Option<Token>, config: &
     let ca = client::discover_ca(server, &token.fingerprint).await?;
     let credentials = client::Credentials { certificate: None, token: Some(token.secret) };
     let bootstrap = client::https(client::Https::new(server, &ca, &credentials)?);
-    let own = certificate(&bootstrap, config, CLIENT_SIGNER, CLIENT_USAGE, &[]).await?;
+    let own = certificate(&bootstrap, config, &CLIENT_CERTIFICATE).await?;
     files::write(&ca_file, ca.as_bytes(), 0o644)?;
     Ok((ca, keep(&dir, CLIENT, own)?))
 }
@@ -243,7 +242,7 @@ async fn joined(path: &Path, server: &str, config: &Config) -> Result<(String, C
     }
     let credentials = client::Credentials { certificate: Some((own.pair.cert_pem.clone(), own.pair.key_pem.clone())), token: None };
     let client = client::https(client::Https::new(server, &entry.ca, &credentials)?);
-    match certificate(&client, config, CLIENT_SIGNER, CLIENT_USAGE, &[]).await {
+    match certificate(&client, config, &CLIENT_CERTIFICATE).await {
         Ok(new) => Ok((entry.ca, keep_joined(new)?)),
         Err(error) => {
             tracing::warn!("the node's certificate, good for another {} h, cannot be renewed: {error:#}", own.left().as_hours());
@@ -292,7 +291,7 @@ async fn renew(client: Client, config: Config, layout: Layout, mut own: Shown, m
 }
 
 async fn renew_client(client: &Client, config: &Config, layout: &Layout, own: &mut Shown) -> Result<()> {
-    let new = certificate(client, config, CLIENT_SIGNER, CLIENT_USAGE, &[]).await?;
+    let new = certificate(client, config, &CLIENT_CERTIFICATE).await?;
     let is_joined = config.kubeadm.as_ref().is_some_and(|k| k.kubeconfig.is_some());
     let new = if is_joined { keep_joined(new)? } else { keep(&layout.pki(), CLIENT, new)? };
     own.replace(&new)
@@ -316,7 +315,7 @@ async fn serving(client: &Client, config: &Config, layout: &Layout, address: IpA
     {
         return Ok(own.pair);
     }
-    let own = certificate(client, config, "kubernetes.io/kubelet-serving", "server auth", &sans).await?;
+    let own = certificate(client, config, &Purpose { signer: "kubernetes.io/kubelet-serving", usage: "server auth", names: &sans }).await?;
     let own = keep(&dir, SERVING, own)?;
     files::write(&names, wanted.as_bytes(), 0o644)?;
     Ok(own)
@@ -356,29 +355,8 @@ fn keep(dir: &Path, name: &str, pair: CertKey) -> Result<CertKey> {
 }
 
 /// Asks the cluster to sign, and waits for it.
-async fn certificate(client: &Client, config: &Config, signer: &str, usage: &str, sans: &[String]) -> Result<CertKey> {
-    let request = pki::new_csr(&format!("system:node:{}", config.node_name), "system:nodes", sans, None)?;
-    let api = Api::<CertificateSigningRequest>::all(client.clone());
-    let object: CertificateSigningRequest = serde_json::from_value(json!({
-        "metadata": {"generateName": "node-csr-"},
-        "spec": {"request": k8s_openapi::ByteString(request.cert_pem.into_bytes()), "signerName": signer,
-                 "usages": ["digital signature", usage]}}))?;
-    let made = api.create(&PostParams::default(), &object).await.context("the cluster refuses the certificate request")?;
-    let name = made.metadata.name.unwrap_or_default();
-    for _ in 0..300 {
-        let status = api.get(&name).await.context("reading the certificate request")?.status.unwrap_or_default();
-        if let Some(certificate) = status.certificate {
-            return Ok(CertKey { cert_pem: String::from_utf8(certificate.0)?, key_pem: request.key_pem });
-        }
-        if let Some(denied) = status.conditions.iter().flatten().find(|c| matches!(c.type_.as_str(), "Denied" | "Failed")) {
-            bail!("the certificate request {name} was refused: {}", denied.message.clone().unwrap_or_default());
-        }
-        tokio::time::sleep(Duration::from_millis(100)).await;
-    }
-    if let Err(error) = api.delete(&name, &DeleteParams::default()).await {
-        tracing::debug!("the certificate request could not be taken back: {error}");
-    }
-    bail!("nobody signed the certificate request {name} within 30 s: see kubectl describe csr {name}")
+async fn certificate(client: &Client, config: &Config, purpose: &Purpose<'_>) -> Result<CertKey> {
+    Ok(bootstrap::node::certificate(&Cluster::new(client.clone()), &config.node_name, purpose, SIGNED).await?)
 }
 
 /// The cluster's networks and domain, which the server has published. A server that does not answer

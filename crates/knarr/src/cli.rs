@@ -44,6 +44,8 @@ enum Command {
     /// Configuration files of init and join
     #[command(subcommand)]
     Config(ConfigCommand),
+    /// Take another address: of this machine, or of the control plane that it has joined
+    Readdress(kubeadm::ReaddressArgs),
     /// Take back what init or join has done to this machine
     Reset(Box<ResetArgs>),
     /// Images on this node
@@ -95,6 +97,7 @@ impl Cli {
             Command::Certs(command) => kubeadm::run(bootstrap::cli::Command::Certs(command)),
             Command::Kubeconfig(command) => kubeadm::run(bootstrap::cli::Command::Kubeconfig(command)),
             Command::Config(command) => kubeadm::run(bootstrap::cli::Command::Config(command)),
+            Command::Readdress(args) => kubeadm::readdress(args),
             Command::Reset(args) => kubeadm::run(bootstrap::cli::Command::Reset(args)),
             Command::Image(command) => images::run(command),
             Command::Store(command) => tools::run(command),

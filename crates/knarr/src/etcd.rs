@@ -63,8 +63,10 @@ pub async fn start(config: &Config, layout: &Layout, beside: &Beside, address: I
     let subject = certs::Subject { name: &config.node_name, address };
     certs::ensure(&member.pki, &subject, beside.join.is_empty() && !member.has_data(), config.certificate_lifetime, Timestamp::now())?;
     let access = certs::access(&member.pki, "etcd/healthcheck-client")?;
-    let known = if beside.join.is_empty() { &note.others } else { &beside.join };
-    let others = Cluster::new(known, Some(&access))?;
+    // Those that were named may have moved since.
+    let mut known = beside.join.clone();
+    known.extend(note.others.iter().filter(|url| !beside.join.contains(url)).cloned());
+    let others = Cluster::new(&known, Some(&access))?;
     let local = Cluster::new(&[member.local_url()], Some(&access))?;
     etcd::join(&member, &program, (!beside.join.is_empty() || !note.others.is_empty()).then_some(&others), &local, &Patience::default(), |supervisor| {
         let stop = tasks.token();

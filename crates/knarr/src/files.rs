@@ -18,23 +18,9 @@ pub fn public_dir(path: &Path) -> Result<()> {
     fs::DirBuilder::new().recursive(true).mode(0o755).create(path).with_context(|| format!("cannot make the directory {}", path.display()))
 }
 
-/// Replaces a file in one step: it is whole before and after, whatever happens in between.
+/// Replaces a file in one step.
 pub fn write(path: &Path, contents: &[u8], mode: u32) -> Result<()> {
-    let mut name = path.file_name().unwrap_or_default().to_os_string();
-    name.push(format!(".{}.new", std::process::id()));
-    let temporary = path.with_file_name(name);
-    let result = (|| {
-        let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(mode).open(&temporary)?;
-        file.write_all(contents)?;
-        file.sync_all()?;
-        fs::rename(&temporary, path)?;
-        File::open(path.parent().unwrap_or(Path::new("/")))?.sync_all()
-    })();
-    if result.is_err() {
-        // The error to tell is the first one.
-        let _ = fs::remove_file(&temporary);
-    }
-    result.with_context(|| format!("cannot write {}", path.display()))
+    bootstrap::files::replace(path, contents, mode).with_context(|| format!("cannot write {}", path.display()))
 }
 
 /// What a running server or agent says of itself.

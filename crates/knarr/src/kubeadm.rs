@@ -8,7 +8,8 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail, ensure};
 use bootstrap::config::Facts;
 use bootstrap::host::{Host, Role};
-use clap::Parser;
+use bootstrap::readdress;
+use clap::{Args, Parser};
 
 use crate::files::{self, State};
 use crate::layout::Layout;
@@ -48,13 +49,37 @@ pub fn run(command: bootstrap::cli::Command) -> Result<()> {
 
 fn work(command: bootstrap::cli::Command) -> bootstrap::error::Result<()> {
     images::install_crypto();
-    let (data, run) = command.dirs();
-    let absolute = |path: PathBuf| std::path::absolute(&path).unwrap_or(path);
-    command.run(&Machine { layout: Layout::new(&absolute(data), &absolute(run)) })
+    let machine = Machine::at(command.dirs());
+    command.run(&machine)
 }
 
 struct Machine {
     layout: Layout,
+}
+
+/// What is to be at another address.
+#[derive(Args)]
+pub struct ReaddressArgs {
+    /// This machine's new address, which it must have already [default: that of the default route]
+    #[arg(long, value_name = "ADDRESS", conflicts_with = "server")]
+    to: Option<std::net::Ipv4Addr>,
+    /// Where the control plane is now, for a node that joined it elsewhere
+    #[arg(long, value_name = "URL")]
+    server: Option<String>,
+    /// Don't apply any changes; just output what would be done
+    #[arg(long)]
+    dry_run: bool,
+    #[command(flatten)]
+    place: bootstrap::cli::PlaceArgs,
+}
+
+/// Does it.
+pub fn readdress(args: ReaddressArgs) -> Result<()> {
+    preflight::root()?;
+    images::install_crypto();
+    let machine = Machine::at(args.place.dirs());
+    let wishes = readdress::Wishes { to: args.to, server: args.server, dry_run: args.dry_run };
+    readdress::run(&bootstrap::host::Machine { host: &machine, place: bootstrap::files::Place::default() }, &wishes).map_err(|error| anyhow::anyhow!(error.chain()))
 }
 
 impl Host for Machine {
@@ -78,6 +103,10 @@ impl Host for Machine {
         self.begin(role, config).map_err(Cause::from)
     }
 
+    fn restart(&self, role: Role, config: &Path) -> Result<(), Cause> {
+        self.halt().and_then(|()| self.begin(role, config)).map_err(Cause::from)
+    }
+
     fn kernel(&self) -> Result<(), String> {
         preflight::node_kernel().map_err(|error| format!("{error:#}"))
     }
@@ -95,6 +124,11 @@ impl Host for Machine {
 }
 
 impl Machine {
+    fn at((data, run): (PathBuf, PathBuf)) -> Machine {
+        let absolute = |path: PathBuf| std::path::absolute(&path).unwrap_or(path);
+        Machine { layout: Layout::new(&absolute(data), &absolute(run)) }
+    }
+
     fn begin(&self, role: Role, config: &Path) -> Result<()> {
         preflight::data_dir(&self.layout.data)?;
         ensure!(self.running().is_none(), "a node of knarr's runs on this machine already");
@@ -129,6 +163,14 @@ impl Machine {
             std::thread::sleep(Duration::from_millis(20));
         }
         Ok(())
+    }
+
+    /// Ends the process alone.
+    fn halt(&self) -> Result<()> {
+        if Path::new(UNIT).exists() && Path::new("/run/systemd/system").exists() {
+            systemctl(&["stop", "knarr.service"])?;
+        }
+        down::end(&self.layout).map(|_| ())
     }
 
     fn end(&self) -> Result<()> {

@@ -81,8 +81,7 @@ fn look(config: &Config, layout: &Layout, address: Ipv4Addr) -> Result<Material>
         for name in keeper.renew_due(Timestamp::now())? {
             tracing::info!(certificate = name, "renewed");
         }
-    }
-    if config.member.is_some() {
+    } else if config.member.is_some() {
         etcd::renew(config, layout, address)?;
     }
     material::prepare(layout, config, address, &mut |bytes| rand::fill(bytes))

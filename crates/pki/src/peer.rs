@@ -34,8 +34,7 @@ impl Peer {
 
     /// The same of the first certificate in a PEM text.
     pub fn from_pem(text: &str) -> Result<Self> {
-        let block = pem::decode(text).into_iter().find(|b| b.label == "CERTIFICATE").ok_or(Error::Pem("CERTIFICATE"))?;
-        Self::from_der(&block.der)
+        Self::from_der(&first(text)?)
     }
 
     /// How long it was good for when it was issued.

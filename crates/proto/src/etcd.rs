@@ -11,13 +11,13 @@ pub mod method {
     pub const LEASE_REVOKE: &str = "/etcdserverpb.Lease/LeaseRevoke";
     pub const LEASE_KEEP_ALIVE: &str = "/etcdserverpb.Lease/LeaseKeepAlive";
     pub const MEMBER_ADD: &str = "/etcdserverpb.Cluster/MemberAdd";
+    pub const MEMBER_UPDATE: &str = "/etcdserverpb.Cluster/MemberUpdate";
     pub const MEMBER_REMOVE: &str = "/etcdserverpb.Cluster/MemberRemove";
     pub const MEMBER_LIST: &str = "/etcdserverpb.Cluster/MemberList";
     pub const MEMBER_PROMOTE: &str = "/etcdserverpb.Cluster/MemberPromote";
     pub const ALARM: &str = "/etcdserverpb.Maintenance/Alarm";
     pub const STATUS: &str = "/etcdserverpb.Maintenance/Status";
     pub const DEFRAGMENT: &str = "/etcdserverpb.Maintenance/Defragment";
-    pub const SNAPSHOT: &str = "/etcdserverpb.Maintenance/Snapshot";
 }
 
 #[derive(Clone, PartialEq, ::prost::Message)]
@@ -421,6 +421,15 @@ pub struct MemberAddRequest {
     pub is_learner: bool,
 }
 
+/// Where a member is from now on.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct MemberUpdateRequest {
+    #[prost(uint64, tag = "1")]
+    pub id: u64,
+    #[prost(string, repeated, tag = "2")]
+    pub peer_urls: Vec<String>,
+}
+
 /// To remove, or to promote.
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct MemberRequest {
@@ -517,15 +526,3 @@ pub struct DefragmentResponse {
     pub header: Option<ResponseHeader>,
 }
 
-#[derive(Clone, PartialEq, ::prost::Message)]
-pub struct SnapshotRequest {}
-
-#[derive(Clone, PartialEq, ::prost::Message)]
-pub struct SnapshotResponse {
-    #[prost(message, optional, tag = "1")]
-    pub header: Option<ResponseHeader>,
-    #[prost(uint64, tag = "2")]
-    pub remaining_bytes: u64,
-    #[prost(bytes = "vec", tag = "3")]
-    pub blob: Vec<u8>,
-}

@@ -209,8 +209,14 @@ impl Balancer {
 
     /// Leads whoever connects to a server, for ever.
     pub async fn listen(self, listener: TcpListener) {
+        // They end with this future.
+        let mut led = tokio::task::JoinSet::new();
         loop {
-            let mut client = match listener.accept().await {
+            let accepted = tokio::select! {
+                accepted = listener.accept() => accepted,
+                Some(_) = led.join_next() => continue,
+            };
+            let mut client = match accepted {
                 Ok((client, _)) => client,
                 Err(error) => {
                     tracing::warn!(%error, "accepting a connection failed");
@@ -219,7 +225,7 @@ impl Balancer {
                 }
             };
             let balancer = self.clone();
-            tokio::spawn(async move {
+            led.spawn(async move {
                 let _ = client.set_nodelay(true);
                 match balancer.connect().await {
                     // It ends with either side, or is cut.

@@ -1,16 +1,16 @@
 //! etcd's certificates in kubeadm's layout: `etcd/{ca,server,peer,healthcheck-client}` and `apiserver-etcd-client` below
 //! one directory. What is there is used; what is missing is made, if the CA's key is there.
 
-use std::fs::{self, OpenOptions};
-use std::io::Write;
+use std::fs;
 use std::net::Ipv4Addr;
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
 use jiff::{SignedDuration, Timestamp};
 use pki::{Ca, CertRequest, Usage};
 
 use super::Access;
+use crate::files;
 
 const CA_LIFETIME: SignedDuration = SignedDuration::from_hours(24 * 3650);
 
@@ -109,25 +109,7 @@ pub fn ensure(pki: &Path, subject: &Subject<'_>, found: bool, lifetime: SignedDu
 fn usable(cert: &Path, key: &Path, sans: &[String], now: Timestamp) -> bool {
     let (Ok(text), true) = (fs::read_to_string(cert), key.exists()) else { return false };
     let Ok(peer) = pki::Peer::from_pem(&text) else { return false };
-    let Some(block) = pki::pem_decode(&text).into_iter().next() else { return false };
-    !peer.is_due(now) && names(&block.der).is_some_and(|has| sans.iter().all(|san| has.contains(san)))
-}
-
-/// The names and addresses that a certificate is good for.
-fn names(der: &[u8]) -> Option<Vec<String>> {
-    use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
-    let (_, certificate) = X509Certificate::from_der(der).ok()?;
-    let Some(extension) = certificate.subject_alternative_name().ok()? else { return Some(Vec::new()) };
-    let text = |name: &GeneralName<'_>| match name {
-        GeneralName::DNSName(name) => Some((*name).to_owned()),
-        GeneralName::IPAddress(bytes) => match bytes.len() {
-            4 => <[u8; 4]>::try_from(*bytes).ok().map(|b| Ipv4Addr::from(b).to_string()),
-            16 => <[u8; 16]>::try_from(*bytes).ok().map(|b| std::net::Ipv6Addr::from(b).to_string()),
-            _ => None,
-        },
-        _ => None,
-    };
-    Some(extension.value.general_names.iter().filter_map(text).collect())
+    !peer.is_due(now) && pki::names_of(&text).is_ok_and(|has| sans.iter().all(|san| has.contains(san)))
 }
 
 /// What a client of etcd shows, and by what it knows members: `name` is `apiserver-etcd-client` or `etcd/healthcheck-client`.
@@ -140,16 +122,8 @@ fn read(path: &Path) -> Result<String, CertError> {
     fs::read_to_string(path).map_err(|source| CertError::File { what: "cannot read", path: path.into(), source })
 }
 
-/// Replaces a file in one step.
 pub(super) fn write(path: &Path, text: &str, mode: u32) -> Result<(), CertError> {
-    let temporary = path.with_extension("new");
-    let step = || {
-        let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(mode).open(&temporary)?;
-        file.write_all(text.as_bytes())?;
-        file.sync_all()?;
-        fs::rename(&temporary, path)
-    };
-    step().map_err(|source| CertError::File { what: "cannot write", path: path.into(), source })
+    files::replace(path, text.as_bytes(), mode).map_err(|source| CertError::File { what: "cannot write", path: path.into(), source })
 }
 
 #[cfg(test)]

@@ -1,5 +1,5 @@
 //! What is asked of an etcd cluster as a whole: its members, adding, promoting and removing them, their health, a
-//! snapshot, a lease. The last connection is kept for the next question.
+//! lease. The last connection is kept for the next question.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -8,7 +8,7 @@ use parking_lot::Mutex;
 use proto::Message;
 use proto::etcd as pb;
 use proto::etcd::method;
-use proto::grpc::{self, Channel, Code, Settings, Status, Streaming};
+use proto::grpc::{self, Channel, Code, Settings, Status};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
@@ -56,12 +56,8 @@ pub struct Health {
     pub version: String,
     /// The member that leads, as far as it knows; 0 for none.
     pub leader: u64,
-    /// How far it has got.
-    pub applied: u64,
     /// Whether it only learns yet.
     pub learner: bool,
-    /// Bytes of its database.
-    pub size: i64,
 }
 
 /// The members of a cluster that may be asked.
@@ -130,11 +126,14 @@ impl Cluster {
         tokio::time::timeout(CONNECT, connect).await.unwrap_or_else(|_| Err(Status { unsent: true, ..Status::new(Code::Unavailable, "connecting takes too long") }))
     }
 
-    /// Asks one member after the other until one has an answer. What changes something is only repeated elsewhere if
-    /// it was not sent.
+    /// Asks one member after the other until one has an answer, the one first that has answered last. What changes
+    /// something is only repeated elsewhere if it was not sent.
     async fn ask<Q: Message, S: Message + Default>(&self, method: &'static str, request: &Q, changes: bool) -> Result<S, Error> {
         let mut why = "no URL is known".to_owned();
-        for url in &self.endpoints {
+        let last = self.kept.lock().as_ref().map(|(at, _)| at.clone());
+        let mut urls: Vec<&String> = self.endpoints.iter().collect();
+        urls.sort_by_key(|url| Some(*url) != last.as_ref());
+        for url in urls {
             match self.ask_one(url, method, request).await {
                 Ok(answer) => return Ok(answer),
                 // A learner takes none of these questions.
@@ -218,6 +217,12 @@ impl Cluster {
         self.ask::<_, pb::MemberListResponse>(method::MEMBER_PROMOTE, &pb::MemberRequest { id }, true).await.map(drop)
     }
 
+    /// Tells where a member is from now on.
+    pub async fn update(&self, id: u64, peer_url: &str) -> Result<(), Error> {
+        let request = pb::MemberUpdateRequest { id, peer_urls: vec![peer_url.to_owned()] };
+        self.ask::<_, pb::MemberListResponse>(method::MEMBER_UPDATE, &request, true).await.map(drop)
+    }
+
     /// Removes a member. etcd refuses as long as the others have not known each other for five seconds.
     pub async fn remove(&self, id: u64) -> Result<(), Error> {
         let began = Instant::now();
@@ -236,9 +241,7 @@ impl Cluster {
             id: status.header.map(|h| h.member_id).unwrap_or_default(),
             version: status.version,
             leader: status.leader,
-            applied: status.raft_applied_index,
             learner: status.is_learner,
-            size: status.db_size,
         })
     }
 
@@ -246,38 +249,5 @@ impl Cluster {
     pub async fn agrees(&self) -> Result<(), Error> {
         let request = pb::RangeRequest { key: b"health".to_vec(), count_only: true, ..Default::default() };
         self.ask::<_, pb::RangeResponse>(method::RANGE, &request, false).await.map(drop)
-    }
-
-    /// etcd's own snapshot, of the first member that is reached: its database as it is, for `etcdctl snapshot restore`.
-    pub async fn snapshot(&self) -> Result<Snapshot, Error> {
-        let mut why = "no URL is known".to_owned();
-        for url in &self.endpoints {
-            let begun = async {
-                let channel = self.connect(url).await?;
-                let stream = channel.server_stream(method::SNAPSHOT, &pb::SnapshotRequest {}).await?;
-                Ok::<_, Status>(Snapshot { stream, _channel: channel })
-            };
-            match begun.await {
-                Ok(snapshot) => return Ok(snapshot),
-                Err(status) => why = format!("{url}: {}", status.message),
-            }
-        }
-        Err(Error::Unreachable(why))
-    }
-}
-
-/// A snapshot on its way.
-pub struct Snapshot {
-    stream: Streaming<pb::SnapshotResponse>,
-    _channel: Channel,
-}
-
-impl Snapshot {
-    /// The next piece; nothing at the end.
-    pub async fn next(&mut self) -> Result<Option<Vec<u8>>, Error> {
-        match self.stream.message().await {
-            Ok(piece) => Ok(piece.map(|p| p.blob)),
-            Err(status) => Err(Error::Unreachable(status.message)),
-        }
     }
 }

@@ -89,8 +89,23 @@ pub async fn join(member: &Member, program: &Program, others: Option<&Cluster>, 
         withdraw(member, others).await;
     }
     served?;
+    if let Err(error) = settle(member, local).await {
+        tracing::warn!("{}: the cluster does not know yet that this member of etcd is there: {error}", member.peer_url());
+    }
     refresh(member, local).await;
     Ok(())
+}
+
+/// Tells the cluster where this member is, if it knows it elsewhere: where the others could not say so without it.
+async fn settle(member: &Member, local: &Cluster) -> Result<(), Error> {
+    let (id, peer_url) = (local.health().await?.id, member.peer_url());
+    match local.members().await?.iter().find(|m| m.id == id) {
+        Some(own) if !own.peer_urls.contains(&peer_url) => {
+            tracing::warn!("the member {} of etcd was at {}, and is at {peer_url} from now on", member.name, own.peer_urls.join(","));
+            local.update(id, &peer_url).await
+        }
+        _ => Ok(()),
+    }
 }
 
 /// Notes its id, and who the others are, for the next start; to be done now and then.
@@ -152,6 +167,10 @@ async fn expected(member: &Member, others: &Cluster, patience: &Patience) -> Res
             Step::Remove { id, why } => {
                 tracing::warn!("the member {} of etcd is replaced: {why}", member.name);
                 others.remove(id).await
+            }
+            Step::Move { id, from } => {
+                tracing::warn!("the member {} of etcd was at {from}, and is at {peer_url} from now on", member.name);
+                others.update(id, &peer_url).await
             }
             Step::Add => others.add_learner(&peer_url).await.map(drop),
             Step::Wait { id, url, come } => {

@@ -17,7 +17,7 @@ mod member;
 pub mod plan;
 mod process;
 
-pub use client::{Access, Cluster, Error, Health, Snapshot};
+pub use client::{Access, Cluster, Error, Health};
 pub use join::{JoinError, Patience, join, leave, refresh};
 pub use member::{Member, Note, Program, ProgramError, find_program};
 pub use process::{State, Supervisor, end_left, left};

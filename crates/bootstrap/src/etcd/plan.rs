@@ -36,6 +36,13 @@ pub enum Step {
         /// What it was.
         why: &'static str,
     },
+    /// The cluster knows the member at another address: it has to be told.
+    Move {
+        /// Its id.
+        id: u64,
+        /// Where it was.
+        from: String,
+    },
     /// The data are of a member that was removed: they are worth nothing.
     SetAside,
     /// Somebody else is joining, and one at a time may.
@@ -56,9 +63,15 @@ pub fn next(own: &Own<'_>, members: &[Listed]) -> Step {
     let has_url = |m: &&Listed| m.peer_urls.iter().any(|url| url == own.peer_url);
     let here = members.iter().find(has_url);
     if own.data {
-        return match own.id {
-            Some(id) if !members.iter().any(|m| m.id == id) => Step::SetAside,
-            _ => Step::Run,
+        let Some(id) = own.id else { return Step::Run };
+        return match (members.iter().find(|m| m.id == id), here) {
+            (None, _) => Step::SetAside,
+            (Some(_), Some(here)) if here.id == id => Step::Run,
+            (Some(_), Some(other)) => Step::Refuse(format!(
+                "{} is the address of {}, another member of etcd: give this node another address, or remove that member first (knarr etcd remove {})",
+                own.peer_url, other.name, other.name
+            )),
+            (Some(member), None) => Step::Move { id, from: member.peer_urls.join(",") },
         };
     }
     if let Some(here) = here {
@@ -132,6 +145,15 @@ mod tests {
         assert_eq!(next(&own(false, None), &members), Step::Remove { id: 2, why: "its data are gone" });
         assert_eq!(next(&own(true, Some(7)), &members), Step::SetAside, "it was removed, and another came in its place");
         assert_eq!(next(&own(true, Some(2)), &members), Step::Run);
+    }
+
+    #[test]
+    fn a_machine_moves() {
+        let members = [member(1, "a", "https://a:2380", false), member(2, "b", "https://elsewhere:2380", false)];
+        assert_eq!(next(&own(true, Some(2)), &members), Step::Move { id: 2, from: "https://elsewhere:2380".into() });
+        assert_eq!(next(&own(true, None), &members), Step::Run, "nobody knows which one it is");
+        let taken = [member(1, "a", "https://b:2380", false), member(2, "b", "https://elsewhere:2380", false)];
+        assert!(matches!(next(&own(true, Some(2)), &taken), Step::Refuse(why) if why.contains("is the address of a")));
     }
 
     #[test]

@@ -184,12 +184,7 @@ impl Supervisor {
     }
 
     fn left(&self) -> Option<Process> {
-        let id: u32 = fs::read_to_string(&self.pid_file).ok()?.trim().parse().ok()?;
-        let data = self.arguments.iter().find(|a| a.as_encoded_bytes().starts_with(b"--data-dir="))?;
-        // The number may be somebody else's by now.
-        if !command_line(id).contains(data) {
-            return None;
-        }
+        let id = left(self.pid_file.parent()?)?;
         let fd = rustix::process::pidfd_open(Pid::from_raw(i32::try_from(id).ok()?)?, PidfdFlags::empty()).ok()?;
         Some(Process::Left(fd, id))
     }
@@ -222,6 +217,7 @@ impl Supervisor {
 pub fn left(dir: &Path) -> Option<u32> {
     let id = fs::read_to_string(dir.join("pid")).ok()?.trim().parse::<u32>().ok()?;
     let flag = OsString::from_vec([b"--data-dir=", dir.join("data").into_os_string().as_encoded_bytes()].concat());
+    // The number may be somebody else's by now.
     command_line(id).contains(&flag).then_some(id)
 }
 
