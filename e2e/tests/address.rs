@@ -1,5 +1,6 @@
 //! Machines whose address changes: a cluster's only control plane, with a worker that has joined it there; the worker;
-//! and control planes with members of etcd, among them the one that the others have joined by. Pods go on all the time.
+//! and, once the objects have gone to etcd, control planes with members of it, among them the one that the others have
+//! joined by. Pods go on all the time.
 
 use std::sync::Mutex;
 
@@ -25,7 +26,7 @@ fn main() {
         test.hosts.lock().expect("not poisoned").take();
         Ok(())
     })));
-    run_steps(steps, &["a control plane and a worker", "three control planes and a worker"]);
+    run_steps(steps, &["a control plane and a worker", "the objects go to etcd, in place", "two more control planes join"]);
 }
 
 struct Test {
@@ -42,7 +43,8 @@ const STEPS: &[(&str, Run)] = &[
     ("the worker follows", follow),
     ("the worker moves", worker),
     ("nothing is to be done twice", again),
-    ("three control planes and a worker", three),
+    ("the objects go to etcd, in place", etcd),
+    ("two more control planes join", three),
     ("one of them moves", second),
     ("the one moves that the others have joined by", first),
     ("the others are led there", led),
@@ -147,7 +149,8 @@ fn contains(text: &str, parts: &[&str]) -> Result<()> {
 }
 
 fn pair(t: &Test) -> Result<()> {
-    t.says(MASTERS[0], "kubeadm init")?;
+    let own = t.address(MASTERS[0])?;
+    t.says(MASTERS[0], &format!("kubeadm init --control-plane-endpoint {own}:6443"))?;
     t.on(WORKER, &t.printed("kubeadm join")?)?;
     t.deploy(&[MASTERS[0], WORKER])?;
     t.reached(&[MASTERS[0], WORKER])
@@ -211,25 +214,33 @@ fn worker(t: &Test) -> Result<()> {
 fn again(t: &Test) -> Result<()> {
     contains(&t.on(MASTERS[0], "knarr readdress")?, &["nothing is to be done"])?;
     let server = format!("{}:6443", t.address(MASTERS[0])?);
-    contains(&t.on(WORKER, &format!("knarr readdress --server {server}"))?, &["already"])?;
-    for host in [WORKER, MASTERS[0]] {
-        t.on(host, "kubeadm reset -f")?;
-    }
-    Ok(())
+    contains(&t.on(WORKER, &format!("knarr readdress --server {server}"))?, &["already"]).map(|_| ())
+}
+
+/// From the store of one to members of etcd, and what there was is still there.
+fn etcd(t: &Test) -> Result<()> {
+    let before = t.containers()?;
+    t.on(MASTERS[0], "kubectl create configmap of-the-embedded-store")?;
+    let data = t.with(|h| Ok(h.data(MASTERS[0])))?;
+    let said = t.on(MASTERS[0], &format!("knarr store migrate --to etcd --data-dir {data}"))?;
+    contains(&said, &["objects are in etcd", "the old store is kept in", "further control planes may join"])?;
+    t.on(MASTERS[0], "kubectl get configmap of-the-embedded-store")?;
+    contains(&t.on(MASTERS[0], "kubectl -n kube-system get configmap kubeadm-config -o yaml")?, &["local:", "/etcd/data"])?;
+    t.ready(2)?;
+    ensure!(t.containers()? == before, "containers were started again: {before:?}, {:?}", t.containers()?);
+    contains(&t.with(|h| h.fails(MASTERS[0], &format!("knarr store migrate --to etcd --data-dir {data} --etcd-program /bin/true")))?, &["/bin/true is not etcd"])
 }
 
 fn three(t: &Test) -> Result<()> {
-    let own = t.address(MASTERS[0])?;
-    t.says(MASTERS[0], &format!("kubeadm init --etcd --upload-certs --control-plane-endpoint {own}:6443"))?;
-    let said = t.said.lock().expect("not poisoned").replace("\\\n", " ");
-    let lines: Vec<String> = said.lines().filter(|l| l.trim_start().starts_with("kubeadm join")).map(|l| l.split_whitespace().collect::<Vec<_>>().join(" ")).collect();
-    let [master, worker] = &lines[..] else { anyhow::bail!("two join commands should be in:\n{said}") };
+    let said = t.on(MASTERS[0], "kubeadm init phase upload-certs --upload-certs")?;
+    let key = said.lines().last().unwrap_or_default();
+    let line = t.on(MASTERS[0], &format!("kubeadm token create --print-join-command --certificate-key {key}"))?;
     for host in [MASTERS[1], MASTERS[2]] {
-        t.on(host, master)?;
+        contains(&t.on(host, line.trim())?, &["A new etcd member was added"])?;
     }
-    t.on(WORKER, worker)?;
     t.ready(4)?;
-    t.deploy(&[MASTERS[0], MASTERS[1], WORKER])?;
+    t.on(MASTERS[0], "kubectl scale deployment echo --replicas 3")?;
+    t.on(MASTERS[0], "kubectl rollout status deployment/echo --timeout=60s")?;
     t.reached(&[WORKER])
 }
 

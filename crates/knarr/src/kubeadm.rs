@@ -53,7 +53,8 @@ fn work(command: bootstrap::cli::Command) -> bootstrap::error::Result<()> {
     command.run(&machine)
 }
 
-struct Machine {
+/// A machine that is, or becomes, a node.
+pub struct Machine {
     layout: Layout,
 }
 
@@ -124,12 +125,18 @@ impl Host for Machine {
 }
 
 impl Machine {
+    /// The machine of this layout.
+    pub fn of(layout: &Layout) -> Machine {
+        Machine { layout: layout.clone() }
+    }
+
     fn at((data, run): (PathBuf, PathBuf)) -> Machine {
         let absolute = |path: PathBuf| std::path::absolute(&path).unwrap_or(path);
         Machine { layout: Layout::new(&absolute(data), &absolute(run)) }
     }
 
-    fn begin(&self, role: Role, config: &Path) -> Result<()> {
+    /// Starts the process, and waits until its node is Ready.
+    pub fn begin(&self, role: Role, config: &Path) -> Result<()> {
         preflight::data_dir(&self.layout.data)?;
         ensure!(self.running().is_none(), "a node of knarr's runs on this machine already");
         files::public_dir(&self.layout.data)?;
@@ -166,7 +173,7 @@ impl Machine {
     }
 
     /// Ends the process alone.
-    fn halt(&self) -> Result<()> {
+    pub fn halt(&self) -> Result<()> {
         if Path::new(UNIT).exists() && Path::new("/run/systemd/system").exists() {
             systemctl(&["stop", "knarr.service"])?;
         }

@@ -3,6 +3,8 @@
 //! Each is brought into the form that the other side's servers write, and under their key. Embedded, objects keep their
 //! resource versions; etcd gives new ones, all above the old. What was read from is kept.
 
+use std::path::PathBuf;
+
 use anyhow::{Context, Result, ensure};
 use apiserver::encrypt::Transformer;
 use apiserver::{StorageMediaType, offline};
@@ -10,7 +12,8 @@ use clap::{Args, ValueEnum};
 use jiff::Timestamp;
 use store::KeyValue;
 
-use super::{At, Meter, put_in_place, take};
+use super::{At, Meter, beside, put_in_place, take};
+use crate::engine::Etcd;
 use crate::layout::Layout;
 use crate::{engine, files, material};
 
@@ -28,11 +31,22 @@ pub struct MigrateArgs {
     /// Replace what is there
     #[arg(long)]
     pub force: bool,
+    /// The server's configuration file, where the member of etcd is to run beside it [default: that of a node that
+    /// init has made]
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// The program of that member [default: the first one on PATH]
+    #[arg(long, value_name = "FILE")]
+    pub etcd_program: Option<PathBuf>,
     #[command(flatten)]
     pub at: At,
 }
 
 pub async fn run(args: &MigrateArgs) -> Result<()> {
+    if args.to == To::Etcd && args.at.etcd.etcd_servers.is_empty() {
+        return beside::run(args).await;
+    }
+    ensure!(args.config.is_none() && args.etcd_program.is_none(), "--config and --etcd-program are for a member of etcd beside the server: --etcd-servers names one that others run");
     let layout = args.at.layout()?;
     let _lock = take(&layout)?;
     match args.to {
@@ -49,9 +63,16 @@ fn converted(all: Vec<KeyValue>, converter: &offline::Converter) -> Result<Vec<K
 
 async fn to_etcd(args: &MigrateArgs, layout: &Layout) -> Result<()> {
     let etcd = args.at.etcd()?.context("--etcd-servers must be specified")?;
+    into_etcd(args, layout, &etcd).await?;
+    println!("start the server with --etcd-servers {}", etcd.name());
+    Ok(())
+}
+
+/// Copies everything, and sets the store aside.
+pub async fn into_etcd(args: &MigrateArgs, layout: &Layout, etcd: &Etcd) -> Result<()> {
     ensure!(engine::has_embedded(layout), "there is no store in {} that could be taken to etcd", layout.data.display());
     let own = material::encryption(&material::encryption_keys(layout, None)?);
-    let converter = offline::Converter { from: Transformer::new(&own)?, to: args.at.transformer(Some(&etcd))?, form: StorageMediaType::Protobuf };
+    let converter = offline::Converter { from: Transformer::new(&own)?, to: args.at.transformer(Some(etcd))?, form: StorageMediaType::Protobuf };
     let source = engine::embedded(layout)?;
     let read = offline::everything(source.clone()).await;
     source.close().await;
@@ -63,10 +84,10 @@ async fn to_etcd(args: &MigrateArgs, layout: &Layout) -> Result<()> {
     target.close().await;
     let copied = copied.with_context(|| format!("writing to etcd in {}", etcd.name()))?;
     let kept = layout.data.join(format!("store.migrated-{}", Timestamp::now().as_second()));
-    engine::note(layout, Some(&etcd))?;
+    engine::note(layout, Some(etcd))?;
     std::fs::rename(layout.store(), &kept).with_context(|| format!("cannot rename {}", layout.store().display()))?;
     println!("{} objects are in etcd, which goes on at revision {} (here it was {revision})", copied.objects, copied.revision);
-    println!("start the server with --etcd-servers {}; the old store is kept in {}", etcd.name(), kept.display());
+    println!("the old store is kept in {}", kept.display());
     Ok(())
 }
 

@@ -1,5 +1,6 @@
 //! `knarr store`: what is done to all objects at once. Through the server where one runs, else on the store itself.
 
+mod beside;
 mod migrate;
 mod restore;
 mod rewrite;
