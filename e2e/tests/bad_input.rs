@@ -4,7 +4,7 @@ use std::fs;
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::path::Path;
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
@@ -47,6 +47,7 @@ const STEPS: &[(&str, Test)] = &[
     ("host IPv6 disabled", without_ipv6),
     ("up", up),
     ("a second server on the same data", second_server),
+    ("nobody reads what is printed", no_reader),
     ("malformed bodies", malformed_bodies),
     ("malformed patches", malformed_patches),
     ("malformed queries and paths", malformed_queries),
@@ -270,6 +271,19 @@ fn second_server(env: &Env) -> Result<()> {
 }
 
 /// A request as the administrator: code and body.
+/// As with `| head`: it ends, and says nothing about itself.
+fn no_reader(env: &Env) -> Result<()> {
+    use std::os::unix::process::ExitStatusExt;
+    for args in [&["status"][..], &["certs", "certificate-key"]] {
+        let (reader, writer) = std::io::pipe()?;
+        drop(reader);
+        let output = env.knarr(args).stdout(writer).stderr(Stdio::piped()).spawn()?.wait_with_output()?;
+        let said = String::from_utf8_lossy(&output.stderr);
+        ensure!(said.is_empty() && output.status.signal().is_some(), "{args:?}: {}: {said}", output.status);
+    }
+    Ok(())
+}
+
 fn request(env: &Env, method: &str, path: &str, headers: &[&str], body: Option<&[u8]>) -> Result<(u16, String)> {
     let pki = env.data.join("pki");
     let mut curl = Command::new("curl");

@@ -62,6 +62,7 @@ fn main() {
 struct Load {
     child: Child,
     stdin: Option<ChildStdin>,
+    reader: std::thread::JoinHandle<()>,
     lines: Arc<Mutex<Vec<String>>>,
 }
 
@@ -487,13 +488,13 @@ fn load(t: &Test) -> Result<()> {
     let mut child = on(WORKER, &command).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().context("python3")?;
     let (lines, output) = (Arc::new(Mutex::new(Vec::new())), child.stdout.take().context("no output")?);
     let kept = lines.clone();
-    std::thread::spawn(move || {
+    let reader = std::thread::spawn(move || {
         for line in BufReader::new(output).lines().map_while(Result::ok) {
             kept.lock().expect("not poisoned").push(line);
         }
     });
     let stdin = child.stdin.take();
-    *t.load.lock().expect("not poisoned") = Some(Load { child, stdin, lines });
+    *t.load.lock().expect("not poisoned") = Some(Load { child, stdin, reader, lines });
     let begun = now();
     t.next_write(begun).map(|_| ())
 }
@@ -563,7 +564,10 @@ fn history(t: &Test) -> Result<()> {
     let mut load = t.load.lock().expect("not poisoned").take().context("there is no load")?;
     drop(load.stdin.take());
     let status = load.child.wait()?;
-    std::thread::sleep(Duration::from_millis(200));
+    // All that it said has been read then.
+    if load.reader.join().is_err() {
+        anyhow::bail!("the load's output could not be read");
+    }
     let lines = load.lines.lock().expect("not poisoned");
     let waits: Vec<f64> = lines.iter().filter_map(|l| l.strip_prefix("read ")?.split_once(' ')).filter_map(|(a, b)| Some(b.parse::<f64>().ok()? - a.parse::<f64>().ok()?)).collect();
     let longest = waits.iter().copied().fold(0.0, f64::max);
