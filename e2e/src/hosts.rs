@@ -105,6 +105,12 @@ impl Hosts {
         self.known()
     }
 
+    /// Cuts the link of a host, or mends it; the host sees nothing of that.
+    pub fn cut(&self, host: &str, cut: bool) -> Result<()> {
+        let at = self.all.iter().position(|h| h.name == host).with_context(|| format!("no host {host}"))?;
+        ip(&format!("-n {} link set p{at} {}", self.lan(), if cut { "down" } else { "up" })).map(|_| ())
+    }
+
     /// The file by which hosts know each other's names.
     fn known(&self) -> Result<()> {
         let known: String = self.all.iter().map(|h| format!("{} {}\n", h.address, h.name)).collect();

@@ -225,7 +225,7 @@ pub fn import_busybox(env: &Env) -> Result<()> {
 /// `e2e.local/nginx:1`: four layers from Debian's packages. The third holds a site that needs IPv6 and
 /// the port of the fourth's; the fourth takes it away.
 pub fn nginx_image(env: &Env) -> Result<Image> {
-    let root = debian::unpacked(&env.tools, "usr/sbin/nginx", &["nginx", "nginx-common", "libpcre2-8-0", "libssl3", "libcrypt1", "zlib1g"])?;
+    let root = debian::nginx(&env.tools)?;
     let program = root.join("usr/sbin/nginx");
     let mut libraries = Tree::new();
     for library in libraries_of(&program, &root)? {

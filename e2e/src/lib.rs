@@ -11,7 +11,6 @@ use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
 
 pub mod debian;
-pub mod haproxy;
 pub mod hosts;
 pub mod images;
 pub mod registry;

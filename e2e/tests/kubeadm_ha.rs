@@ -2,13 +2,14 @@
 //! uploaded, both join commands, an expired token and a new key, a deployment reached through every node; and a control
 //! plane that is lost.
 
+use std::path::Path;
 use std::process::{Child, Stdio};
 use std::sync::Mutex;
 use std::time::Instant;
 
 use anyhow::{Context, Result, ensure};
 use e2e::hosts::Hosts;
-use e2e::{Env, Step, debian, haproxy, images, run_steps};
+use e2e::{Env, Step, debian, images, run_steps};
 use serde_json::Value;
 
 const NETWORK: &str = "198.18.13";
@@ -55,6 +56,8 @@ const STEPS: &[(&str, Run)] = &[
     ("the third master joins by a new token and a new key", third),
     ("the cluster is as the guide shows it", shown),
     ("a deployment is reached through every node", deployment),
+    ("nginx in haproxy's place", nginx),
+    ("an address by keepalived", keepalived),
     ("a master is lost, and comes back", lost),
     ("a master is reset, and leaves etcd", leave),
 ];
@@ -99,6 +102,17 @@ impl Test {
         Ok(found.split_whitespace().collect::<Vec<_>>().join(" "))
     }
 
+    /// A program of Debian's on a host, with its configuration as the last argument.
+    fn program(&self, host: &str, root: &Path, name: &str, args: &[&str], config: &str) -> Result<Child> {
+        let file = self.env.home.join(format!("{name}-{host}.conf")).display().to_string();
+        std::fs::write(&file, config)?;
+        let program = root.join("usr/sbin").join(name).display().to_string();
+        let log = std::fs::File::create(self.env.home.join(format!("{name}-{host}.log")))?;
+        let words: Vec<&str> = [&[program.as_str()], args, &[&file]].concat();
+        let mut command = self.with(|h| h.command(host, &words))?;
+        Ok(command.env("LD_LIBRARY_PATH", debian::libraries(root)).stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log).spawn()?)
+    }
+
     fn ready(&self, count: usize) -> Result<()> {
         self.with(|h| h.until(MASTERS[1], "kubectl get nodes", 60, |text| text.matches(" Ready ").count() == count)).map(|_| ())
     }
@@ -106,7 +120,7 @@ impl Test {
 
 /// The guide's configuration, with its masters' addresses.
 fn balancer(t: &Test) -> Result<()> {
-    let root = haproxy::root(&t.env.tools)?;
+    let root = debian::haproxy(&t.env.tools)?;
     let own = t.address(BALANCER)?;
     let mut text = format!(
         "defaults\n    timeout connect 5s\n    timeout client 1h\n    timeout server 1h\n\
@@ -116,16 +130,103 @@ fn balancer(t: &Test) -> Result<()> {
     for master in MASTERS {
         text.push_str(&format!("    server {master} {}:6443 check fall 3 rise 2\n", t.address(master)?));
     }
-    let file = t.env.home.join("haproxy.cfg");
-    std::fs::write(&file, text)?;
-    let program = root.join("usr/sbin/haproxy").display().to_string();
-    let log = std::fs::File::create(t.env.home.join("haproxy.log"))?;
-    let child = t.with(|h| {
-        let mut command = h.command(BALANCER, &[&program, "-db", "-f", &file.display().to_string()])?;
-        Ok(command.env("LD_LIBRARY_PATH", debian::libraries(&root)).stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log).spawn()?)
-    })?;
+    let child = t.program(BALANCER, &root, "haproxy", &["-db", "-f"], &text)?;
     *t.proxy.lock().expect("not poisoned") = Some(child);
     Ok(())
+}
+
+fn end(mut child: Child) -> Result<()> {
+    child.kill()?;
+    child.wait()?;
+    Ok(())
+}
+
+/// nginx leads streams in haproxy's place: to the next server when one does not answer.
+fn nginx(t: &Test) -> Result<()> {
+    if let Some(child) = t.proxy.lock().expect("not poisoned").take() {
+        end(child)?;
+    }
+    let root = debian::nginx(&t.env.tools)?;
+    let own = t.address(BALANCER)?;
+    let mut servers = String::new();
+    for master in MASTERS {
+        servers.push_str(&format!("server {}:6443 max_fails=1 fail_timeout=5s; ", t.address(master)?));
+    }
+    let text = format!(
+        "load_module {}/usr/lib/nginx/modules/ngx_stream_module.so;\nuser root;\ndaemon off;\nmaster_process off;\npid {home}/nginx.pid;\nerror_log stderr;\n\
+         events {{}}\nstream {{ upstream kubernetes {{ {servers}}} server {{ listen {own}:6443; proxy_pass kubernetes; proxy_connect_timeout 1s; }} }}\n",
+        root.display(),
+        home = t.env.home.display()
+    );
+    let child = t.program(BALANCER, &root, "nginx", &["-c"], &text)?;
+    let tried = (|| -> Result<()> {
+        t.with(|h| h.until(WORKERS[0], &format!("curl -skf --max-time 2 https://{own}:6443/readyz"), 10, |text| text == "ok"))?;
+        for i in 0..4 {
+            t.on(MASTERS[0], &format!("kubectl create configmap behind-nginx-{i}"))?;
+        }
+        t.with(|h| h.cut(MASTERS[2], true))?;
+        let begun = Instant::now();
+        t.with(|h| h.until(MASTERS[0], "kubectl create configmap behind-nginx-with-two --request-timeout=5s", 30, |_| true))?;
+        println!("    a server is cut off: {:.2} s until the next write through nginx", begun.elapsed().as_secs_f64());
+        for i in 0..4 {
+            t.on(MASTERS[1], &format!("kubectl delete configmap behind-nginx-{i}"))?;
+        }
+        Ok(())
+    })();
+    t.with(|h| h.cut(MASTERS[2], false))?;
+    end(child)?;
+    tried?;
+    balancer(t)?;
+    t.ready(6)
+}
+
+/// keepalived on the masters: the address is at one whose server is ready, and goes elsewhere when that is lost.
+fn keepalived(t: &Test) -> Result<()> {
+    let root = debian::keepalived(&t.env.tools)?;
+    let vip = format!("{NETWORK}.200");
+    let mut children = Vec::new();
+    for (i, master) in MASTERS.iter().enumerate() {
+        let text = format!(
+            "global_defs {{ script_user root\n enable_script_security\n }}\n\
+             vrrp_script apiserver {{ script \"/usr/bin/curl -skf --max-time 1 -o /dev/null https://127.0.0.1:6443/readyz\"\n interval 1\n fall 2\n rise 2\n }}\n\
+             vrrp_instance control-plane {{ state BACKUP\n interface eth0\n virtual_router_id 51\n priority {}\n advert_int 1\n virtual_ipaddress {{ {vip}/32 }}\n track_script {{ apiserver }}\n }}\n",
+            100 - i
+        );
+        let pid = t.env.home.join(format!("keepalived-{master}.pid")).display().to_string();
+        children.push(t.program(master, &root, "keepalived", &["--dont-fork", "--log-console", "--vrrp", "--pid", &pid, "--vrrp_pid", &format!("{pid}.vrrp"), "--use-file"], &text)?);
+    }
+    let holder = |t: &Test, but: Option<&str>| -> Result<&'static str> {
+        for master in MASTERS.iter().filter(|m| Some(**m) != but) {
+            if t.on(master, "ip -o addr show dev eth0")?.contains(&format!(" {vip}/32")) {
+                return Ok(master);
+            }
+        }
+        anyhow::bail!("no master has {vip}")
+    };
+    let write = |name: &str| format!("kubectl --server https://{vip}:6443 --tls-server-name kubernetes --request-timeout=3s create configmap {name}");
+    let mut lost = None;
+    let tried = (|| -> Result<()> {
+        let first = e2e::eventually("the virtual address", 20, || holder(t, None))?;
+        let from = MASTERS.iter().find(|m| **m != first).context("another master")?;
+        t.with(|h| h.until(from, &write("by-keepalived"), 20, |_| true))?;
+        t.with(|h| h.cut(first, true))?;
+        lost = Some(first);
+        let begun = Instant::now();
+        t.with(|h| h.until(from, &write("by-keepalived-elsewhere"), 40, |_| true))?;
+        let second = holder(t, Some(first))?;
+        println!("    {first} is cut off: {:.2} s until the next write at {vip}, now at {second}", begun.elapsed().as_secs_f64());
+        Ok(())
+    })();
+    if let Some(host) = lost {
+        t.with(|h| h.cut(host, false))?;
+    }
+    for mut child in children {
+        // It takes the address off the link when it is asked to end.
+        e2e::output(std::process::Command::new("kill").arg(child.id().to_string()))?;
+        child.wait()?;
+    }
+    tried?;
+    t.ready(6)
 }
 
 fn init(t: &Test) -> Result<()> {
