@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use k8s_openapi::api::core::v1::ConfigMap;
+use k8s_openapi::api::core::v1::{ConfigMap, Node};
 use kube::Client;
 use serde_json::{Value, json};
 
@@ -75,6 +75,24 @@ impl Cluster {
     pub async fn healthy(&self) -> Result<()> {
         let request = http::Request::get("/readyz").body(Vec::new()).map_err(kube::Error::HttpError).doing(|| "asking /readyz".into())?;
         self.0.request_text(request).await.doing(|| "the API server is not ready".into()).map(|_| ())
+    }
+
+    /// The `Date` of an answer, whatever else it says.
+    pub async fn date(&self) -> Result<String> {
+        let said = || "asking for the time".to_string();
+        let request = http::Request::get("/version").body(kube::client::Body::empty()).doing(said)?;
+        let response = self.0.send(request).await.doing(said)?;
+        let date = response.headers().get(http::header::DATE).and_then(|d| d.to_str().ok());
+        date.map(String::from).ok_or_else(|| Error::Refused("the answer has no date".into()))
+    }
+
+    /// The nodes; none where whoever asks may not read them.
+    pub async fn nodes(&self) -> Result<Vec<Value>> {
+        match self.ask("GET", &collection::<Node>(""), None).await {
+            Ok(list) => Ok(list["items"].as_array().cloned().unwrap_or_default()),
+            Err(error) if matches!(code(&error), Some(401 | 403)) => Ok(Vec::new()),
+            Err(error) => Err(error).doing(|| "reading the nodes".into()),
+        }
     }
 
     /// An object; none if there is none.
@@ -222,6 +240,14 @@ pub fn joining() -> Vec<(&'static str, Vec<Value>)> {
             "Configured RBAC rules to allow the API server kubelet client certificate to access the kubelet API",
             vec![cluster_binding("kubeadm:apiserver-kubelet-client", "system:kubelet-api-admin", json!([user("kube-apiserver-kubelet-client")]))],
         ),
+        // So that a machine which joins can be told from those that are there (preflight::peers); upstream has no such check.
+        (
+            "Configured RBAC rules to allow Node Bootstrap tokens to list nodes, for what must differ between machines",
+            vec![
+                json!({"apiVersion": RBAC, "kind": "ClusterRole", "metadata": {"name": "knarr:list-nodes"}, "rules": [{"verbs": ["list"], "apiGroups": [""], "resources": ["nodes"]}]}),
+                cluster_binding("knarr:list-nodes", "knarr:list-nodes", json!([group(JOINING)])),
+            ],
+        ),
         // Upstream leaves serving certificates to people; knarr's controller looks at their names, and needs the right.
         (
             "Configured RBAC rules to allow the csrapprover controller to approve the serving certificates of nodes",
@@ -263,7 +289,7 @@ mod tests {
         assert_eq!(of(json!({"apiVersion": RBAC, "kind": "ClusterRole"})).as_deref(), Ok("/apis/rbac.authorization.k8s.io/v1/clusterroles"));
         assert!(of(json!({"apiVersion": "v1", "kind": "Secrets"})).is_err());
         assert_eq!(collection::<ConfigMap>("a"), "/api/v1/namespaces/a/configmaps");
-        assert_eq!(collection::<k8s_openapi::api::core::v1::Node>(""), "/api/v1/nodes");
+        assert_eq!(collection::<Node>(""), "/api/v1/nodes");
     }
 
     #[test]

@@ -3,17 +3,21 @@
 use std::time::{Duration, Instant};
 
 use client::{Credentials, Entry};
+use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::ConfigMap;
 
 use crate::certs;
 use crate::cluster::{Cluster, collection};
 use crate::config::{BootstrapTokenDiscovery, JoinConfiguration, duration};
 use crate::error::{Doing, Error, Result, refused};
+use crate::preflight::peers::Clock;
 
 /// How often a cluster that does not answer is asked.
 const RETRY: Duration = Duration::from_millis(500);
 /// How long a cluster that answers may take to sign for a token that it has just got.
 const SIGNING: Duration = Duration::from_secs(5);
+/// How long it may take to say what time it is.
+const SLOW: Duration = Duration::from_secs(2);
 
 /// The cluster, and as whom the certificate of this node is asked for.
 pub async fn discover(config: &JoinConfiguration) -> Result<Entry> {
@@ -34,6 +38,20 @@ pub async fn discover(config: &JoinConfiguration) -> Result<Entry> {
         );
     }
     Ok(entry)
+}
+
+/// How the API server's clock goes, before anything is believed of it; none where that does not answer soon, which
+/// discovery says more about.
+pub async fn clock(config: &JoinConfiguration) -> Option<Clock> {
+    let url = match (&config.discovery.bootstrap_token, &config.discovery.file) {
+        (Some(token), _) => format!("https://{}", token.api_server_endpoint),
+        (None, Some(file)) => Entry::read(std::path::Path::new(&file.kube_config_path)).ok()?.server,
+        (None, None) => return None,
+    };
+    let stranger = Cluster::new(client::https(client::Https::unverified(&url).ok()?));
+    let begun = Instant::now();
+    let date = tokio::time::timeout(SLOW, stranger.date()).await.ok()?.ok()?;
+    Clock::read(&date, Timestamp::now() - SignedDuration::try_from(begun.elapsed() / 2).ok()?)
 }
 
 async fn by_token(wanted: &BootstrapTokenDiscovery, patience: Duration) -> Result<Entry> {

@@ -145,7 +145,7 @@ impl<'a> Init<'a> {
     /// Runs one phase, or one part of it.
     pub async fn run(&mut self, phase: &str, part: &str) -> Result<()> {
         match (phase, part) {
-            ("preflight", _) => self.preflight(),
+            ("preflight", _) => self.preflight().await,
             ("certs", "") => {
                 println!("[certs] Using certificateDir folder {:?}", self.certificates.display().to_string());
                 Ok(())
@@ -193,12 +193,14 @@ impl<'a> Init<'a> {
         }
     }
 
-    fn preflight(&self) -> Result<()> {
+    async fn preflight(&self) -> Result<()> {
         println!("[preflight] Running pre-flight checks");
         preflight::root(&self.wishes.ignored)?;
         let mut findings = preflight::init(self.machine.host, &self.machine.place, &self.config, true, false);
         preflight::extra_flags(&mut findings, &self.config);
         kubelet::unused(&mut findings, &self.config.init.node_registration);
+        let driver = kubelet::cgroup_driver(&kubelet::yaml(&self.config)?);
+        preflight::runtime::check(&mut findings, &self.config.init.node_registration.cri_socket, &driver).await;
         if self.wishes.unused_etcd {
             findings.warn("LocalEtcd", "etcd.local has no effect: the embedded store keeps the objects; --etcd runs a member of etcd beside this control plane, etcd.external names one that others run");
         }

@@ -133,12 +133,18 @@ impl<'a> Join<'a> {
         preflight::root(&self.wishes.ignored)?;
         let mut findings = preflight::join(self.machine.host, &self.machine.place, &self.config);
         kubelet::unused(&mut findings, &self.config.node_registration);
+        preflight::peers::clock(&mut findings, discovery::clock(&self.config).await);
         findings.report(&self.wishes.ignored)?;
         let (host, place, ignored) = (self.machine.host, self.machine.place.clone(), self.wishes.ignored.clone());
         let key = self.config.control_plane.as_ref().map(|c| c.certificate_key.clone());
         let (name, program) = (self.name().to_string(), self.wishes.etcd_program.clone());
         let machine = self.machine;
+        let socket = self.config.node_registration.cri_socket.clone();
         let found = self.found().await?;
+        let mut findings = preflight::Findings::default();
+        preflight::peers::duplicates(&mut findings, &preflight::peers::Own::read(), &name, &found.cluster.nodes().await?);
+        preflight::runtime::check(&mut findings, &socket, &kubelet::cgroup_driver(&found.kubelet)).await;
+        findings.report(&ignored)?;
         if node::taken(&found.cluster, &name).await.doing(|| format!("reading the node {name:?}"))? {
             let mut findings = preflight::Findings::default();
             let text = format!("a Node with name {name:?} and status \"Ready\" already exists in the cluster. You must delete the existing Node or change the name of this new joining Node (--node-name)");

@@ -41,6 +41,12 @@ fn merge(into: &mut Value, from: &Value) {
     }
 }
 
+/// Who makes control groups, by a configuration of kubelets.
+pub fn cgroup_driver(yaml: &str) -> String {
+    let all: Value = serde_saphyr::from_str(yaml).unwrap_or_default();
+    all["cgroupDriver"].as_str().unwrap_or("systemd").into()
+}
+
 /// The same as YAML.
 pub fn yaml(config: &InitConfig) -> Result<String> {
     serde_saphyr::to_string(&configuration(config)?).doing(|| "writing the KubeletConfiguration".into())

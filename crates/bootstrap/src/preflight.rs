@@ -1,10 +1,17 @@
 //! What must be so before anything is changed, under upstream's names of checks. Each finding says what is so, why it
 //! matters, and what to do.
 
+mod disk;
+pub mod firewall;
+pub mod peers;
+pub mod runtime;
+
 use std::collections::BTreeSet;
 use std::net::{Ipv4Addr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
+
+use jiff::Timestamp;
 
 use crate::config::{ClusterConfiguration, InitConfig, JoinConfiguration};
 use crate::error::{Error, Result, refused};
@@ -13,6 +20,8 @@ use crate::host::Host;
 
 /// The port of the kubelet.
 pub const KUBELET_PORT: u16 = 10250;
+/// Whether the kernel passes packets on.
+const IP_FORWARD: &str = "/proc/sys/net/ipv4/ip_forward";
 
 /// What a check found.
 #[derive(Debug, PartialEq)]
@@ -97,6 +106,11 @@ pub fn init(host: &dyn Host, place: &Place, config: &InitConfig, first: bool, do
         port(&mut findings, 2379, "etcd serves its clients there");
         port(&mut findings, 2380, "etcd's members talk to each other there");
         empty(&mut findings, &host.data_dir().join("etcd/data"), "it holds another cluster's data: kubeadm reset removes them");
+        disk::check(&mut findings, host.data_dir());
+    }
+    firewalls(&mut findings, &firewall::ports(Some(config.init.local_api_endpoint.bind_port), config.cluster.etcd.local.is_some()));
+    if !downloads {
+        certificates(&mut findings, Path::new(&config.cluster.certificates_dir), Timestamp::now());
     }
     proxy(&mut findings, &config.init.local_api_endpoint.advertise_address);
     if first {
@@ -120,6 +134,9 @@ pub fn join(host: &dyn Host, place: &Place, config: &JoinConfiguration) -> Findi
     }
     if let Some(token) = &config.discovery.bootstrap_token {
         proxy(&mut findings, token.api_server_endpoint.rsplit_once(':').map_or("", |e| e.0));
+    }
+    if config.control_plane.is_none() {
+        firewalls(&mut findings, &firewall::ports(None, false));
     }
     common(&mut findings, host, place, &config.node_registration.name);
     findings
@@ -148,8 +165,47 @@ fn common(findings: &mut Findings, host: &dyn Host, place: &Place, node: &str) {
     absent(findings, &place.process(), "this machine is part of a cluster already: kubeadm reset takes that back");
     empty(findings, &host.data_dir().join("store"), "it holds the objects of another cluster: kubeadm reset, or knarr down --purge, removes them");
     port(findings, KUBELET_PORT, "the kubelet listens there");
-    if process("firewalld") {
-        findings.warn("Firewalld", format!("firewalld is active, please ensure ports [6443 {KUBELET_PORT} 8472/udp] are open or your cluster may not function correctly: firewall-cmd --add-port=6443/tcp --add-port={KUBELET_PORT}/tcp --add-port=8472/udp --add-port=30000-32767/tcp --permanent; firewall-cmd --reload"));
+    if std::fs::read_to_string(IP_FORWARD).is_ok_and(|text| text.trim() != "1") {
+        let text = format!(
+            "{IP_FORWARD} contents are not set to 1: nothing would be passed on between pods and other machines; the node sets it when it starts. \
+             So that nothing else takes that back: echo net.ipv4.ip_forward=1 > /etc/sysctl.d/kubernetes.conf; sysctl --system"
+        );
+        findings.warn(format!("FileContent-{}", dashed(Path::new(IP_FORWARD))), text);
+    }
+}
+
+/// Firewalls that keep others away from what must be reached here.
+fn firewalls(findings: &mut Findings, needed: &[firewall::Needed]) {
+    let firewalld = process("firewalld");
+    if firewalld {
+        let list: Vec<String> = needed.iter().map(firewall::Needed::text).collect();
+        let flags: Vec<String> = list.iter().map(|p| format!("--add-port={p}")).collect();
+        let text = format!(
+            "firewalld is active, please ensure ports [{}] are open or your cluster may not function correctly: firewall-cmd --permanent {}; firewall-cmd --reload",
+            list.join(" "),
+            flags.join(" ")
+        );
+        findings.warn("Firewalld", text);
+    }
+    firewall::check(findings, needed, firewalld);
+}
+
+/// Certificates that are there already, and are not good now.
+fn certificates(findings: &mut Findings, dir: &Path, now: Timestamp) {
+    for cert in &crate::certs::ALL {
+        let path = dir.join(format!("{}.crt", cert.base));
+        let Ok(text) = std::fs::read_to_string(&path) else { continue };
+        // One that cannot be read is refused where it is used.
+        let Ok(peer) = pki::Peer::from_pem(&text) else { continue };
+        let date = |seconds: i64| api::gotime::format(seconds);
+        let why = if peer.not_before > now.as_second() {
+            format!("is not valid before {}, and it is {} here: set the clock (timedatectl set-ntp true, or chrony), or have it made anew", date(peer.not_before), date(now.as_second()))
+        } else if peer.not_after < now.as_second() {
+            format!("has ended at {}: remove it, so that it is made anew, or set the clock if that is wrong (timedatectl set-ntp true, or chrony)", date(peer.not_after))
+        } else {
+            continue;
+        };
+        findings.error(format!("CertificateValidity-{}", cert.name), format!("the certificate in {} {why}", path.display()));
     }
 }
 
@@ -342,6 +398,23 @@ knarr0\t0008F40A\t00000000\t0001\t0\t0\t0\t00FFFFFF\t0\t0\t0
         assert_eq!(overlaps(routes, "10.244.0.0/16"), [("eth1".to_string(), "10.244.7.0/24".to_string())]);
         assert_eq!(overlaps(routes, "10.244.7.128/25").len(), 1);
         assert!(overlaps(routes, "10.96.0.0/12").is_empty());
+    }
+
+    #[test]
+    fn certificates_that_are_there_must_be_good_now() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let made: Timestamp = "2026-05-01T10:00:00Z".parse().expect("a time");
+        let ca = pki::Ca::new("kubernetes", made, jiff::SignedDuration::from_hours(48)).expect("a CA");
+        std::fs::write(dir.path().join("ca.crt"), ca.cert_pem()).expect("written");
+        let at = |time: &str| {
+            let mut findings = Findings::default();
+            certificates(&mut findings, dir.path(), time.parse().expect("a time"));
+            findings.0.pop().map(|f| (f.check, f.text))
+        };
+        assert_eq!(at("2026-05-02T10:00:00Z"), None);
+        let (check, text) = at("2026-04-30T10:00:00Z").expect("too early");
+        assert!(check == "CertificateValidity-ca" && text.contains("is not valid before 2026-05-01T09:55:00Z, and it is 2026-04-30T10:00:00Z here"), "{text}");
+        assert!(at("2026-05-04T10:00:00Z").expect("too late").1.contains("has ended at 2026-05-03T10:00:00Z"));
     }
 
     #[test]

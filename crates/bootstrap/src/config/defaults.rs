@@ -6,7 +6,7 @@ use crate::error::{Result, refused};
 /// The default of the cluster's certificates and their keys.
 pub const CERTIFICATES: &str = "/etc/kubernetes/pki";
 /// Where the built-in runtime would listen; it is reached in the same process.
-const CRI_SOCKET: &str = "unix:///run/knarr/cri.sock";
+pub const CRI_SOCKET: &str = "unix:///run/knarr/cri.sock";
 const YEAR: &str = "8760h0m0s";
 const TEN_YEARS: &str = "87600h0m0s";
 
