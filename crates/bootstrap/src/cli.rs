@@ -101,6 +101,10 @@ pub struct InitArgs {
     /// The program of etcd [default: the first one on PATH]
     #[arg(long, value_name = "FILE")]
     pub etcd_program: Option<PathBuf>,
+    /// Mend what preflight checks find where that is safe (kernel settings and modules, swap, ports of firewalld,
+    /// /etc/hosts); reset takes it back
+    #[arg(long)]
+    pub fix: bool,
     /// A set of key=value pairs that describe feature gates for various features
     #[arg(long, value_name = "GATES")]
     pub feature_gates: Option<String>,
@@ -192,6 +196,10 @@ pub struct JoinArgs {
     /// Don't apply any changes; just output what would be done
     #[arg(long)]
     pub dry_run: bool,
+    /// Mend what preflight checks find where that is safe (kernel settings and modules, swap, ports of firewalld,
+    /// /etc/hosts); reset takes it back
+    #[arg(long)]
+    pub fix: bool,
     /// A list of checks whose errors will be shown as warnings; 'all' ignores errors from all checks
     #[arg(long, value_name = "CHECK", value_delimiter = ',')]
     pub ignore_preflight_errors: Vec<String>,

@@ -165,6 +165,7 @@ fn run_init(machine: &Machine<'_>, args: InitArgs) -> Result<()> {
         hide_key: args.skip_certificate_key_print,
         kubeconfig: args.kubeconfig.clone(),
         dry_run: args.dry_run || config.init.dry_run,
+        fix: args.fix,
         etcd_program,
         unused_etcd,
     };
@@ -290,6 +291,7 @@ fn run_join(machine: &Machine<'_>, args: JoinArgs) -> Result<()> {
     let wishes = Wishes {
         ignored: preflight::ignored(&args.ignore_preflight_errors, &config.node_registration.ignore_preflight_errors)?,
         dry_run: args.dry_run || config.dry_run,
+        fix: args.fix,
         etcd_program: args.etcd_program.clone(),
         ..Wishes::default()
     };

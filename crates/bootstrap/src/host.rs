@@ -14,6 +14,15 @@ pub enum Role {
     Worker,
 }
 
+/// What of the kernel is missing.
+#[derive(Debug, Clone, Default)]
+pub struct Lacking {
+    /// What, why, and what to do.
+    pub text: String,
+    /// Modules that may have it.
+    pub modules: Vec<String>,
+}
+
 /// This machine, as the binary knows it.
 pub trait Host {
     /// Its name and address, and the version of Kubernetes that the binary serves.
@@ -30,7 +39,7 @@ pub trait Host {
     /// Ends it, but not its pods, and starts it again.
     fn restart(&self, role: Role, config: &Path) -> std::result::Result<(), Cause>;
     /// What of the kernel is missing, with what to do.
-    fn kernel(&self) -> std::result::Result<(), String>;
+    fn kernel(&self) -> std::result::Result<(), Lacking>;
     /// Ends the process, its pods, and their network.
     fn stop(&self) -> std::result::Result<(), Cause>;
     /// Removes everything that the process kept. It must have been ended.

@@ -15,7 +15,7 @@ use crate::error::{Doing, Result, refused};
 use crate::files;
 use crate::host::{Machine, Role};
 use crate::phases::Phase;
-use crate::{kubeconfigs, kubelet, preflight, process, shared_certs, tokens};
+use crate::{fixes, kubeconfigs, kubelet, preflight, process, shared_certs, tokens};
 
 /// The phases in their order, each with its parts.
 pub const PHASES: &[Phase] = &[
@@ -65,10 +65,25 @@ pub struct Wishes {
     pub kubeconfig: Option<PathBuf>,
     /// Check, and change nothing.
     pub dry_run: bool,
+    /// Mend what preflight checks find, where that is safe.
+    pub fix: bool,
     /// The program of etcd, where a member of it runs beside the control plane.
     pub etcd_program: Option<PathBuf>,
     /// A file has settings of a local etcd that nobody reads.
     pub unused_etcd: bool,
+}
+
+impl Wishes {
+    /// What checks find, once what can be mended is, if that is wanted.
+    pub fn mended(&self, place: &files::Place, look: impl Fn() -> preflight::Findings) -> Result<preflight::Findings> {
+        let found = look();
+        let fixes = found.fixes();
+        if !self.fix || fixes.is_empty() {
+            return Ok(found);
+        }
+        fixes::apply(place, &fixes, self.dry_run)?;
+        Ok(look())
+    }
 }
 
 /// An `init` under way.
@@ -196,7 +211,8 @@ impl<'a> Init<'a> {
     async fn preflight(&self) -> Result<()> {
         println!("[preflight] Running pre-flight checks");
         preflight::root(&self.wishes.ignored)?;
-        let mut findings = preflight::init(self.machine.host, &self.machine.place, &self.config, true, false);
+        let (host, place) = (self.machine.host, &self.machine.place);
+        let mut findings = self.wishes.mended(place, || preflight::init(host, place, &self.config, true, false))?;
         preflight::extra_flags(&mut findings, &self.config);
         kubelet::unused(&mut findings, &self.config.init.node_registration);
         let driver = kubelet::cgroup_driver(&kubelet::yaml(&self.config)?);

@@ -131,13 +131,14 @@ impl<'a> Join<'a> {
     async fn preflight(&mut self) -> Result<()> {
         println!("[preflight] Running pre-flight checks");
         preflight::root(&self.wishes.ignored)?;
-        let mut findings = preflight::join(self.machine.host, &self.machine.place, &self.config);
+        let (host, place) = (self.machine.host, &self.machine.place);
+        let mut findings = self.wishes.mended(place, || preflight::join(host, place, &self.config))?;
         kubelet::unused(&mut findings, &self.config.node_registration);
         preflight::peers::clock(&mut findings, discovery::clock(&self.config).await);
         findings.report(&self.wishes.ignored)?;
         let (host, place, ignored) = (self.machine.host, self.machine.place.clone(), self.wishes.ignored.clone());
         let key = self.config.control_plane.as_ref().map(|c| c.certificate_key.clone());
-        let (name, program) = (self.name().to_string(), self.wishes.etcd_program.clone());
+        let (name, program, wishes) = (self.name().to_string(), self.wishes.etcd_program.clone(), self.wishes.clone());
         let machine = self.machine;
         let socket = self.config.node_registration.cri_socket.clone();
         let found = self.found().await?;
@@ -176,7 +177,7 @@ impl<'a> Join<'a> {
             preflight::control_plane_files(&shared_certs::missing(&Self::dir(machine, cluster), cluster))?;
         }
         println!("[preflight] Running pre-flight checks before initializing the new control plane instance");
-        let findings = preflight::init(host, &place, &found.config, false, !key.is_empty());
+        let findings = wishes.mended(&place, || preflight::init(host, &place, &found.config, false, !key.is_empty()))?;
         findings.report(&ignored)?;
         println!("[preflight] Nothing needs pulling: the components are in this binary");
         Ok(())

@@ -12,6 +12,7 @@ pub mod discovery;
 pub mod error;
 pub mod etcd;
 pub mod files;
+pub mod fixes;
 pub mod host;
 pub mod init;
 pub mod join;

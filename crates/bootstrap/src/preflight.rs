@@ -9,6 +9,7 @@ pub mod runtime;
 use std::collections::BTreeSet;
 use std::net::{Ipv4Addr, TcpListener};
 use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -16,6 +17,7 @@ use jiff::Timestamp;
 use crate::config::{ClusterConfiguration, InitConfig, JoinConfiguration};
 use crate::error::{Error, Result, refused};
 use crate::files::Place;
+use crate::fixes::Fix;
 use crate::host::Host;
 
 /// The port of the kubelet.
@@ -32,6 +34,8 @@ pub struct Finding {
     pub text: String,
     /// Whether it stops nothing.
     pub warning: bool,
+    /// What would take it away, where that is safe and can be taken back.
+    pub fix: Option<Fix>,
 }
 
 /// Findings of several checks.
@@ -41,16 +45,35 @@ pub struct Findings(pub Vec<Finding>);
 impl Findings {
     /// Something that stops the command.
     pub fn error(&mut self, check: impl Into<String>, text: impl Into<String>) {
-        self.0.push(Finding { check: check.into(), text: text.into(), warning: false });
+        self.0.push(Finding { check: check.into(), text: text.into(), warning: false, fix: None });
     }
 
     /// Something worth knowing.
     pub fn warn(&mut self, check: impl Into<String>, text: impl Into<String>) {
-        self.0.push(Finding { check: check.into(), text: text.into(), warning: true });
+        self.0.push(Finding { check: check.into(), text: text.into(), warning: true, fix: None });
+    }
+
+    /// What would take away the one that was found last.
+    fn fixed_by(&mut self, fix: Fix) {
+        if let Some(last) = self.0.last_mut() {
+            last.fix = Some(fix);
+        }
+    }
+
+    /// Whatever would take some of them away.
+    pub fn fixes(&self) -> Vec<Fix> {
+        self.0.iter().filter_map(|f| f.fix.clone()).collect()
+    }
+
+    fn hint(&self) {
+        if self.0.iter().any(|f| f.fix.is_some()) {
+            eprintln!("[preflight] --fix mends what can be mended safely, and reset takes that back");
+        }
     }
 
     /// Prints all; an error if one stops the command and is not to be ignored.
     pub fn report(self, ignored: &BTreeSet<String>) -> Result<()> {
+        self.hint();
         let ignores = |check: &str| ignored.contains("all") || ignored.contains(&check.to_lowercase());
         let (warnings, errors): (Vec<_>, Vec<_>) = self.0.into_iter().partition(|f| f.warning || ignores(&f.check));
         for finding in warnings {
@@ -143,11 +166,15 @@ pub fn join(host: &dyn Host, place: &Place, config: &JoinConfiguration) -> Findi
 }
 
 fn common(findings: &mut Findings, host: &dyn Host, place: &Place, node: &str) {
-    if let Err(why) = host.kernel() {
-        findings.error("SystemVerification", why);
+    if let Err(lacking) = host.kernel() {
+        findings.error("SystemVerification", lacking.text);
+        if !lacking.modules.is_empty() {
+            findings.fixed_by(Fix::Modules(lacking.modules));
+        }
     }
     if std::fs::read_to_string("/proc/swaps").is_ok_and(|text| text.lines().count() > 1) {
         findings.warn("Swap", "swap is supported for cgroup v2 only: limits of memory do not hold for what is swapped; turn it off with swapoff -a, and take it out of /etc/fstab");
+        findings.fixed_by(Fix::SwapOff);
     }
     if std::fs::read_to_string("/sys/fs/selinux/enforce").is_ok_and(|text| text.trim() == "1") {
         findings.warn("SELinux", "SELinux is enforcing, and containers run unlabelled: what hostPath volumes lead to may be refused; setenforce 0, and SELINUX=permissive in /etc/selinux/config");
@@ -157,6 +184,9 @@ fn common(findings: &mut Findings, host: &dyn Host, place: &Place, node: &str) {
     }
     if !resolves(node) {
         findings.warn("Hostname", format!("hostname \"{node}\" could not be reached: others may not find this machine by its name; a line in /etc/hosts helps"));
+        if api::names::dns1123_subdomain(node).is_empty() {
+            findings.fixed_by(Fix::Host { address: host.facts().address, name: node.into() });
+        }
     }
     if let Some(pid) = host.running() {
         let text = format!("a node of knarr's runs on this machine already (process {pid}): kubeadm reset, or knarr down, ends it");
@@ -171,6 +201,7 @@ fn common(findings: &mut Findings, host: &dyn Host, place: &Place, node: &str) {
              So that nothing else takes that back: echo net.ipv4.ip_forward=1 > /etc/sysctl.d/kubernetes.conf; sysctl --system"
         );
         findings.warn(format!("FileContent-{}", dashed(Path::new(IP_FORWARD))), text);
+        findings.fixed_by(Fix::Sysctl("net/ipv4/ip_forward", "1"));
     }
 }
 
@@ -178,16 +209,25 @@ fn common(findings: &mut Findings, host: &dyn Host, place: &Place, node: &str) {
 fn firewalls(findings: &mut Findings, needed: &[firewall::Needed]) {
     let firewalld = process("firewalld");
     if firewalld {
-        let list: Vec<String> = needed.iter().map(firewall::Needed::text).collect();
-        let flags: Vec<String> = list.iter().map(|p| format!("--add-port={p}")).collect();
-        let text = format!(
-            "firewalld is active, please ensure ports [{}] are open or your cluster may not function correctly: firewall-cmd --permanent {}; firewall-cmd --reload",
-            list.join(" "),
-            flags.join(" ")
-        );
-        findings.warn("Firewalld", text);
+        let list: Vec<String> = needed.iter().map(firewall::Needed::text).filter(|port| !let_in(port)).collect();
+        if !list.is_empty() {
+            let flags: Vec<String> = list.iter().map(|p| format!("--add-port={p}")).collect();
+            let text = format!(
+                "firewalld is active, please ensure ports [{}] are open or your cluster may not function correctly: firewall-cmd --permanent {}; firewall-cmd --reload",
+                list.join(" "),
+                flags.join(" ")
+            );
+            findings.warn("Firewalld", text);
+            findings.fixed_by(Fix::Firewalld(list));
+        }
     }
     firewall::check(findings, needed, firewalld);
+}
+
+/// Whether firewalld's default zone says that a port is open.
+fn let_in(port: &str) -> bool {
+    let asked = Command::new("firewall-cmd").arg(format!("--query-port={port}")).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).status();
+    asked.is_ok_and(|status| status.success())
 }
 
 /// Certificates that are there already, and are not good now.

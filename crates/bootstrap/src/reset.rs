@@ -11,7 +11,7 @@ use crate::error::{Doing, Result, refused};
 use crate::files;
 use crate::host::Machine;
 use crate::phases::Phase;
-use crate::{etcd, preflight};
+use crate::{etcd, fixes, preflight};
 
 /// How long etcd may take to let its member go.
 const LEAVING: Duration = Duration::from_secs(20);
@@ -92,7 +92,7 @@ fn clean(machine: &Machine<'_>, config: &ResetConfiguration) -> Result<()> {
         println!("[dryrun] Would remove Kubernetes-managed containers, their network, and {}", machine.host.data_dir().display());
         println!("[dryrun] Would delete contents of directories: [{}]", words(&dirs));
         println!("[dryrun] Would delete files: [{}]", words(&conf));
-        return Ok(());
+        return fixes::take_back(place, true);
     }
     println!("[reset] Stopping the kubelet service");
     machine.host.stop().doing(|| "the node's process could not be stopped".into())?;
@@ -112,6 +112,7 @@ fn clean(machine: &Machine<'_>, config: &ResetConfiguration) -> Result<()> {
             _ => {}
         }
     }
+    fixes::take_back(place, false)?;
     let _ = std::fs::remove_dir(&place.kubernetes);
     println!("\nThe reset process does not remove kubeconfig files of users (as $HOME/.kube/config), and Node objects: kubectl delete node on a control plane does.\n");
     Ok(())

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use bootstrap::config::Facts;
-use bootstrap::host::{Host, Role};
+use bootstrap::host::{Host, Lacking, Role};
 use bootstrap::readdress;
 use clap::{Args, Parser};
 
@@ -109,8 +109,11 @@ impl Host for Machine {
         self.halt().and_then(|()| self.begin(role, config)).map_err(Cause::from)
     }
 
-    fn kernel(&self) -> Result<(), String> {
-        preflight::node_kernel().map_err(|error| format!("{error:#}"))
+    fn kernel(&self) -> Result<(), Lacking> {
+        preflight::node_kernel().map_err(|error| {
+            let modules = error.downcast_ref::<preflight::Missing>().map(|m| m.modules.clone()).unwrap_or_default();
+            Lacking { text: format!("{error:#}"), modules }
+        })
     }
 
     fn stop(&self) -> Result<(), Cause> {

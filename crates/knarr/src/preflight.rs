@@ -34,6 +34,15 @@ pub fn root() -> Result<()> {
     Ok(())
 }
 
+/// Modules of the kernel that are missing.
+#[derive(Debug, thiserror::Error)]
+#[error("{text}")]
+pub struct Missing {
+    text: String,
+    /// Their names.
+    pub modules: Vec<String>,
+}
+
 /// What pods need of the kernel.
 pub fn node_kernel() -> Result<()> {
     kernel()?;
@@ -49,7 +58,8 @@ fn kernel() -> Result<()> {
     }
     let filesystems = fs::read_to_string("/proc/filesystems").context("cannot read /proc/filesystems: is /proc mounted?")?;
     if !filesystems.lines().any(|l| l.ends_with("\toverlay")) && !module("overlay") {
-        bail!("the kernel has no overlay file system: run `modprobe overlay`, or a kernel with CONFIG_OVERLAY_FS");
+        let text = "the kernel has no overlay file system: run `modprobe overlay`, or a kernel with CONFIG_OVERLAY_FS".into();
+        bail!(Missing { text, modules: vec!["overlay".into()] });
     }
     let groups = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
     ensure!(!groups.is_empty(), "the kernel has no control groups: run a kernel with CONFIG_CGROUPS and mount them at /sys/fs/cgroup");
@@ -61,13 +71,16 @@ fn network() -> Result<()> {
     let lacking = netlink::netns::create()
         .and_then(|netns| netlink::netns::run(netns, lacking))
         .context("cannot make a network namespace to try the kernel's networking in")??;
-    ensure!(
-        lacking.is_empty(),
+    if lacking.is_empty() {
+        return Ok(());
+    }
+    let modules: Vec<String> = lacking.iter().map(|l| l.0.to_string()).collect();
+    let text = format!(
         "the kernel lacks what pods and services need: {}; load the modules (modprobe {}), or run a kernel that has them",
         lacking.iter().map(|l| format!("{} (CONFIG_{}: {})", l.0, l.1, l.2)).collect::<Vec<_>>().join(", "),
-        lacking.iter().map(|l| l.0).collect::<Vec<_>>().join(" ")
+        modules.join(" ")
     );
-    Ok(())
+    bail!(Missing { text, modules })
 }
 
 /// Modules that are missing, each with its kernel option and what the kernel said.
