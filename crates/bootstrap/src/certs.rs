@@ -4,7 +4,7 @@ use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
 use jiff::{SignedDuration, Timestamp};
-use pki::{Ca, CertRequest, Usage};
+use pki::{Ca, CertRequest, KeyAlgorithm, Usage};
 
 use crate::config::{ClusterConfiguration, duration, host_port};
 use crate::error::{Doing, Error, Result, refused};
@@ -115,7 +115,9 @@ impl Authority<'_> {
 
     /// A new private key of the cluster's algorithm.
     pub fn key(&self) -> Result<String> {
-        pki::new_key_pem(self.cluster.encryption_algorithm == "ECDSA-P384").doing(|| "making a key".into())
+        // An empty name is that of a configuration that nobody has completed; others have been checked.
+        let algorithm = KeyAlgorithm::named(&self.cluster.encryption_algorithm).unwrap_or_default();
+        pki::new_key_pem(algorithm).doing(|| "making a key".into())
     }
 
     /// Names and addresses of a certificate.

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use jiff::{SignedDuration, Timestamp};
-use pki::{CertRequest, Credentials, Peer, Usage};
+use pki::{CertRequest, Credentials, KeyAlgorithm, Peer, Usage};
 use serde_json::{Value, json};
 
 use crate::certs::{ALL, Authority, Cert, load_ca, local_endpoint, named};
@@ -187,7 +187,7 @@ impl Keeper<'_> {
 
     fn issue(&self, cert: &Cert, request: &CertRequest, path: &Path, ca: &Cert, now: Timestamp) -> Result<()> {
         let key = path.with_extension("key");
-        let pem = pki::new_key_pem(false).doing(|| "making a key".into())?;
+        let pem = like(&files::read(&key)?)?;
         let made = load_ca(&self.dir, ca)?.issue_for_key(request, &pem, now).doing(|| format!("renewing {}", cert.name))?;
         // A running server takes both once they fit each other.
         files::write(&key, made.key_pem.as_bytes(), 0o600)?;
@@ -196,10 +196,10 @@ impl Keeper<'_> {
 
     fn renew_kubeconfig(&self, path: &Path, ca: &Cert, now: Timestamp) -> Result<()> {
         let old = client::Entry::read(path).doing(|| format!("failed to load {}", path.display()))?;
-        let Some((certificate, _)) = old.credentials.certificate else { return refused(format!("{} holds no certificate", path.display())) };
+        let Some((certificate, key)) = old.credentials.certificate else { return refused(format!("{} holds no certificate", path.display())) };
         let request = self.request(&certificate, vec![Usage::Client])?;
         let ca = load_ca(&self.dir, ca)?;
-        let pem = pki::new_key_pem(false).doing(|| "making a key".into())?;
+        let pem = like(&key)?;
         let made = ca.issue_for_key(&request, &pem, now).doing(|| format!("renewing {}", path.display()))?;
         let text = files::read(path)?;
         let document: Value = serde_saphyr::from_str(&text).doing(|| format!("{} is no YAML", path.display()))?;
@@ -216,6 +216,11 @@ impl Keeper<'_> {
         let text = pki::merge_kubeconfig(&text, &entry, true).doing(|| format!("writing {}", path.display()))?;
         files::write(path, text.as_bytes(), 0o600)
     }
+}
+
+/// A new key of the same kind.
+fn like(key: &str) -> Result<String> {
+    KeyAlgorithm::of(key).and_then(pki::new_key_pem).doing(|| "making a key".into())
 }
 
 fn end(path: &Path) -> Result<Timestamp> {

@@ -9,6 +9,7 @@ use rcgen::{
 };
 use x509_parser::prelude::{FromDer, X509Certificate};
 
+use crate::algorithm::{KeyAlgorithm, new_key_pem};
 use crate::{Csr, Error, Result, der, pem, usage};
 
 /// How long a certificate is valid.
@@ -62,7 +63,7 @@ pub struct Ca {
 impl Ca {
     /// Makes a new self-signed CA with an ECDSA P-256 key.
     pub fn new(cn: &str, now: Timestamp, lifetime: Lifetime) -> Result<Self> {
-        Ca::with_key(cn, &new_key_pem(false)?, now, lifetime)
+        Ca::with_key(cn, &new_key_pem(KeyAlgorithm::EcdsaP256)?, now, lifetime)
     }
 
     /// Makes a new self-signed CA with a key that is there.
@@ -123,7 +124,7 @@ impl Ca {
 
     /// Issues a certificate with a new ECDSA P-256 key.
     pub fn issue(&self, request: &CertRequest, now: Timestamp) -> Result<CertKey> {
-        self.issue_for_key(request, &new_key_pem(false)?, now)
+        self.issue_for_key(request, &new_key_pem(KeyAlgorithm::EcdsaP256)?, now)
     }
 
     /// Issues a certificate for a key that is there.
@@ -243,12 +244,6 @@ fn purposes(usages: &[Usage]) -> Vec<ExtendedKeyUsagePurpose> {
         Usage::Client => ExtendedKeyUsagePurpose::ClientAuth,
     };
     usages.iter().map(purpose).collect()
-}
-
-/// A new private key (PKCS #8): ECDSA over P-256, or over P-384.
-pub fn new_key_pem(p384: bool) -> Result<String> {
-    let curve = if p384 { &rcgen::PKCS_ECDSA_P384_SHA384 } else { &rcgen::PKCS_ECDSA_P256_SHA256 };
-    KeyPair::generate_for(curve).map(|key| key.serialize_pem()).map_err(|e| Error::Key(e.to_string()))
 }
 
 /// When the first certificate of a PEM text ends.

@@ -5,6 +5,7 @@
 //! serial numbers) are made from randomness the caller passes.
 #![forbid(unsafe_code)]
 
+mod algorithm;
 pub mod bootstrap_token;
 mod ca;
 mod csr;
@@ -16,9 +17,11 @@ mod kubeconfig;
 mod pem;
 mod peer;
 mod renewable;
+mod rsa;
 mod usage;
 
-pub use ca::{Ca, CertKey, CertRequest, Lifetime, Usage, certificate_end, new_key_pem};
+pub use algorithm::{KeyAlgorithm, new_key_pem};
+pub use ca::{Ca, CertKey, CertRequest, Lifetime, Usage, certificate_end};
 pub use csr::{Csr, new_csr};
 pub use kubeconfig::{Credentials, Kubeconfig, kubeconfig, merge_kubeconfig, remove_from_kubeconfig};
 pub use pem::{Block, decode as pem_decode, encode as pem_encode};

@@ -195,12 +195,10 @@ fn add_cluster(problems: &mut Problems, config: &ClusterConfiguration) {
     if !config.control_plane_endpoint.is_empty() && host_port(&config.control_plane_endpoint).is_err() {
         problems.invalid("controlPlaneEndpoint", &config.control_plane_endpoint, "endpoint is not valid");
     }
-    let known = ["ECDSA-P256", "ECDSA-P384", "RSA-2048", "RSA-3072", "RSA-4096"];
     let algorithm = config.encryption_algorithm.as_str();
-    if !known.contains(&algorithm) {
-        problems.invalid("encryptionAlgorithm", algorithm, &format!("Invalid encryption algorithm {algorithm:?}. Must be one of [{}]", known.join(" ")));
-    } else if algorithm.starts_with("RSA") {
-        problems.invalid("encryptionAlgorithm", algorithm, "knarr makes keys of ECDSA alone; those of RSA that are in the certificates directory already are used");
+    if pki::KeyAlgorithm::named(algorithm).is_none() {
+        let known = pki::KeyAlgorithm::ALL.map(pki::KeyAlgorithm::name).join(" ");
+        problems.invalid("encryptionAlgorithm", algorithm, &format!("Invalid encryption algorithm {algorithm:?}. Must be one of [{known}]"));
     }
     problems.time("certificateValidityPeriod", &config.certificate_validity_period);
     problems.time("caCertificateValidityPeriod", &config.ca_certificate_validity_period);
@@ -336,7 +334,7 @@ mod tests {
             (|_, c| c.networking.service_subnet = "10.0.0.0/8".into(), "specified service subnet is too large"),
             (|_, c| c.networking.service_subnet = "fd00::/112".into(), "IPv4 addresses so far"),
             (|_, c| c.control_plane_endpoint = "-:6443".into(), "controlPlaneEndpoint: Invalid value: \"-:6443\": endpoint is not valid"),
-            (|_, c| c.encryption_algorithm = "RSA-2048".into(), "ECDSA alone"),
+            (|_, c| c.encryption_algorithm = "RSA-1024".into(), "Must be one of [ECDSA-P256 ECDSA-P384 RSA-2048 RSA-3072 RSA-4096]"),
             (|i, _| i.certificate_key = "abcd".into(), "invalid certificate key size 2"),
             (|i, _| i.bootstrap_tokens[0].token = "a.b".into(), "bootstrapTokens.0.token: Invalid value: \"a.b\": the bootstrap token is invalid"),
             (|i, _| i.local_api_endpoint.advertise_address = "lb".into(), "localAPIEndpoint.advertiseAddress: Invalid value: \"lb\": ip address is not valid"),
