@@ -56,15 +56,36 @@ fn unmixed(config: bool, given: &[(&str, bool)]) -> Result<()> {
     Ok(())
 }
 
+/// Upstream's feature gates of `init`, and whether they can still be turned off.
+const GATES: [(&str, bool); 3] = [("NodeLocalCRISocket", true), ("PublicKeysECDSA", false), ("RootlessControlPlane", false)];
+
 fn gates(text: &str) -> Result<std::collections::BTreeMap<String, bool>> {
     let mut all = std::collections::BTreeMap::new();
-    for pair in text.split(',').filter(|p| !p.trim().is_empty()) {
-        match pair.trim().split_once('=').map(|(k, v)| (k, v.parse::<bool>())) {
-            Some((key, Ok(value))) => all.insert(key.to_string(), value),
-            _ => return refused(format!("invalid feature-gates value {pair:?}: key=true or key=false is meant")),
+    for pair in text.split(',').filter(|p| !p.is_empty()) {
+        let Some((key, value)) = pair.split_once('=').map(|(k, v)| (k.trim(), v.trim())) else {
+            return refused(format!("missing bool value for feature-gate key:{pair}"));
         };
+        let value = match value {
+            "true" | "True" | "TRUE" | "t" | "T" | "1" => true,
+            "false" | "False" | "FALSE" | "f" | "F" | "0" => false,
+            _ => return refused(format!("invalid value {value} for feature-gate key: {key}, use true|false instead")),
+        };
+        all.insert(key.to_string(), value);
     }
     Ok(all)
+}
+
+/// Whether gates, of flags or of a file, are upstream's.
+fn known_gates(all: &std::collections::BTreeMap<String, bool>) -> Result<()> {
+    for (key, value) in all {
+        match GATES.iter().find(|(name, _)| name == key) {
+            None => return refused(format!("unrecognized feature-gate key: {key}")),
+            Some((_, true)) if !value => return refused(format!("cannot set feature gate {key} to {value}, feature is locked to true")),
+            Some(("PublicKeysECDSA", _)) => eprintln!("W Setting deprecated feature gate {key}={value}. It will be removed in a future release."),
+            Some(_) => {}
+        }
+    }
+    Ok(())
 }
 
 fn loaded_init(args: &InitArgs, machine: &Machine<'_>) -> Result<InitConfig> {
@@ -112,6 +133,7 @@ fn loaded_init(args: &InitArgs, machine: &Machine<'_>) -> Result<InitConfig> {
         set(&mut cluster.networking.dns_domain, &args.service_dns_domain);
         cluster.api_server.cert_sans.clone_from(&args.apiserver_cert_extra_sans);
         cluster.feature_gates = gates(args.feature_gates.as_deref().unwrap_or_default())?;
+        init.patches = args.patches.clone().map(|directory| Patches { directory });
         init.bootstrap_tokens.push(BootstrapToken {
             token: args.token.clone().unwrap_or_default(),
             ttl: args.token_ttl.as_deref().map(go_duration),
@@ -130,6 +152,7 @@ fn go_duration(text: &str) -> String {
 
 fn complete(config: &mut InitConfig, machine: &Machine<'_>) -> Result<()> {
     let facts = machine.host.facts();
+    known_gates(&config.cluster.feature_gates)?;
     complete_init(&mut config.init, &facts, &mut Machine::random_token);
     complete_cluster(&mut config.cluster, config.init.local_api_endpoint.bind_port, &facts)?;
     validate_init(&config.init, &config.cluster)
@@ -257,6 +280,7 @@ fn loaded_join(args: &JoinArgs, endpoint: Option<&String>, machine: &Machine<'_>
                 },
                 control_plane: args.control_plane.then_some(control_plane),
                 node_registration: NodeRegistration { cri_socket: args.cri_socket.clone().unwrap_or_default(), ..NodeRegistration::default() },
+                patches: args.patches.clone().map(|directory| Patches { directory }),
                 ..JoinConfiguration::default()
             }
         }
@@ -296,7 +320,7 @@ fn run_join(machine: &Machine<'_>, args: JoinArgs) -> Result<()> {
         ..Wishes::default()
     };
     let dry = wishes.dry_run;
-    let mut join = Join::new(machine, config, wishes);
+    let mut join = Join::new(machine, config, wishes)?;
     let result = Machine::wait(async {
         for (phase, part) in steps {
             if dry && phase != "preflight" {
@@ -630,4 +654,24 @@ fn version(version: &str, output: &str) -> Result<()> {
         other => return refused(format!("invalid output format: {other}")),
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn gates_are_upstreams() {
+        let checked = |text: &str| gates(text).and_then(|all| known_gates(&all).map(|()| all)).map_err(|e| e.to_string());
+        assert_eq!(checked("RootlessControlPlane=true, NodeLocalCRISocket=1").expect("known").len(), 2);
+        assert!(checked("").expect("none").is_empty());
+        for (bad, why) in [
+            ("EtcdLearnerMode=true", "unrecognized feature-gate key: EtcdLearnerMode"),
+            ("PublicKeysECDSA", "missing bool value for feature-gate key:PublicKeysECDSA"),
+            ("PublicKeysECDSA=yes", "invalid value yes for feature-gate key: PublicKeysECDSA, use true|false instead"),
+            ("NodeLocalCRISocket=false", "feature is locked to true"),
+        ] {
+            assert!(checked(bad).expect_err(bad).contains(why), "{bad}");
+        }
+    }
 }

@@ -10,10 +10,11 @@ use serde_json::{Value, json};
 
 use crate::certs::{self, Authority, endpoint, local_endpoint};
 use crate::cluster::{self, Cluster};
-use crate::config::{InitConfig, duration, to_yaml};
+use crate::config::{ClusterConfiguration, InitConfig, duration, to_yaml};
 use crate::error::{Doing, Result, refused};
 use crate::files;
 use crate::host::{Machine, Role};
+use crate::patches::Patches;
 use crate::phases::Phase;
 use crate::{fixes, kubeconfigs, kubelet, preflight, process, shared_certs, tokens};
 
@@ -92,6 +93,7 @@ pub struct Init<'a> {
     config: InitConfig,
     wishes: Wishes,
     certificates: PathBuf,
+    patches: Patches,
     external: bool,
     cluster: Option<Cluster>,
     begun: Instant,
@@ -101,7 +103,8 @@ impl<'a> Init<'a> {
     /// Of a configuration that was completed and checked.
     pub fn new(machine: &'a Machine<'a>, config: InitConfig, wishes: Wishes) -> Result<Init<'a>> {
         let certificates = machine.certificates(&config.cluster.certificates_dir);
-        let mut init = Init { machine, config, wishes, certificates, external: false, cluster: None, begun: Instant::now() };
+        let patches = Patches::read(config.init.patches.as_ref().map_or("", |p| p.directory.as_str()))?;
+        let mut init = Init { machine, config, wishes, certificates, patches, external: false, cluster: None, begun: Instant::now() };
         init.external = init.authority().external()?;
         if init.external && init.wishes.upload_certs {
             return refused("can't use upload-certs with an external CA or an external front-proxy CA");
@@ -215,6 +218,8 @@ impl<'a> Init<'a> {
         let mut findings = self.wishes.mended(place, || preflight::init(host, place, &self.config, true, false))?;
         preflight::extra_flags(&mut findings, &self.config);
         kubelet::unused(&mut findings, &self.config.init.node_registration);
+        self.patches.check(&mut findings);
+        gates(&mut findings, &self.config.cluster);
         let driver = kubelet::cgroup_driver(&kubelet::yaml(&self.config)?);
         preflight::runtime::check(&mut findings, &self.config.init.node_registration.cri_socket, &driver).await;
         if self.wishes.unused_etcd {
@@ -243,7 +248,7 @@ impl<'a> Init<'a> {
 
     /// Starts the node's own process; the control plane in it serves once that returns.
     fn start(&self) -> Result<()> {
-        kubelet::start_files(&self.machine.place, &self.config, false)?;
+        kubelet::start_files(&self.machine.place, &self.config, &self.patches)?;
         println!("[kubelet-start] Starting the kubelet, and the control plane in the same process. This can take up to 4m0s");
         let begun = Instant::now();
         self.machine.host.start(Role::ControlPlane, &self.machine.place.process()).doing(|| "failed while waiting for the control plane to start".into())?;
@@ -370,6 +375,16 @@ impl<'a> Init<'a> {
         let command = tokens::join_lines(entry, token, None)?;
         text.push_str(&format!("Then you can join any number of worker nodes by running the following on each as root:\n\n{command}\n"));
         Ok(text)
+    }
+}
+
+/// Feature gates that change nothing here.
+fn gates(findings: &mut preflight::Findings, cluster: &ClusterConfiguration) {
+    if cluster.feature_gates.get("RootlessControlPlane") == Some(&true) {
+        findings.warn("FeatureGates", "RootlessControlPlane has no effect: the control plane runs in the node's own process, which makes namespaces and mounts and is root; take it out");
+    }
+    if cluster.feature_gates.get("PublicKeysECDSA") == Some(&true) && cluster.encryption_algorithm.starts_with("RSA") {
+        findings.warn("FeatureGates", format!("PublicKeysECDSA has no effect: encryptionAlgorithm says {}; take one of them out", cluster.encryption_algorithm));
     }
 }
 

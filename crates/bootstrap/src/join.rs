@@ -14,6 +14,7 @@ use crate::error::{Doing, Result, refused};
 use crate::files;
 use crate::host::{Machine, Role};
 use crate::init::{self, Wishes};
+use crate::patches::Patches;
 use crate::phases::Phase;
 use crate::{discovery, kubeconfigs, kubelet, node, preflight, process, shared_certs};
 
@@ -43,6 +44,7 @@ pub struct Join<'a> {
     machine: &'a Machine<'a>,
     config: JoinConfiguration,
     wishes: Wishes,
+    patches: Patches,
     found: Option<Found>,
     /// What was written, to be taken back if it comes to nothing.
     written: Vec<PathBuf>,
@@ -55,8 +57,9 @@ pub struct Join<'a> {
 
 impl<'a> Join<'a> {
     /// Of a configuration that was completed and checked.
-    pub fn new(machine: &'a Machine<'a>, config: JoinConfiguration, wishes: Wishes) -> Join<'a> {
-        Join { machine, config, wishes, found: None, written: Vec::new(), fresh: Vec::new(), first: !machine.host.data_dir().exists(), started: false }
+    pub fn new(machine: &'a Machine<'a>, config: JoinConfiguration, wishes: Wishes) -> Result<Join<'a>> {
+        let patches = Patches::read(config.patches.as_ref().map_or("", |p| p.directory.as_str()))?;
+        Ok(Join { machine, config, wishes, patches, found: None, written: Vec::new(), fresh: Vec::new(), first: !machine.host.data_dir().exists(), started: false })
     }
 
     fn control_plane(&self) -> bool {
@@ -134,6 +137,7 @@ impl<'a> Join<'a> {
         let (host, place) = (self.machine.host, &self.machine.place);
         let mut findings = self.wishes.mended(place, || preflight::join(host, place, &self.config))?;
         kubelet::unused(&mut findings, &self.config.node_registration);
+        self.patches.check(&mut findings);
         preflight::peers::clock(&mut findings, discovery::clock(&self.config).await);
         findings.report(&self.wishes.ignored)?;
         let (host, place, ignored) = (self.machine.host, self.machine.place.clone(), self.wishes.ignored.clone());
@@ -242,23 +246,24 @@ impl<'a> Join<'a> {
         let (worker, ca_path) = (!self.control_plane(), PathBuf::from(&self.config.ca_cert_path));
         let patience = self.config.timeouts.as_ref().and_then(|t| duration(&t.tls_bootstrap)).unwrap_or(Duration::from_secs(300));
         let (name, registration) = (self.name().to_string(), self.config.node_registration.clone());
+        let yaml = self.found().await?.kubelet.clone();
+        let patched = self.patches.apply(&yaml)?;
+        let place = &machine.place;
+        let mut written = vec![place.kubelet_client(), place.conf("kubelet"), place.process(), place.kubelet.join("kubeadm-flags.env"), place.kubelet.join("config.yaml")];
+        if worker {
+            written.push(ca_path.clone());
+        }
+        // Noted before anything is written: a disk may be full in the middle.
+        self.written.extend(written.into_iter().filter(|path| !path.exists()));
         let found = self.found().await?;
         println!("[kubelet-start] Performing the TLS Bootstrap");
         let pair = node::certificate(&found.cluster, &name, &node::CLIENT, patience).await.doing(|| "failed while waiting for TLS bootstrap".into())?;
         node::keep(&machine.place, &pair, &name, &found.entry, &found.config.cluster.cluster_name)?;
-        let mut written = vec![machine.place.kubelet_client(), machine.place.conf("kubelet")];
-        let result = (|| {
-            if worker {
-                files::write(&ca_path, found.entry.ca.as_bytes(), 0o644)?;
-                written.push(ca_path);
-                process::write(machine, &process::agent(machine, &registration, &found.config.cluster)?)?;
-                written.push(machine.place.process());
-            }
-            written.extend(["kubeadm-flags.env", "config.yaml"].map(|name| machine.place.kubelet.join(name)));
-            kubelet::write_files(&machine.place, &registration, worker, &found.kubelet)
-        })();
-        self.written.extend(written);
-        result
+        if worker {
+            files::write(&ca_path, found.entry.ca.as_bytes(), 0o644)?;
+            process::write(machine, &process::agent(machine, &registration, &found.config.cluster)?)?;
+        }
+        kubelet::write_files(&machine.place, &registration, worker, &patched)
     }
 
     async fn start(&mut self) -> Result<()> {

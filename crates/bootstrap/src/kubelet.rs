@@ -6,6 +6,7 @@ use crate::certs::nth_address;
 use crate::config::{InitConfig, NodeRegistration};
 use crate::error::{Doing, Result};
 use crate::files::{self, Place};
+use crate::patches::Patches;
 use crate::preflight::Findings;
 use crate::process;
 
@@ -69,9 +70,9 @@ pub fn write_files(place: &Place, node: &NodeRegistration, worker: bool, config:
     files::write(&path, config.as_bytes(), 0o644)
 }
 
-/// The files of a control plane's kubelet.
-pub fn start_files(place: &Place, config: &InitConfig, worker: bool) -> Result<()> {
-    write_files(place, &config.init.node_registration, worker, &yaml(config)?)
+/// The files of a first control plane's kubelet.
+pub fn start_files(place: &Place, config: &InitConfig, patches: &Patches) -> Result<()> {
+    write_files(place, &config.init.node_registration, false, &patches.apply(&yaml(config)?)?)
 }
 
 /// Flags that nobody reads.

@@ -19,6 +19,7 @@ pub mod join;
 pub mod kubeconfigs;
 pub mod kubelet;
 pub mod node;
+pub mod patches;
 pub mod phases;
 pub mod preflight;
 pub mod process;
