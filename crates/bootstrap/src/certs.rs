@@ -190,6 +190,9 @@ impl Authority<'_> {
             println!("[certs] Using existing {} certificate and key on disk", cert.base);
             return Ok(());
         }
+        if key.exists() {
+            return refused(format!("failure loading {} certificate: {} is there and {} is not: have its request signed, or remove the key", cert.base, key.display(), crt.display()));
+        }
         println!("[certs] Generating {:?} certificate and key", cert.base);
         let request = self.request(cert)?;
         if !request.sans.is_empty() {
@@ -224,28 +227,57 @@ impl Authority<'_> {
         Ok(())
     }
 
-    /// Whether the cluster's CA is somebody else's: all that it signs is there, and its key is not.
-    pub fn external(&self) -> Result<bool> {
-        let (crt, key) = (self.path("ca", "crt"), self.path("ca", "key"));
+    /// Whether a CA is somebody else's: its certificate is here, and its key is not. Then all that it signs for a control
+    /// plane must be here.
+    pub fn external(&self, ca: External) -> Result<bool> {
+        let (base, name) = match ca {
+            External::Cluster => ("ca", "CA"),
+            External::FrontProxy => ("front-proxy-ca", "front-proxy CA"),
+        };
+        let (crt, key) = (self.path(base, "crt"), self.path(base, "key"));
         if !crt.exists() || key.exists() {
             return Ok(false);
         }
-        for base in ["apiserver", "apiserver-kubelet-client"] {
-            for end in ["crt", "key"] {
-                let path = self.path(base, end);
-                if !path.exists() {
-                    return refused(format!("invalid or incomplete external CA: failure loading certificate for {base}: {} is missing", path.display()));
-                }
-            }
-        }
-        for end in ["key", "pub"] {
-            let path = self.path("sa", end);
-            if !path.exists() {
-                return refused(format!("invalid or incomplete external CA: certificate {} is missing", path.display()));
-            }
+        let signed: &[(&str, &str)] = match ca {
+            External::Cluster => &[("apiserver", "API server"), ("apiserver-kubelet-client", "API server kubelet client")],
+            External::FrontProxy => &[("front-proxy-client", "front-proxy client")],
+        };
+        let ca_pem = files::read(&crt)?;
+        for (base, whose) in signed {
+            self.is_signed(base, whose, &ca_pem).doing(|| format!("invalid or incomplete external {name}"))?;
         }
         Ok(true)
     }
+
+    fn is_signed(&self, base: &str, whose: &str, ca_pem: &str) -> Result<()> {
+        let (crt, key) = (self.path(base, "crt"), self.path(base, "key"));
+        let key = files::read(&key).doing(|| format!("failure loading key for {base}"))?;
+        KeyAlgorithm::of(&key).doing(|| format!("failure loading key for {base}"))?;
+        let pem = files::read(&crt).doing(|| format!("failure loading certificate for {whose}: kubeadm certs generate-csr makes {base}.csr for it to be signed"))?;
+        if !pki::is_signed_by(&pem, ca_pem).doing(|| format!("failure loading certificate for {whose}"))? {
+            return refused(format!("certificate {whose} is not signed by corresponding CA"));
+        }
+        if base == "apiserver" {
+            let wanted = self.names(&ALL[1])?;
+            let there = pki::names_of(&pem).doing(|| format!("failure loading certificate for {whose}"))?;
+            // Knarr's own clients on this machine ask for the address, not for the names that upstream's do without.
+            let missing: Vec<&String> = wanted.iter().filter(|n| !there.contains(n) && !matches!(n.as_str(), "localhost" | "127.0.0.1")).collect();
+            if !missing.is_empty() {
+                let list = missing.iter().map(|n| n.as_str()).collect::<Vec<_>>().join(", ");
+                return refused(format!("certificate {whose} is invalid: it is not good for {list}; have {base}.csr signed with its subject alternative names (openssl x509 -copy_extensions copy)"));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// CAs that may be somebody else's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum External {
+    /// The cluster's.
+    Cluster,
+    /// The one by which aggregated servers know the API server.
+    FrontProxy,
 }
 
 /// Reads a CA with its key from a directory.
@@ -314,16 +346,46 @@ mod tests {
     #[test]
     fn a_ca_of_somebody_else_needs_all_that_it_signs() {
         let dir = tempfile::tempdir().expect("a directory");
-        let cluster = ClusterConfiguration::default();
-        let authority = Authority { dir: dir.path().into(), cluster: &cluster, node: "m1", address: "10.0.0.1", now: Timestamp::UNIX_EPOCH };
-        assert!(!authority.external().expect("nothing there"));
-        files::write(&dir.path().join("ca.crt"), b"", 0o644).expect("written");
-        assert!(authority.external().expect_err("incomplete").to_string().contains("apiserver.crt is missing"));
-        for name in ["apiserver.crt", "apiserver.key", "apiserver-kubelet-client.crt", "apiserver-kubelet-client.key", "sa.key", "sa.pub"] {
-            files::write(&dir.path().join(name), b"", 0o644).expect("written");
+        let mut cluster = ClusterConfiguration::default();
+        complete_cluster(&mut cluster, 6443, &Facts { version: "v1.36.0".into(), ..Default::default() }).expect("defaults");
+        let now = "2026-05-01T10:00:00Z".parse().expect("a time");
+        let authority = Authority { dir: dir.path().into(), cluster: &cluster, node: "m1", address: "10.0.0.1", now };
+        let remove = |name: &str| std::fs::remove_file(dir.path().join(name)).expect(name);
+        let make = |name: &str| authority.make(&named(name).expect("known")).expect(name);
+        assert!(!authority.external(External::Cluster).expect("nothing there"));
+        make("ca");
+        assert!(!authority.external(External::Cluster).expect("ours"));
+        let key = files::read(&dir.path().join("ca.key")).expect("a key");
+        for name in ["apiserver", "apiserver-kubelet-client", "front-proxy-ca", "front-proxy-client"] {
+            make(name);
         }
-        assert!(authority.external().expect("complete"));
-        files::write(&dir.path().join("ca.key"), b"", 0o600).expect("written");
-        assert!(!authority.external().expect("ours"));
+        remove("ca.key");
+        assert!(authority.external(External::Cluster).expect("complete"));
+        assert!(!authority.external(External::FrontProxy).expect("ours"));
+        remove("front-proxy-ca.key");
+        assert!(authority.external(External::FrontProxy).expect("complete"));
+        let incomplete = |ca: External| authority.external(ca).expect_err("incomplete").chain();
+        remove("front-proxy-client.key");
+        assert!(incomplete(External::FrontProxy).starts_with("invalid or incomplete external front-proxy CA: failure loading key for front-proxy-client"));
+        remove("apiserver-kubelet-client.crt");
+        let error = incomplete(External::Cluster);
+        assert!(error.starts_with("invalid or incomplete external CA: failure loading certificate for API server kubelet client: kubeadm certs generate-csr"), "{error}");
+        // a key whose certificate is missing is not thrown away
+        files::write(&dir.path().join("ca.key"), key.as_bytes(), 0o600).expect("written");
+        let error = authority.make(&named("apiserver-kubelet-client").expect("known")).expect_err("half").to_string();
+        assert!(error.contains("apiserver-kubelet-client.key is there and"), "{error}");
+        remove("ca.key");
+        // signed by another, and without the names that it is asked by
+        let request = |sans: Vec<String>| CertRequest { cn: "kube-apiserver".into(), sans, usages: vec![Usage::Server], lifetime: SignedDuration::from_hours(1), ..Default::default() };
+        let put = |ca: &Ca, sans: Vec<String>| {
+            let pair = ca.issue(&request(sans), now).expect("issued");
+            files::write(&dir.path().join("apiserver.crt"), pair.cert_pem.as_bytes(), 0o644).expect("written");
+            files::write(&dir.path().join("apiserver.key"), pair.key_pem.as_bytes(), 0o600).expect("written");
+        };
+        put(&Ca::new("kubernetes", now, SignedDuration::from_hours(2)).expect("a CA"), authority.names(&ALL[1]).expect("names"));
+        assert!(incomplete(External::Cluster).ends_with("certificate API server is not signed by corresponding CA"));
+        put(&Ca::from_pem(&files::read(&dir.path().join("ca.crt")).expect("there"), &key).expect("ours"), vec!["kubernetes".into()]);
+        let error = incomplete(External::Cluster);
+        assert!(error.contains("not good for kubernetes.default,") && error.contains("10.0.0.1;"), "{error}");
     }
 }

@@ -81,7 +81,7 @@ fn known_gates(all: &std::collections::BTreeMap<String, bool>) -> Result<()> {
         match GATES.iter().find(|(name, _)| name == key) {
             None => return refused(format!("unrecognized feature-gate key: {key}")),
             Some((_, true)) if !value => return refused(format!("cannot set feature gate {key} to {value}, feature is locked to true")),
-            Some(("PublicKeysECDSA", _)) => eprintln!("W Setting deprecated feature gate {key}={value}. It will be removed in a future release."),
+            Some(("PublicKeysECDSA", _)) => eprintln!("[config] WARNING: Setting deprecated feature gate {key}={value}. It will be removed in a future release."),
             Some(_) => {}
         }
     }

@@ -8,7 +8,7 @@ use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Node;
 use serde_json::{Value, json};
 
-use crate::certs::{self, Authority, endpoint, local_endpoint};
+use crate::certs::{self, Authority, External, endpoint, local_endpoint};
 use crate::cluster::{self, Cluster};
 use crate::config::{ClusterConfiguration, InitConfig, duration, to_yaml};
 use crate::error::{Doing, Result, refused};
@@ -105,15 +105,16 @@ impl<'a> Init<'a> {
         let certificates = machine.certificates(&config.cluster.certificates_dir);
         let patches = Patches::read(config.init.patches.as_ref().map_or("", |p| p.directory.as_str()))?;
         let mut init = Init { machine, config, wishes, certificates, patches, external: false, cluster: None, begun: Instant::now() };
-        init.external = init.authority().external()?;
-        if init.external && init.wishes.upload_certs {
+        let authority = init.authority();
+        let external = authority.external(External::Cluster)?;
+        if external {
+            kubeconfigs::given(&authority, &machine.place, init.port(), &["controller-manager", "scheduler", "admin", "super-admin", "kubelet"])?;
+        }
+        let front_proxy = authority.external(External::FrontProxy)?;
+        if init.wishes.upload_certs && (external || front_proxy) {
             return refused("can't use upload-certs with an external CA or an external front-proxy CA");
         }
-        if init.external {
-            return refused(
-                "the CA's key is not here: nodes that join, and renewals, could not be signed by this control plane; put ca.key beside ca.crt (an external CA is not served yet)",
-            );
-        }
+        init.external = external;
         Ok(init)
     }
 
@@ -168,10 +169,19 @@ impl<'a> Init<'a> {
                 println!("[certs] Using certificateDir folder {:?}", self.certificates.display().to_string());
                 Ok(())
             }
-            ("certs", "sa") => self.authority().service_account(),
+            ("certs", "sa") => {
+                if self.external && self.certificates.join("sa.key").exists() {
+                    println!("[certs] Using existing sa keys");
+                }
+                self.authority().service_account()
+            }
             ("certs", name) => self.certificate(name),
             ("kubeconfig", "") => {
                 println!("[kubeconfig] Using kubeconfig folder {:?}", self.machine.place.kubernetes.display().to_string());
+                Ok(())
+            }
+            ("kubeconfig", name) if self.external => {
+                println!("[kubeconfig] External CA mode: Using user provided {name}.conf");
                 Ok(())
             }
             ("kubeconfig", name) => match kubeconfigs::ALL.iter().find(|s| s.file == name) {
@@ -222,6 +232,13 @@ impl<'a> Init<'a> {
         gates(&mut findings, &self.config.cluster);
         let driver = kubelet::cgroup_driver(&kubelet::yaml(&self.config)?);
         preflight::runtime::check(&mut findings, &self.config.init.node_registration.cri_socket, &driver).await;
+        if self.external {
+            findings.warn(
+                "ExternalCA",
+                "the CA's key is not on this machine: certificate requests of nodes that join, and of kubelets as servers, are not signed here; whoever holds the key signs them \
+                 (kubectl get csr; status.certificate), and renews this machine's certificates (kubeadm certs generate-csr)",
+            );
+        }
         if self.wishes.unused_etcd {
             findings.warn("LocalEtcd", "etcd.local has no effect: the embedded store keeps the objects; --etcd runs a member of etcd beside this control plane, etcd.external names one that others run");
         }

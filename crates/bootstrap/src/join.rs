@@ -7,7 +7,7 @@ use client::Entry;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Node;
 
-use crate::certs::{ALL, Authority};
+use crate::certs::{ALL, Authority, External};
 use crate::cluster::Cluster;
 use crate::config::{ClusterConfiguration, Documents, InitConfig, InitConfiguration, JoinConfiguration, duration};
 use crate::error::{Doing, Result, refused};
@@ -218,9 +218,14 @@ impl<'a> Join<'a> {
                 authority.service_account()
             }
             "kubeconfig" => {
+                let wanted = ["admin", "controller-manager", "scheduler"];
+                if authority.external(External::Cluster)? {
+                    kubeconfigs::given(&authority, &machine.place, endpoint.bind_port, &wanted)?;
+                    wanted.iter().for_each(|name| println!("[kubeconfig] External CA mode: Using user provided {name}.conf"));
+                    return Ok(());
+                }
                 println!("[kubeconfig] Generating kubeconfig files");
                 println!("[kubeconfig] Using kubeconfig folder {:?}", machine.place.kubernetes.display().to_string());
-                let wanted = ["admin", "controller-manager", "scheduler"];
                 for spec in kubeconfigs::ALL.iter().filter(|s| wanted.contains(&s.file)) {
                     kubeconfigs::write(&authority, &machine.place, endpoint.bind_port, spec)?;
                 }

@@ -57,25 +57,53 @@ pub fn for_user(authority: &Authority<'_>, server: &str, user: &str, groups: &[S
 /// Writes one of the files, or checks that the one that is there leads to this cluster.
 pub fn write(authority: &Authority<'_>, place: &Place, port: u16, spec: &Spec) -> Result<()> {
     let path = place.conf(spec.file);
-    let shared = endpoint(authority.cluster, authority.address, port);
-    let server = if spec.local { local_endpoint(authority.address, port) } else { shared };
     if path.exists() {
-        let there = client::Entry::read(&path).doing(|| format!("failed to load kubeconfig file {} that already exists on disk", path.display()))?;
-        let ca = files::read(&authority.dir.join("ca.crt"))?;
-        if pki::pem_decode(&there.ca).first() != pki::pem_decode(&ca).first() {
-            return refused(format!("a kubeconfig file {:?} exists already but has got the wrong CA cert", path.display().to_string()));
-        }
-        if there.server != server {
-            println!("[kubeconfig] WARNING: a kubeconfig file {:?} exists already but has an unexpected API Server URL: expected: {server}, got: {}", path.display().to_string(), there.server);
-        }
+        check(authority, place, port, spec)?;
         println!("[kubeconfig] Using existing kubeconfig file: {:?}", path.display().to_string());
         return Ok(());
     }
     println!("[kubeconfig] Writing {:?} kubeconfig file", format!("{}.conf", spec.file));
     let (user, group) = spec.subject(authority.node);
     let groups: Vec<String> = Some(group.to_string()).filter(|g| !g.is_empty()).into_iter().collect();
-    let text = for_user(authority, &server, &user, &groups, authority.leaf_lifetime())?;
+    let text = for_user(authority, &server(authority, port, spec), &user, &groups, authority.leaf_lifetime())?;
     files::write(&path, text.as_bytes(), 0o600)
+}
+
+/// Where the user of a file finds the cluster.
+fn server(authority: &Authority<'_>, port: u16, spec: &Spec) -> String {
+    if spec.local { local_endpoint(authority.address, port) } else { endpoint(authority.cluster, authority.address, port) }
+}
+
+/// Checks that a file that is there leads to this cluster.
+fn check(authority: &Authority<'_>, place: &Place, port: u16, spec: &Spec) -> Result<()> {
+    let (path, server) = (place.conf(spec.file), server(authority, port, spec));
+    let there = client::Entry::read(&path).doing(|| format!("failed to load kubeconfig file {} that already exists on disk", path.display()))?;
+    let ca = files::read(&authority.dir.join("ca.crt"))?;
+    if pki::pem_decode(&there.ca).first() != pki::pem_decode(&ca).first() {
+        return refused(format!("a kubeconfig file {:?} exists already but has got the wrong CA cert", path.display().to_string()));
+    }
+    if there.server != server {
+        println!("[kubeconfig] WARNING: a kubeconfig file {:?} exists already but has an unexpected API Server URL: expected: {server}, got: {}", path.display().to_string(), there.server);
+    }
+    Ok(())
+}
+
+/// Checks the files that a control plane has to be given, because nobody here can sign for them.
+pub fn given(authority: &Authority<'_>, place: &Place, port: u16, names: &[&str]) -> Result<()> {
+    for spec in ALL.iter().filter(|s| names.contains(&s.file)) {
+        let said = || format!("the {}.conf file does not exists or it is not valid", spec.file);
+        check(authority, place, port, spec).doing(said)?;
+        let entry = client::Entry::read(&place.conf(spec.file)).doing(said)?;
+        let ca = files::read(&authority.dir.join("ca.crt"))?;
+        let signed = match &entry.credentials.certificate {
+            Some((certificate, _)) => pki::is_signed_by(certificate, &ca).doing(said)?,
+            None => entry.credentials.token.is_some(),
+        };
+        if !signed {
+            return refused(format!("{}: it holds no certificate that the CA has signed; have {}.conf.csr signed, and put it in: kubectl config set-credentials", said(), spec.file));
+        }
+    }
+    Ok(())
 }
 
 /// Whose certificate is in a kubeconfig, and how long it is good.

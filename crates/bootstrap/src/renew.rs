@@ -258,6 +258,8 @@ pub fn requests(cluster: &ClusterConfiguration, authority: &Authority<'_>, conf_
         println!("  {}", cert.base);
     }
     println!("generating keys and CSRs in {}", conf_dir.display());
+    // There may be no CA yet; then it is put into the kubeconfigs with the certificates.
+    let ca_pem = std::fs::read_to_string(authority.dir.join("ca.crt")).unwrap_or_default();
     for spec in &kubeconfigs::ALL {
         let (path, csr) = (conf_dir.join(format!("{}.conf", spec.file)), conf_dir.join(format!("{}.conf.csr", spec.file)));
         if path.exists() || csr.exists() {
@@ -267,7 +269,7 @@ pub fn requests(cluster: &ClusterConfiguration, authority: &Authority<'_>, conf_
         let made = pki::new_csr(&user, group, &[], Some(&authority.key()?)).doing(|| format!("making the request for {user}"))?;
         let server = if spec.is_local() { local_endpoint(authority.address, port) } else { crate::certs::endpoint(cluster, authority.address, port) };
         let credentials = Credentials::Certificate { cert_pem: String::new(), key_pem: made.key_pem };
-        let text = pki::kubeconfig(&kubeconfigs::entry(&cluster.cluster_name, &user, &server, "", credentials)).doing(|| "writing a kubeconfig".into())?;
+        let text = pki::kubeconfig(&kubeconfigs::entry(&cluster.cluster_name, &user, &server, &ca_pem, credentials)).doing(|| "writing a kubeconfig".into())?;
         files::write(&path, text.as_bytes(), 0o600)?;
         files::write(&csr, made.cert_pem.as_bytes(), 0o600)?;
         println!("  {}.conf", spec.file);

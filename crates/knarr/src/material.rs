@@ -17,7 +17,12 @@ const CA_LIFETIME: SignedDuration = SignedDuration::from_hours(24 * 3650);
 
 /// Everything secret or signed that a server needs.
 pub struct Material {
-    pub ca: Ca,
+    /// PEM of the cluster's CA.
+    pub ca_pem: String,
+    /// The same with its key, where that is here.
+    pub ca: Option<Ca>,
+    /// PEM of the CAs by which kubelets are known as servers.
+    pub kubelet_ca: String,
     pub apiserver: CertKey,
     /// By which the API server talks to kubelets.
     pub kubelet_client: CertKey,
@@ -47,10 +52,20 @@ fn shared(certificates: &Path, layout: &Layout, config: &Config, node_ip: Ipv4Ad
         let said = || format!("kubeadm init phase certs {name} makes it");
         Ok(CertKey { cert_pem: read(&dir.join(format!("{name}.crt"))).with_context(said)?, key_pem: read(&dir.join(format!("{name}.key"))).with_context(said)? })
     };
-    let ca = Ca::from_pem(&read(&dir.join("ca.crt"))?, &read(&dir.join("ca.key"))?).with_context(|| format!("the CA in {} cannot be used", dir.display()))?;
+    let (ca_pem, key) = (read(&dir.join("ca.crt"))?, dir.join("ca.key"));
+    let said = || format!("the CA in {} cannot be used", dir.display());
+    let ca = if key.exists() { Some(Ca::from_pem(&ca_pem, &read(&key)?).with_context(said)?) } else { None };
     let own = layout.node_pki();
     files::private_dir(&own)?;
-    let kubelet_serving = pair(&own, "kubelet-server", &ca, kubelet_request(config, node_ip), now)?;
+    let (kubelet_ca, kubelet_serving) = match &ca {
+        Some(ca) => (ca_pem.clone(), pair(&own, "kubelet-server", ca, kubelet_request(config, node_ip), now)?),
+        // Nobody here signs for the cluster's CA; the API server of this process knows its own kubelet by another.
+        None => {
+            let another = authority(&own, "kubelet-ca", &format!("knarr-kubelet-ca@{}", config.node_name), now)?;
+            let serving = pair(&own, "kubelet-server-own", &another, kubelet_request(config, node_ip), now)?;
+            (format!("{}\n{}", ca_pem.trim_end(), another.cert_pem()), serving)
+        }
+    };
     let service_account_key = read(&dir.join("sa.key")).context("kubeadm init phase certs sa makes it")?;
     let encryption_keys = encryption_keys(layout, None)?;
     Ok(Material {
@@ -62,7 +77,9 @@ fn shared(certificates: &Path, layout: &Layout, config: &Config, node_ip: Ipv4Ad
         service_account_key,
         encryption_keys,
         join_token: None,
+        ca_pem,
         ca,
+        kubelet_ca,
     })
 }
 
@@ -134,7 +151,8 @@ pub fn prepare(layout: &Layout, config: &Config, node_ip: Ipv4Addr, random: &mut
         files::write(&layout.admin(), kubeconfig.as_bytes(), 0o600)?;
     }
     let front_proxy_ca = front_proxy_ca.cert_pem().into();
-    Ok(Material { ca, apiserver, kubelet_client, kubelet_serving, front_proxy_ca, front_proxy, service_account_key, encryption_keys, join_token: Some(join_token.trim().into()) })
+    let ca_pem = ca.cert_pem().to_string();
+    Ok(Material { kubelet_ca: ca_pem.clone(), ca_pem, ca: Some(ca), apiserver, kubelet_client, kubelet_serving, front_proxy_ca, front_proxy, service_account_key, encryption_keys, join_token: Some(join_token.trim().into()) })
 }
 
 /// The keys that encrypt at rest, the one that writes first; makes one if there is none yet and it may.

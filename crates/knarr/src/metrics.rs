@@ -9,9 +9,11 @@ use apiserver::{Builder, Ctx, Virtual};
 use async_trait::async_trait;
 use jiff::{SignedDuration, Timestamp};
 use metrics::{ACCOUNT, GROUP, Kubelets, RESOURCES, Service};
-use pki::{Ca, CertRequest, Usage};
+use pki::{CertRequest, Usage};
 use reconcile::{Informers, Tasks};
 use serde_json::Value;
+
+use crate::material::Material;
 
 struct Nodes(Service);
 struct Pods(Service);
@@ -48,8 +50,8 @@ pub fn install(builder: &mut Builder) -> Service {
 }
 
 /// Starts the service. Kubelets know it by a certificate of its service account's name, which lives as
-/// long as this process.
-pub fn start(service: &Service, ca: &Ca, informers: &Informers, tasks: &Tasks) -> Result<()> {
+/// long as this process; or by the API server's, where the CA is somebody else's.
+pub fn start(service: &Service, material: &Material, informers: &Informers, tasks: &Tasks) -> Result<()> {
     let request = CertRequest {
         cn: format!("system:serviceaccount:kube-system:{ACCOUNT}"),
         orgs: ["system:serviceaccounts", "system:serviceaccounts:kube-system"].map(String::from).to_vec(),
@@ -57,9 +59,12 @@ pub fn start(service: &Service, ca: &Ca, informers: &Informers, tasks: &Tasks) -
         usages: vec![Usage::Client],
         lifetime: SignedDuration::from_hours(24 * 365),
     };
-    let own = ca.issue(&request, Timestamp::now())?;
+    let own = match &material.ca {
+        Some(ca) => ca.issue(&request, Timestamp::now())?,
+        None => material.kubelet_client.clone(),
+    };
     let credentials = client::Credentials { certificate: Some((own.cert_pem, own.key_pem)), token: None };
-    let kubelets = Kubelets::new(ca.cert_pem(), &credentials, tasks).context("talking to kubelets for metrics")?;
+    let kubelets = Kubelets::new(&material.kubelet_ca, &credentials, tasks).context("talking to kubelets for metrics")?;
     service.start(informers, kubelets, tasks);
     Ok(())
 }

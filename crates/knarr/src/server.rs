@@ -160,8 +160,9 @@ async fn start(config: &Config, layout: &Layout, progress: &Progress, below: &Ta
     let informers = Informers::new(clients.user("system:kube-controller-manager", &[]), control.clone());
     let settings = controllers::Config {
         controllers: controllers::Selection::new(&["*", "bootstrapsigner", "tokencleaner"]).expect("these are known"),
-        root_ca: Some(material.ca.cert_pem().into()),
-        signing: Some(Signing { lifetime: config.certificate_lifetime, ..Signing::by(Authority::Pem(material.ca.cert_pem().into(), material.ca.key_pem().into())) }),
+        root_ca: Some(material.ca_pem.clone()),
+        // Where the CA is somebody else's, so are the signatures.
+        signing: material.ca.as_ref().map(|ca| Signing { lifetime: config.certificate_lifetime, ..Signing::by(Authority::Pem(ca.cert_pem().into(), ca.key_pem().into())) }),
         node_ranges: Some(controllers::NodeRanges { cluster: (config.cluster_cidr.address, config.cluster_cidr.prefix), node_mask: 24 }),
         token_signer: Some(signer(&material)?),
         ..controllers::Config::default()
@@ -186,7 +187,7 @@ async fn start(config: &Config, layout: &Layout, progress: &Progress, below: &Ta
             Ok(())
         })?;
     }
-    crate::metrics::start(&usage, &material.ca, &informers, control)?;
+    crate::metrics::start(&usage, &material, &informers, control)?;
     let admin = clients.user("system:admin", &["system:masters"]);
     ::metrics::publish(&admin).await?;
     network::publish(&admin, config).await?;
@@ -204,7 +205,7 @@ async fn start(config: &Config, layout: &Layout, progress: &Progress, below: &Ta
         kubelet: clients.user(&identity, &["system:nodes"]),
         network: clients.user("system:kube-proxy", &[]),
         serving: shown.kubelet_serving.clone(),
-        client_ca: material.ca.cert_pem().into(),
+        client_ca: material.ca_pem.clone(),
         address: node_ip,
     };
     node::start(config, layout, prepared, node, control).await?;
@@ -241,7 +242,7 @@ async fn api_server(config: &Config, layout: &Layout, material: &Material, shown
         audit: config.audit.clone(),
         encryption: material::encryption(&material.encryption_keys),
         storage_prefix: config.etcd.as_ref().map_or("/registry".into(), |etcd| etcd.prefix.clone()),
-        kubelet_ca: Some(material.ca.cert_pem().into()),
+        kubelet_ca: Some(material.kubelet_ca.clone()),
         kubelet_client: Some(shown.kubelet_client.clone()),
         proxy_client: Some(shown.front_proxy.clone()),
         git_version: KUBERNETES.into(),
@@ -261,7 +262,7 @@ async fn api_server(config: &Config, layout: &Layout, material: &Material, shown
     let live = registry::install(
         &mut builder,
         registry::Config {
-            client_ca_pem: Some(material.ca.cert_pem().into()),
+            client_ca_pem: Some(material.ca_pem.clone()),
             old_keys: signer.verifier().clone(),
             signer,
             issuer: config::issuer(&config.cluster_domain),
@@ -273,7 +274,7 @@ async fn api_server(config: &Config, layout: &Layout, material: &Material, shown
             secure_port: config.secure_port,
             endpoint_reconciler: registry::EndpointReconciler::Lease,
             hostname: config.node_name.clone(),
-            cluster_ca_pem: material.ca.cert_pem().into(),
+            cluster_ca_pem: material.ca_pem.clone(),
             join_token: material.join_token.clone(),
             components: ["controller-manager", "scheduler", "etcd-0"].map(|name| (name.to_string(), healthy.clone())).to_vec(),
             access,
@@ -315,9 +316,9 @@ fn followed(config: &Config, layout: &Layout, material: &Material) -> Files {
     let file = |name: &str, text: &str| Followed { path: layout.pki().join(name), text: text.into() };
     let pair = [file("apiserver.crt", &material.apiserver.cert_pem), file("apiserver.key", &material.apiserver.key_pem)];
     Files {
-        serving: Some((pair, material.ca.cert_pem().into())),
+        serving: Some((pair, material.ca_pem.clone())),
         clients: Vec::new(),
-        client_ca: Some(file("ca.crt", material.ca.cert_pem())),
+        client_ca: Some(file("ca.crt", &material.ca_pem)),
         front_proxy_ca: Some(file("front-proxy-ca.crt", &material.front_proxy_ca)),
         authentication: config.authentication.as_ref().map(|(_, file)| file.clone()),
         authorization: config.authorization.as_ref().map(|(_, file)| file.clone()),
@@ -326,7 +327,7 @@ fn followed(config: &Config, layout: &Layout, material: &Material) -> Files {
 
 async fn listen(server: &Arc<Server>, config: &Config, material: &Material, core: &Tasks) -> Result<Arc<apiserver::ServingTls>> {
     // The CA goes along, so that a node that joins can compare its fingerprint.
-    let chain = format!("{}{}", material.apiserver.cert_pem, material.ca.cert_pem());
+    let chain = format!("{}{}", material.apiserver.cert_pem, material.ca_pem);
     let tls = apiserver::ServingTls::new(&chain, &material.apiserver.key_pem)?;
     let address = SocketAddr::from((Ipv4Addr::UNSPECIFIED, config.secure_port));
     let listener = tokio::net::TcpListener::bind(address).await.with_context(|| format!("cannot listen on {address}"))?;
