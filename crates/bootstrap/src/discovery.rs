@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use client::{Credentials, Entry};
+use client::{Credentials, Entry, Web, WebTls};
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::ConfigMap;
 
@@ -16,6 +16,9 @@ use crate::preflight::peers::Clock;
 const RETRY: Duration = Duration::from_millis(500);
 /// How long a cluster that answers may take to sign for a token that it has just got.
 const SIGNING: Duration = Duration::from_secs(5);
+/// How long a discovery file may take to arrive, and how long it may be.
+const FETCH: Duration = Duration::from_secs(30);
+const LARGEST: usize = 1 << 20;
 /// How long it may take to say what time it is.
 const SLOW: Duration = Duration::from_secs(2);
 
@@ -23,7 +26,7 @@ const SLOW: Duration = Duration::from_secs(2);
 pub async fn discover(config: &JoinConfiguration) -> Result<Entry> {
     let patience = config.timeouts.as_ref().and_then(|t| duration(&t.discovery)).unwrap_or(Duration::from_secs(300));
     let found = match (&config.discovery.file, &config.discovery.bootstrap_token) {
-        (Some(file), _) => by_file(&file.kube_config_path).await,
+        (Some(file), _) => by_file(&file.kube_config_path, patience).await,
         (None, Some(token)) => by_token(token, patience).await,
         (None, None) => refused("couldn't find a valid discovery configuration"),
     };
@@ -136,26 +139,44 @@ async fn signed(cluster: &Cluster, id: &str, secret: &str, patience: Duration) -
     }
 }
 
-async fn by_file(path: &str) -> Result<Entry> {
-    if path.starts_with("https://") {
-        return refused(format!("{path}: fetch the discovery file yourself (curl -O), and name the file: this knarr reads local files alone"));
+/// The text of a discovery file: on this machine, or at an `https` URL whose server the machine trusts.
+async fn text(path: &str) -> Result<String> {
+    if !path.starts_with("https://") {
+        return crate::files::read(std::path::Path::new(path));
     }
-    let text = crate::files::read(std::path::Path::new(path))?;
-    let entry = Entry::parse(&text).doing(|| format!("{path} cannot be used"))?;
+    let said = || format!("the discovery file at {path} cannot be fetched");
+    let web = Web::new(path, &WebTls::default(), FETCH).doing(said)?;
+    let (status, body) = web.get(LARGEST).await.doing(said)?;
+    if !status.is_success() {
+        return refused(format!("{}: the server answered {status}", said()));
+    }
+    String::from_utf8(body.to_vec()).doing(said)
+}
+
+async fn by_file(path: &str, patience: Duration) -> Result<Entry> {
+    let entry = Entry::parse(&text(path).await?).doing(|| format!("{path} cannot be used"))?;
     // What the cluster says of itself may be newer, and is believed as the file's CA vouches for it.
-    let anonymous = Entry { server: entry.server.clone(), ca: entry.ca.clone(), credentials: Credentials::default() };
-    match Cluster::entry(&anonymous)?.config_map("kube-public", "cluster-info", "kubeconfig").await {
-        Ok(Some(text)) => {
-            let newer = Entry::parse(&text).doing(|| "couldn't parse the kubeconfig file in the cluster-info ConfigMap".into())?;
-            Ok(Entry { credentials: entry.credentials, ..newer })
+    let anonymous = Cluster::entry(&Entry { server: entry.server.clone(), ca: entry.ca.clone(), credentials: Credentials::default() })?;
+    let end = Instant::now() + patience;
+    loop {
+        let error = match anonymous.config_map("kube-public", "cluster-info", "kubeconfig").await {
+            Ok(Some(text)) => {
+                let newer = Entry::parse(&text).doing(|| "couldn't parse the kubeconfig file in the cluster-info ConfigMap".into())?;
+                return Ok(Entry { credentials: entry.credentials, ..newer });
+            }
+            Ok(None) => return Ok(entry),
+            // Who may not read it has the file alone.
+            Err(error) if Cluster::is_forbidden(&error) => {
+                println!("[discovery] Could not access the cluster-info ConfigMap for refreshing the cluster-info information, but the TLS cert is valid so proceeding...");
+                return Ok(entry);
+            }
+            Err(error) => error,
+        };
+        if Instant::now() + RETRY > end {
+            return Err(error).doing(|| format!("Abort reading the cluster-info ConfigMap after timeout of {patience:?}"));
         }
-        Ok(None) => Ok(entry),
-        // Who may not read it has the file alone.
-        Err(error) if Cluster::is_forbidden(&error) => {
-            println!("[discovery] Could not access the cluster-info ConfigMap for refreshing the cluster-info information, but the TLS cert is valid so proceeding...");
-            Ok(entry)
-        }
-        Err(error) => Err(error),
+        tracing::debug!("retrying discovery: {}", error.chain());
+        tokio::time::sleep(RETRY).await;
     }
 }
 

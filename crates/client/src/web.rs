@@ -1,4 +1,4 @@
-//! Calls to a web server that is no API server, as a scheduler extender: JSON in, bytes out, over HTTP
+//! Calls to a web server that is no API server, as a scheduler extender: JSON in (or nothing), bytes out, over HTTP
 //! or HTTPS. It keeps one idle connection; calls at the same time make more.
 
 use std::path::Path;
@@ -8,7 +8,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::header::{CONNECTION, CONTENT_TYPE, HOST};
 use http::{Method, Request, StatusCode, Uri, Version};
-use http_body_util::{BodyExt, Full};
+use http_body_util::{BodyExt, Full, Limited};
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
 use parking_lot::Mutex;
@@ -58,11 +58,11 @@ pub enum WebError {
 #[derive(Debug, thiserror::Error)]
 pub enum CallError {
     /// It took too long.
-    #[error("Post {url:?}: context deadline exceeded (Client.Timeout exceeded while awaiting headers)")]
-    Timeout { url: String },
+    #[error("{method} {url:?}: context deadline exceeded (Client.Timeout exceeded while awaiting headers)")]
+    Timeout { method: &'static str, url: String },
     /// The server could not be reached, or broke off.
-    #[error("Post {url:?}: {cause}")]
-    Broken { url: String, cause: BoxError },
+    #[error("{method} {url:?}: {cause}")]
+    Broken { method: &'static str, url: String, cause: BoxError },
 }
 
 /// A server to call. Clones share the connection.
@@ -111,9 +111,19 @@ impl Web {
     /// Posts JSON to `path` below the URL; answers the status and the body.
     pub async fn post(&self, path: &str, json: Vec<u8>) -> Result<(StatusCode, Bytes), CallError> {
         let url = format!("{}/{path}", self.0.url);
-        match tokio::time::timeout(self.0.timeout, self.0.exchange(&url, json.into())).await {
-            Err(_) => Err(CallError::Timeout { url }),
-            Ok(Err(cause)) => Err(CallError::Broken { url, cause }),
+        let request = (Method::POST, json.into(), usize::MAX);
+        self.call("Post", url, request).await
+    }
+
+    /// Reads what is at the URL itself; no more than `limit` bytes.
+    pub async fn get(&self, limit: usize) -> Result<(StatusCode, Bytes), CallError> {
+        self.call("Get", self.0.url.clone(), (Method::GET, Bytes::new(), limit)).await
+    }
+
+    async fn call(&self, method: &'static str, url: String, request: (Method, Bytes, usize)) -> Result<(StatusCode, Bytes), CallError> {
+        match tokio::time::timeout(self.0.timeout, self.0.exchange(&url, request)).await {
+            Err(_) => Err(CallError::Timeout { method, url }),
+            Ok(Err(cause)) => Err(CallError::Broken { method, url, cause }),
             Ok(Ok(answer)) => Ok(answer),
         }
     }
@@ -174,7 +184,7 @@ impl ServerCertVerifier for Unverified {
 }
 
 impl Inner {
-    async fn exchange(&self, url: &str, json: Bytes) -> Result<(StatusCode, Bytes), BoxError> {
+    async fn exchange(&self, url: &str, (method, body, limit): (Method, Bytes, usize)) -> Result<(StatusCode, Bytes), BoxError> {
         let path = url.parse::<Uri>()?.path_and_query().map_or_else(|| "/".to_string(), ToString::to_string);
         let mut kept = self.idle.lock().take().filter(|sender| !sender.is_closed());
         loop {
@@ -184,17 +194,17 @@ impl Inner {
                 None => self.connect().await?,
             };
             let request = Request::builder()
-                .method(Method::POST)
+                .method(&method)
                 .uri(&path)
                 .header(HOST, &self.authority)
                 .header(CONTENT_TYPE, "application/json")
-                .body(Full::new(json.clone()))?;
+                .body(Full::new(body.clone()))?;
             match sender.try_send_request(request).await {
                 Ok(response) => {
                     let status = response.status();
                     let closes = response.headers().get(CONNECTION).is_some_and(|v| v.as_bytes().eq_ignore_ascii_case(b"close"));
                     let stays = response.version() >= Version::HTTP_11 && !closes;
-                    let body = response.into_body().collect().await?.to_bytes();
+                    let body = Limited::new(response.into_body(), limit).collect().await?.to_bytes();
                     if stays {
                         *self.idle.lock() = Some(sender);
                     }
@@ -283,6 +293,8 @@ mod tests {
             let (status, body) = web.post("filter", b"{}".to_vec()).await.map_err(|e| e.to_string())?;
             assert_eq!((status, &body[..]), (StatusCode::OK, &b"{}"[..]));
         }
+        assert_eq!(web.get(2).await.map_err(|e| e.to_string())?.1, "{}");
+        assert!(web.get(1).await.expect_err("too long").to_string().starts_with("Get \"https://127.0.0.1:"));
         Ok(())
     }
 
