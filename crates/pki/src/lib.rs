@@ -25,7 +25,7 @@ pub use ca::{Ca, CertKey, CertRequest, Lifetime, Usage, certificate_end};
 pub use csr::{Csr, new_csr};
 pub use kubeconfig::{Credentials, Kubeconfig, kubeconfig, merge_kubeconfig, remove_from_kubeconfig};
 pub use pem::{Block, decode as pem_decode, encode as pem_encode};
-pub use peer::{Peer, Roots, is_signed_by, names_of, public_key_digest};
+pub use peer::{Peer, Roots, is_signed_by, names_of, public_key, public_key_digest};
 pub use renewable::Renewable;
 
 /// What can go wrong with keys, certificates and tokens.

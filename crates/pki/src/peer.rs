@@ -103,6 +103,11 @@ impl Roots {
     }
 }
 
+/// A certificate's public key (SubjectPublicKeyInfo, DER).
+pub fn public_key(der: &[u8]) -> Result<Vec<u8>> {
+    Ok(parse(der)?.public_key().raw.to_vec())
+}
+
 /// SHA-256 of a certificate's public key (SubjectPublicKeyInfo), by which RFC 7469 pins it.
 pub fn public_key_digest(der: &[u8]) -> Result<[u8; 32]> {
     let digest = ring::digest::digest(&ring::digest::SHA256, parse(der)?.public_key().raw);
