@@ -1,6 +1,6 @@
 //! `join`: a machine becomes a node of a cluster, or another of its control planes.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use client::Entry;
@@ -50,6 +50,8 @@ pub struct Join<'a> {
     written: Vec<PathBuf>,
     /// Directories that were not there before, and may be taken away whole.
     fresh: Vec<PathBuf>,
+    /// Directories that were not there before, and go if nothing else is in them; the deepest first.
+    made: Vec<PathBuf>,
     /// Whether the node's process kept nothing here before.
     first: bool,
     started: bool,
@@ -59,7 +61,7 @@ impl<'a> Join<'a> {
     /// Of a configuration that was completed and checked.
     pub fn new(machine: &'a Machine<'a>, config: JoinConfiguration, wishes: Wishes) -> Result<Join<'a>> {
         let patches = Patches::read(config.patches.as_ref().map_or("", |p| p.directory.as_str()))?;
-        Ok(Join { machine, config, wishes, patches, found: None, written: Vec::new(), fresh: Vec::new(), first: !machine.host.data_dir().exists(), started: false })
+        Ok(Join { machine, config, wishes, patches, found: None, written: Vec::new(), fresh: Vec::new(), made: Vec::new(), first: std::fs::read_dir(machine.host.data_dir()).map_or(true, |mut all| all.next().is_none()), started: false })
     }
 
     fn control_plane(&self) -> bool {
@@ -259,6 +261,10 @@ impl<'a> Join<'a> {
             written.push(ca_path.clone());
         }
         // Noted before anything is written: a disk may be full in the middle.
+        let missing = |path: &&Path| !path.exists();
+        let mut made: Vec<PathBuf> = written.iter().flat_map(|path| path.ancestors().skip(1).filter(missing).map(PathBuf::from)).collect();
+        made.sort_by_key(|dir| std::cmp::Reverse(dir.components().count()));
+        self.made.extend(made);
         self.written.extend(written.into_iter().filter(|path| !path.exists()));
         let found = self.found().await?;
         println!("[kubelet-start] Performing the TLS Bootstrap");
@@ -302,6 +308,10 @@ impl<'a> Join<'a> {
             {
                 eprintln!("[join] {} could not be removed: {error}", path.display());
             }
+        }
+        for dir in &self.made {
+            // Somebody else may have put something there meanwhile.
+            let _ = std::fs::remove_dir(dir);
         }
     }
 
