@@ -1,6 +1,7 @@
 //! Clusters as kubeadm makes them, by a guide's own command lines: one node with its taint taken off, and a worker that
 //! joins; tokens, certificates, what is refused, and `reset`.
 
+use std::process::Stdio;
 use std::sync::Mutex;
 use std::time::Instant;
 
@@ -13,6 +14,8 @@ use serde_json::Value;
 const NETWORK: &str = "198.18.12";
 const MASTER: &str = "test-cp-0";
 const WORKER: &str = "k8s-worker-1";
+/// What the worker is called when it joins again.
+const RENAMED: &str = "k8s-worker-9";
 
 fn main() {
     let test = match Test::new() {
@@ -47,10 +50,16 @@ const STEPS: &[(&str, Run)] = &[
     ("kubeadm init", init),
     ("upstream's files and objects", layout),
     ("init again is refused, and changes nothing", again),
+    ("firewalls, foreign runtimes, feature gates and patches are told of", findings),
     ("the taint keeps pods off, and is taken off", taint),
     ("nginx by its node port", node_port),
     ("wrong and expired tokens, a wrong hash: nothing half-joined", strangers),
+    ("a clock that is wrong, a copied link, a full disk: nothing half-joined", machines),
+    ("a CA of RSA that is there is used", own_ca),
+    ("a CA of somebody else: requests, signatures, init", external_ca),
+    ("a half-finished init is told of, and reset", half),
     ("a worker joins by the printed command", join),
+    ("a request for somebody else's name is not signed", names),
     ("a deployment is reached through both nodes", both),
     ("a taken name is refused", taken),
     ("tokens are made, listed and removed", tokens),
@@ -98,6 +107,16 @@ impl Test {
         ensure!(now == self.before[1], "left behind: {:?}", now.iter().filter(|t| !self.before[1].contains(t)).collect::<Vec<_>>());
         Ok(())
     }
+}
+
+/// Runs a shell's line on a host.
+fn sh(t: &Test, host: &str, line: &str) -> Result<String> {
+    t.with(|h| h.words(host, &["sh", "-ec", line]))
+}
+
+/// A program that runs beside a host until it is let go.
+fn beside(t: &Test, host: &str, line: &str) -> Result<e2e::Background> {
+    t.with(|h| Ok(e2e::Background(h.command(host, &["sh", "-ec", &format!("exec {line}")])?.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null()).spawn()?)))
 }
 
 fn contains(text: &str, parts: &[&str]) -> Result<()> {
@@ -161,6 +180,24 @@ fn again(t: &Test) -> Result<()> {
     contains(&t.master("kubectl get nodes")?, &["Ready"])
 }
 
+fn findings(t: &Test) -> Result<()> {
+    let all = "all";
+    let rules = t.env.home.join("firewall.nft");
+    std::fs::write(&rules, "table inet filter {\n chain input {\n type filter hook input priority 0; policy drop;\n iif lo accept\n ct state established,related accept\n tcp dport { 22, 6443, 30000-32767 } accept\n }\n}\n")?;
+    let file = rules.display().to_string();
+    let said = sh(t, WORKER, &format!("nft -f {file}; kubeadm init phase preflight --cri-socket unix:///run/nowhere.sock --feature-gates RootlessControlPlane=true --ignore-preflight-errors={all} 2>&1; nft delete table inet filter"))?;
+    contains(&said, &["[WARNING Firewall]: the chain \"input\" of the nf_tables table \"inet filter\" lets nobody in at 10250/tcp (kubelet), 8472/udp (pod network (VXLAN))", "nft insert rule inet filter input tcp dport '{ 10250 }' accept"])?;
+    contains(&said, &["[WARNING CRI]: the container runtime at unix:///run/nowhere.sock is not used", "[WARNING ContainerRuntimeVersion]: container runtime is not running", "[WARNING FeatureGates]: RootlessControlPlane has no effect"])?;
+    let patches = t.env.home.join("patches");
+    std::fs::create_dir_all(&patches)?;
+    std::fs::write(patches.join("kube-apiserver+merge.yaml"), "a: 1\n")?;
+    let fails = |line: &str, parts: &[&str]| contains(&t.with(|h| h.fails(WORKER, line))?, parts);
+    fails(&format!("kubeadm init phase preflight --patches {}", patches.display()), &["[ERROR Patches]: kube-apiserver+merge.yaml: there is no kube-apiserver to patch"])?;
+    std::fs::remove_dir_all(&patches)?;
+    fails("kubeadm init --feature-gates EtcdLearnerMode=true", &["unrecognized feature-gate key: EtcdLearnerMode"])?;
+    t.untouched()
+}
+
 fn taint(t: &Test) -> Result<()> {
     let mut nginx = images::nginx_image(&t.env)?;
     nginx.name = "docker.io/library/nginx:1.25.2".into();
@@ -208,6 +245,124 @@ fn strangers(t: &Test) -> Result<()> {
     fails(bare, &["--discovery-token-unsafe-skip-ca-verification"])
 }
 
+fn machines(t: &Test) -> Result<()> {
+    let line = t.join_line()?;
+    let fails = |line: &str, parts: &[&str]| -> Result<()> {
+        contains(&t.with(|h| h.fails(WORKER, line))?, parts)?;
+        t.untouched()
+    };
+    // A server whose clock stands in 2020; nothing but that is asked of it.
+    let dir = t.env.home.join("late");
+    std::fs::create_dir_all(&dir)?;
+    std::fs::write(dir.join("version"), "HTTP/1.0 401 Unauthorized\r\nDate: Wed, 01 Jan 2020 00:00:00 GMT\r\nContent-Length: 0\r\n\r\n")?;
+    let address = t.with(|h| Ok(h.address(MASTER).to_string()))?;
+    sh(t, MASTER, &format!("cd {}; openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -subj /CN=late -keyout key -out crt 2>/dev/null", dir.display()))?;
+    let late = beside(t, MASTER, &format!("env -C {0} openssl s_server -accept 7443 -cert {0}/crt -key {0}/key -HTTP -quiet", dir.display()))?;
+    std::thread::sleep(std::time::Duration::from_millis(300));
+    let result = fails(&line.replace(&format!("{address}:6443"), &format!("{address}:7443")), &["[ERROR TimeSkew]: this machine's clock is", "ahead of the API server's", "2020-01-01 00:00:00 UTC there", "timedatectl set-ntp true"]);
+    drop(late);
+    result?;
+    let own = sh(t, WORKER, "cat /sys/class/net/eth0/address")?;
+    sh(t, WORKER, &format!("ip neigh replace {NETWORK}.77 lladdr {} dev eth0", own.trim()))?;
+    let result = fails(&line, &["[ERROR MACAddress]", &format!("is also that of a neighbour at {NETWORK}.77"), "ip link set eth0 address"]);
+    sh(t, WORKER, &format!("ip neigh del {NETWORK}.77 dev eth0"))?;
+    result?;
+    // The node's directory is a file system that is too small for the program itself.
+    let data = t.with(|h| Ok(h.data(WORKER)))?;
+    sh(t, WORKER, &format!("mkdir {data}; mount -t tmpfs -o size=70m tmpfs {data}"))?;
+    let text = t.with(|h| h.fails(WORKER, &line))?;
+    let left = sh(t, WORKER, &format!("ls -A {data}; umount {data}; rmdir {data}"))?;
+    contains(&text, &["error execution phase kubelet-wait-bootstrap: failed while waiting for the kubelet to start", "No space left on device"])?;
+    ensure!(left.trim().is_empty(), "a join without room has left {left}");
+    t.untouched()
+}
+
+/// What a cluster of one node on the worker's host answers while its certificates are somebody's own.
+fn works(t: &Test) -> Result<()> {
+    let get = "kubectl --kubeconfig /etc/kubernetes/admin.conf";
+    t.with(|h| h.until(WORKER, &format!("{get} get nodes"), 10, |text| text.contains(" Ready ")))?;
+    // by the key of service accounts, and through the API server's certificate towards kubelets
+    let token = t.worker(&format!("{get} create token default"))?;
+    let asked = format!("kubectl --kubeconfig /dev/null --server https://127.0.0.1:6443 --certificate-authority /etc/kubernetes/pki/ca.crt --token {} auth whoami", token.trim());
+    contains(&t.worker(&asked)?, &["system:serviceaccount:default:default"])?;
+    contains(&t.worker(&format!("{get} get --raw /api/v1/nodes/{WORKER}/proxy/healthz"))?, &["ok"])?;
+    t.with(|h| h.until(WORKER, &format!("{get} top nodes"), 30, |text| text.contains(WORKER)))?;
+    t.worker("kubeadm reset --force")?;
+    t.untouched()
+}
+
+fn own_ca(t: &Test) -> Result<()> {
+    let make = "mkdir -p /etc/kubernetes/pki; cd /etc/kubernetes/pki; \
+        openssl req -x509 -newkey rsa:2048 -nodes -days 100 -subj /CN=mine -keyout ca.key -out ca.crt 2>/dev/null; \
+        openssl genrsa -traditional -out sa.key 2048 2>/dev/null; openssl rsa -in sa.key -pubout -out sa.pub 2>/dev/null";
+    sh(t, WORKER, make)?;
+    let config = t.env.home.join("rsa.yaml");
+    std::fs::write(&config, "apiVersion: kubeadm.k8s.io/v1beta4\nkind: ClusterConfiguration\nencryptionAlgorithm: RSA-2048\nnetworking: {podSubnet: 192.168.0.0/16}\n")?;
+    let said = t.worker(&format!("kubeadm init --config {}", config.display()))?;
+    contains(&said, &["[certs] Using existing ca certificate authority", "[certs] Using the existing \"sa\" key"])?;
+    let text = sh(t, WORKER, "openssl x509 -noout -text -in /etc/kubernetes/pki/apiserver.crt")?;
+    contains(&text, &["Issuer: CN = mine", "Public-Key: (2048 bit)", "sha256WithRSAEncryption"])?;
+    works(t)
+}
+
+fn external_ca(t: &Test) -> Result<()> {
+    t.worker("kubeadm certs generate-csr")?;
+    let fails = |line: &str, parts: &[&str]| contains(&t.with(|h| h.fails(WORKER, line))?, parts);
+    // The CAs are elsewhere; only their certificates come here.
+    let dir = t.env.home.join("elsewhere");
+    std::fs::create_dir_all(&dir)?;
+    let elsewhere = dir.display();
+    sh(t, WORKER, &format!(
+        "cd {elsewhere}; for ca in ca front-proxy-ca etcd-ca; do openssl req -x509 -newkey rsa:2048 -nodes -days 100 -subj /CN=$ca -keyout $ca.key -out $ca.crt 2>/dev/null; done; \
+         cp ca.crt front-proxy-ca.crt /etc/kubernetes/pki/; cp etcd-ca.crt /etc/kubernetes/pki/etcd/ca.crt; cd /etc/kubernetes/pki; openssl genrsa -out sa.key 2048 2>/dev/null"
+    ))?;
+    fails("kubeadm init", &["invalid or incomplete external CA: failure loading certificate for API server"])?;
+    let sign = |ca: &str, csr: &str| format!("openssl x509 -req -in {csr} -CA {elsewhere}/{ca}.crt -CAkey {elsewhere}/{ca}.key -CAcreateserial -days 50 -copy_extensions copy -out $(echo {csr} | sed s/csr$/crt/) 2>/dev/null");
+    let mut lines = vec!["cd /etc/kubernetes/pki".to_string()];
+    lines.extend(["apiserver", "apiserver-kubelet-client"].map(|name| sign("ca", &format!("{name}.csr"))));
+    lines.push(sign("front-proxy-ca", "front-proxy-client.csr"));
+    lines.extend(["apiserver-etcd-client", "etcd/server", "etcd/peer", "etcd/healthcheck-client"].map(|name| sign("etcd-ca", &format!("{name}.csr"))));
+    sh(t, WORKER, &lines.join("; "))?;
+    fails("kubeadm init", &["the controller-manager.conf file does not exists or it is not valid"])?;
+    let users = [("admin", "kubernetes-admin"), ("super-admin", "kubernetes-super-admin"), ("controller-manager", "system:kube-controller-manager"), ("scheduler", "system:kube-scheduler"), ("kubelet", &format!("system:node:{WORKER}"))];
+    for (file, user) in users {
+        let conf = format!("/etc/kubernetes/{file}.conf");
+        let put = format!(
+            "{}; kubectl config set-cluster kubernetes --kubeconfig {conf} --certificate-authority {elsewhere}/ca.crt --embed-certs >/dev/null; \
+             kubectl config set-credentials {user} --kubeconfig {conf} --client-certificate {conf}.crt --embed-certs >/dev/null; rm {conf}.crt {conf}.csr",
+            sign("ca", &format!("{conf}.csr"))
+        );
+        sh(t, WORKER, &put)?;
+    }
+    fails("kubeadm init --upload-certs", &["can't use upload-certs with an external CA or an external front-proxy CA"])?;
+    let said = t.worker("kubeadm init --pod-network-cidr 192.168.0.0/16")?;
+    contains(&said, &["[certs] Using existing ca keyless certificate authority", "[certs] Using existing apiserver certificate and key on disk", "[kubeconfig] External CA mode: Using user provided admin.conf", "has initialized successfully"])?;
+    contains(&t.worker("kubeadm certs check-expiration")?, &["ca", "yes"])?;
+    contains(&t.worker("kubeadm certs renew apiserver")?, &["Detected external ca, certificate for serving the Kubernetes API can't be renewed"])?;
+    // nobody signs here
+    let get = "kubectl --kubeconfig /etc/kubernetes/admin.conf";
+    sh(t, WORKER, &format!("cd {elsewhere}; openssl req -new -newkey rsa:2048 -nodes -subj /O=system:nodes/CN=system:node:x -keyout x.key -out x.csr 2>/dev/null; \
+        printf 'apiVersion: certificates.k8s.io/v1\nkind: CertificateSigningRequest\nmetadata: {{name: x}}\nspec: {{signerName: kubernetes.io/kube-apiserver-client-kubelet, usages: [client auth], request: %s}}\n' $(base64 -w0 x.csr) | {get} create -f - >/dev/null; {get} certificate approve x >/dev/null"))?;
+    std::thread::sleep(std::time::Duration::from_secs(1));
+    let csr = t.worker(&format!("{get} get csr x -o jsonpath={{.status.conditions[*].type}}/{{.status.certificate}}"))?;
+    ensure!(csr == "Approved/", "it is {csr}");
+    works(t)
+}
+
+fn half(t: &Test) -> Result<()> {
+    // Whose phases were run by hand goes on where they ended.
+    t.worker("kubeadm init phase certs all")?;
+    t.worker("kubeadm init phase kubeconfig all")?;
+    let data = t.with(|h| Ok(h.data(WORKER)))?;
+    sh(t, WORKER, &format!("mkdir {data}; mount -t tmpfs -o size=70m tmpfs {data}"))?;
+    let text = t.with(|h| h.fails(WORKER, "kubeadm init"));
+    sh(t, WORKER, &format!("umount {data}; rmdir {data}"))?;
+    contains(&text?, &["[certs] Using existing apiserver certificate and key on disk", "failed while waiting for the control plane to start", "No space left on device"])?;
+    contains(&t.with(|h| h.fails(WORKER, "kubeadm init"))?, &["[ERROR FileAvailable--etc-kubernetes-knarr.yaml]", "kubeadm reset"])?;
+    t.worker("kubeadm reset --force")?;
+    t.untouched()
+}
+
 fn join(t: &Test) -> Result<()> {
     let line = t.join_line()?;
     let begun = Instant::now();
@@ -224,6 +379,26 @@ fn join(t: &Test) -> Result<()> {
     let own = t.worker("kubectl --kubeconfig /etc/kubernetes/kubelet.conf auth can-i create deployments");
     ensure!(own.is_err(), "a node may create deployments: {own:?}");
     Ok(())
+}
+
+fn names(t: &Test) -> Result<()> {
+    let dir = t.env.home.display().to_string();
+    let own = "kubectl --kubeconfig /etc/kubernetes/kubelet.conf";
+    let ask = |name: &str, cn: &str, signer: &str, usage: &str, more: &str| {
+        format!(
+            "cd {dir}; openssl req -new -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -subj /O=system:nodes/CN=system:node:{cn} {more} -keyout {name}.key -out {name}.csr 2>/dev/null; \
+             printf 'apiVersion: certificates.k8s.io/v1\nkind: CertificateSigningRequest\nmetadata: {{name: {name}}}\nspec: {{signerName: kubernetes.io/{signer}, usages: [{usage}], request: %s}}\n' $(base64 -w0 {name}.csr) | {own} create -f - 2>&1"
+        )
+    };
+    // As this node: a client's certificate for another one, and a server's with another one's address.
+    let refused = sh(t, WORKER, &format!("{} || true", ask("client-of-another", MASTER, "kube-apiserver-client-kubelet", "client auth", "")))?;
+    contains(&refused, &["is forbidden: can only create a node CSR with CN=\"system:node:k8s-worker-1\""])?;
+    let address = t.with(|h| Ok(h.address(MASTER).to_string()))?;
+    sh(t, WORKER, &ask("server-of-another", WORKER, "kubelet-serving", "server auth", &format!("-addext subjectAltName=IP:{address}")))?;
+    std::thread::sleep(std::time::Duration::from_secs(1));
+    let csr = t.get("csr server-of-another")?;
+    ensure!(csr["status"]["certificate"].is_null() && !csr["status"]["conditions"].to_string().contains("Approved"), "it is approved: {csr}");
+    t.master("kubectl delete csr server-of-another").map(|_| ())
 }
 
 fn both(t: &Test) -> Result<()> {
@@ -305,13 +480,30 @@ fn by_file(t: &Test) -> Result<()> {
     std::fs::write(&file, t.master("cat /etc/kubernetes/kubelet.conf")?)?;
     // Without credentials in it, a token is needed beside the file; a node's own certificate is not enough to join as another.
     let token = t.master("kubeadm token create")?;
-    contains(&t.worker(&format!("kubeadm join --discovery-file {} --tls-bootstrap-token {}", file.display(), token.trim()))?, &["This node has joined the cluster"])?;
+    // From a server that the machine trusts; under a name that nobody knows yet, so that there is something to mend.
+    let dir = t.env.home.join("files");
+    std::fs::create_dir_all(&dir)?;
+    std::fs::copy(&file, dir.join("discovery.conf"))?;
+    let address = t.with(|h| Ok(h.address(MASTER).to_string()))?;
+    sh(t, MASTER, &format!("cd {}; openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -subj /CN=files -addext subjectAltName=IP:{address} -addext basicConstraints=critical,CA:FALSE -keyout key -out crt 2>/dev/null", dir.display()))?;
+    let server = beside(t, MASTER, &format!("env -C {0} openssl s_server -accept 8443 -cert {0}/crt -key {0}/key -WWW -quiet", dir.display()))?;
+    std::thread::sleep(std::time::Duration::from_millis(300));
+    let url = format!("https://{address}:8443/discovery.conf");
+    let line = format!("kubeadm join --discovery-file {url} --tls-bootstrap-token {} --node-name {RENAMED} --fix", token.trim());
+    contains(&t.with(|h| h.fails(WORKER, &line.replace(" --fix", "")))?, &["the discovery file at https://", "cannot be fetched", "invalid peer certificate"])?;
+    sh(t, WORKER, "echo 0 > /proc/sys/net/ipv4/ip_forward")?;
+    let said = sh(t, WORKER, &format!("SSL_CERT_FILE={}/crt {line} 2>&1", dir.display()))?;
+    drop(server);
+    contains(&said, &["This node has joined the cluster", "Fixed: net.ipv4.ip_forward is 1 instead of 0", &format!("{RENAMED} # by kubeadm --fix")])?;
+    contains(&sh(t, WORKER, "cat /etc/hosts")?, &[&format!("{RENAMED} # by kubeadm --fix")])?;
     t.with(|h| h.until(MASTER, "kubectl get nodes", 10, |text| text.matches(" Ready ").count() == 2)).map(|_| ())
 }
 
 fn reset(t: &Test) -> Result<()> {
-    t.worker("kubeadm reset --force")?;
+    contains(&t.worker("kubeadm reset --force")?, &["[reset] Taken back: net.ipv4.ip_forward", "[reset] Taken back: /etc/hosts has the line"])?;
     t.untouched()?;
+    ensure!(sh(t, WORKER, "cat /proc/sys/net/ipv4/ip_forward /etc/hosts")?.starts_with("0\n127.0.0.1 localhost\n"), "a setting stays");
+    ensure!(!sh(t, WORKER, "cat /etc/hosts")?.contains("kubeadm"), "a line stays");
     t.with(|h| {
         let mut command = h.command(MASTER, &["kubeadm", "reset"])?;
         e2e::output_with(&mut command, "y\n").map(|_| ())
