@@ -1,5 +1,5 @@
-//! Certificates that last for less than a minute: a control plane and a worker live through several generations of them,
-//! with clients at work all the time.
+//! Certificates that last for less than a minute: a control plane with its member of etcd, and a worker, live
+//! through several generations of them, with clients at work all the time.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Mutex;
@@ -83,7 +83,7 @@ fn init(t: &Test) -> Result<()> {
     let config = t.env.home.join("init.yaml");
     let text = format!("apiVersion: kubeadm.k8s.io/v1beta4\nkind: ClusterConfiguration\ncertificateValidityPeriod: {LIFETIME}\n");
     std::fs::write(&config, text)?;
-    *t.said.lock().expect("not poisoned") = t.on(MASTER, &format!("kubeadm init --config {}", config.display()))?;
+    *t.said.lock().expect("not poisoned") = t.on(MASTER, &format!("kubeadm init --etcd --config {}", config.display()))?;
     t.on(MASTER, "kubectl taint node master node-role.kubernetes.io/control-plane:NoSchedule-").map(|_| ())
 }
 
@@ -107,7 +107,13 @@ fn generations(t: &Test) -> Result<()> {
     let (done, asked) = (AtomicBool::new(false), AtomicUsize::new(0));
     let failed = Mutex::new(Vec::new());
     let begun = Instant::now();
-    let ports = [("the API server", MASTER, 6443), ("the master's kubelet", MASTER, 10250), ("the worker's kubelet", WORKER, 10250)];
+    let ports = [
+        ("the API server", MASTER, 6443),
+        ("the master's kubelet", MASTER, 10250),
+        ("the worker's kubelet", WORKER, 10250),
+        ("etcd", MASTER, 2379),
+        ("etcd towards other members", MASTER, 2380),
+    ];
     let mut seen: BTreeMap<&str, BTreeSet<String>> = BTreeMap::new();
     // Reads, writes, and what goes through the API server to either kubelet.
     let lines = [
@@ -164,7 +170,7 @@ fn shown(t: &Test) -> Result<()> {
         Ok(())
     })?;
     // Those of clients are made anew as well: all are still good.
-    for file in ["pki/apiserver-kubelet-client.crt", "pki/front-proxy-client.crt"] {
+    for file in ["pki/apiserver-kubelet-client.crt", "pki/front-proxy-client.crt", "pki/apiserver-etcd-client.crt", "pki/etcd/healthcheck-client.crt"] {
         t.on(MASTER, &format!("openssl x509 -noout -checkend 1 -in /etc/kubernetes/{file}"))?;
     }
     t.on(WORKER, "openssl x509 -noout -checkend 1 -in /var/lib/kubelet/pki/kubelet-client-current.pem").map(|_| ())
