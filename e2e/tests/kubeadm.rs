@@ -58,6 +58,7 @@ const STEPS: &[(&str, Run)] = &[
     ("a CA of RSA that is there is used", own_ca),
     ("a CA of somebody else: requests, signatures, init", external_ca),
     ("a half-finished init is told of, and reset", half),
+    ("a join that was killed is told of, and reset", killed),
     ("a worker joins by the printed command", join),
     ("a request for somebody else's name is not signed", names),
     ("a deployment is reached through both nodes", both),
@@ -361,6 +362,16 @@ fn half(t: &Test) -> Result<()> {
     contains(&t.with(|h| h.fails(WORKER, "kubeadm init"))?, &["[ERROR FileAvailable--etc-kubernetes-knarr.yaml]", "kubeadm reset"])?;
     t.worker("kubeadm reset --force")?;
     t.untouched()
+}
+
+fn killed(t: &Test) -> Result<()> {
+    let line = t.join_line()?;
+    sh(t, WORKER, &format!("{line} >/dev/null 2>&1 & pid=$!; while [ ! -e /etc/kubernetes/kubelet.conf ]; do sleep 0.01; done; kill -9 $pid"))?;
+    contains(&t.with(|h| h.fails(WORKER, &line))?, &["[ERROR FileAvailable--etc-kubernetes-kubelet.conf]", "or has begun to: kubeadm reset takes that back"])?;
+    t.worker("kubeadm reset --force")?;
+    t.untouched()?;
+    // It may have come as far as that.
+    t.master(&format!("kubectl delete node {WORKER} --ignore-not-found")).map(|_| ())
 }
 
 fn join(t: &Test) -> Result<()> {
