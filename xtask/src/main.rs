@@ -3,6 +3,7 @@
 
 mod api;
 mod bench;
+mod clusters;
 mod decisions;
 mod fuzz;
 mod hollow;
@@ -71,6 +72,11 @@ enum What {
         #[arg(long)]
         store: bool,
     },
+    /// Clusters of several nodes, their idle agents, snapshots of a gigabyte and restoring them: printed, not written down
+    Clusters {
+        /// Only these parts: one, six, embedded, etcd
+        parts: Vec<String>,
+    },
     /// Scheduler and controllers beside an API server, with 5,000 hollow nodes: printed, not written down
     Hollow,
 }
@@ -83,6 +89,7 @@ fn main() -> ExitCode {
         Task::Bench { what: None } => bench::run(),
         Task::Bench { what: Some(What::Scheduler) } => decisions::run(),
         Task::Bench { what: Some(What::Api { also, store }) } => api::run(also, store),
+        Task::Bench { what: Some(What::Clusters { parts }) } => clusters::run(&parts),
         Task::Bench { what: Some(What::Hollow) } => hollow::run(),
         Task::Tools => tools::install().map(|_| ()),
     };

@@ -1,11 +1,13 @@
 //! `knarr server --etcd`: a member of etcd beside the server; and `knarr etcd`: looking at the members, removing one.
 
 use std::net::Ipv4Addr;
-use std::path::PathBuf;
-use std::time::Duration;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
-use bootstrap::etcd::{self, Cluster, Member, Patience, certs};
+use bootstrap::etcd::{self, Cluster, Member, Patience, Program, certs};
 use clap::{Args, Subcommand};
 use jiff::Timestamp;
 use reconcile::Tasks;
@@ -51,10 +53,7 @@ pub async fn start(config: &Config, layout: &Layout, beside: &Beside, address: I
     let member = member(config, layout, beside, address);
     files::private_dir(&member.dir)?;
     if etcd::left(&member.dir).is_none() {
-        for (flag, address, port) in [("etcd-client-port", Ipv4Addr::LOCALHOST, member.client_port), ("etcd-peer-port", address, member.peer_port)] {
-            let free = std::net::TcpListener::bind((address, port));
-            drop(free.with_context(|| format!("etcd cannot listen on {address}:{port} (ss -ltnp 'sport = :{port}' names who does): stop that, or give --{flag} another port"))?);
-        }
+        listening(&member)?;
     }
     let program = etcd::find_program(beside.program.as_deref()).await?;
     let note = member.note();
@@ -93,36 +92,137 @@ fn engine_of(member: &Member) -> Result<Etcd> {
     Etcd::of(&args)?.context("a member has a URL")
 }
 
-/// Begins a cluster of one with the member that was beside the server of this directory, which does not run. Its data
-/// are set aside. The tasks run it.
-pub async fn begin_anew(layout: &Layout, force: bool) -> Result<(Etcd, Tasks)> {
+/// A cluster of one in the making, with the member that was beside the server of a directory, which does not run. It lies
+/// aside until it is put in that one's place.
+pub struct Anew {
+    member: Member,
+    /// The one that was.
+    before: Member,
+    program: Program,
+    local: Cluster,
+}
+
+/// How long the new member may take to be made, and then to end.
+const MADE: Duration = Duration::from_secs(30);
+const ENDED: Duration = Duration::from_secs(10);
+
+/// Makes the member and ends it again. The process of the one that was is ended.
+pub async fn begin_anew(layout: &Layout, force: bool) -> Result<Anew> {
     let dir = layout.member();
     let path = dir.join(PLACE);
     let text = std::fs::read(&path).with_context(|| format!("no member of etcd has been beside the server of {}", layout.data.display()))?;
     let place: MemberPlace = serde_json::from_slice(&text).with_context(|| format!("{} is damaged", path.display()))?;
     let MemberPlace { name, address, client_port, peer_port, program, pki } = place;
-    let member = Member { name, address, client_port, peer_port, data: dir.join("data"), dir, pki };
-    if member.has_data() {
-        ensure!(force, "{} holds what a member of etcd has kept: where most members are well, start the server instead; where they are lost, say --force to set it aside", member.data.display());
-        etcd::end_left(&member.dir);
-        let aside = member.data.with_extension("lost");
-        if aside.exists() {
-            std::fs::remove_dir_all(&aside).with_context(|| format!("cannot remove {}", aside.display()))?;
-        }
-        std::fs::rename(&member.data, &aside).with_context(|| format!("cannot set {} aside", member.data.display()))?;
-        println!("what the member has kept is in {}", aside.display());
+    let before = Member { name, address, client_port, peer_port, data: dir.join("data"), dir, pki };
+    if before.has_data() {
+        ensure!(force, "{} holds what a member of etcd has kept: where most members are well, start the server instead; where they are lost, say --force to set it aside", before.data.display());
     }
-    member.write_note(&etcd::Note::default())?;
+    let dir = before.dir.join("new");
+    let member = Member { data: dir.join("data"), dir, ..before.clone() };
+    for left in [&before, &member] {
+        etcd::end_left(&left.dir);
+    }
+    if member.dir.exists() {
+        // Of an attempt that was cut short.
+        std::fs::remove_dir_all(&member.dir).with_context(|| format!("cannot remove {}", member.dir.display()))?;
+    }
+    files::private_dir(&member.dir)?;
+    listening(&member)?;
     let program = etcd::find_program(program.as_deref()).await?;
     let access = certs::access(&member.pki, "etcd/healthcheck-client")?;
     let local = Cluster::new(&[member.local_url()], Some(&access))?;
-    let tasks = Tasks::new();
-    etcd::join(&member, &program, None, &local, &Patience::default(), |supervisor| {
-        let stop = tasks.token();
-        tasks.spawn_uncancelled(async move { supervisor.run(stop.cancelled_owned()).await });
+    let anew = Anew { member, before, program, local };
+    anew.make().await.with_context(|| format!("etcd's log is {}", anew.member.log().display()))?;
+    Ok(anew)
+}
+
+impl Anew {
+    /// Where it keeps its data.
+    pub fn data(&self) -> &Path {
+        &self.member.data
+    }
+
+    /// How it is reached.
+    pub fn etcd(&self) -> Result<Etcd> {
+        engine_of(&self.member)
+    }
+
+    /// Runs it until it has written what its cluster is, and put a snapshot of that aside: what comes later is not in its
+    /// log then, so members that join get its file.
+    async fn make(&self) -> Result<()> {
+        let member = &self.member;
+        let initial = format!("{}={}", member.name, member.peer_url());
+        let log = std::fs::OpenOptions::new().create(true).append(true).mode(0o600).open(member.log())?;
+        let mut child = tokio::process::Command::new(&self.program.path)
+            .args(member.arguments(Some((&initial, false))))
+            // The last one counts.
+            .arg("--snapshot-count=1")
+            .stdin(Stdio::null())
+            .stdout(log.try_clone()?)
+            .stderr(log)
+            .current_dir("/")
+            .process_group(0)
+            .kill_on_drop(true)
+            .spawn()?;
+        let begun = Instant::now();
+        loop {
+            if let Some(status) = child.try_wait()? {
+                bail!("etcd has ended ({status})");
+            }
+            let mut there = std::fs::read_dir(member.data.join("member/snap")).into_iter().flatten().flatten();
+            if there.any(|e| e.path().extension().is_some_and(|e| e == "snap")) && self.local.health().await.is_ok_and(|h| h.leader != 0) {
+                break;
+            }
+            ensure!(begun.elapsed() < MADE, "etcd has made no cluster within {MADE:?}");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        let pid = child.id().and_then(|id| rustix::process::Pid::from_raw(id as i32)).context("etcd has ended")?;
+        rustix::process::kill_process(pid, rustix::process::Signal::TERM)?;
+        tokio::time::timeout(ENDED, child.wait()).await.context("etcd does not end")??;
+        Ok(())
+    }
+
+    /// Puts it, which does not run, in the place of the one that was; what that has kept is set aside.
+    pub fn put_in_place(&self) -> Result<()> {
+        let Anew { member, before, .. } = self;
+        if before.has_data() {
+            let aside = before.data.with_extension("lost");
+            if aside.exists() {
+                std::fs::remove_dir_all(&aside).with_context(|| format!("cannot remove {}", aside.display()))?;
+            }
+            std::fs::rename(&before.data, &aside).with_context(|| format!("cannot set {} aside", before.data.display()))?;
+            println!("what the member has kept is in {}", aside.display());
+        }
+        std::fs::rename(&member.data, &before.data).with_context(|| format!("cannot rename {}", member.data.display()))?;
+        before.write_note(&etcd::Note::default())?;
+        std::fs::File::open(&before.dir)?.sync_all()?;
+        std::fs::remove_dir_all(&member.dir).with_context(|| format!("cannot remove {}", member.dir.display()))
+    }
+}
+
+/// Whether the member's ports are free.
+fn listening(member: &Member) -> Result<()> {
+    for (flag, address, port) in [("etcd-client-port", Ipv4Addr::LOCALHOST, member.client_port), ("etcd-peer-port", member.address, member.peer_port)] {
+        let free = std::net::TcpListener::bind((address, port));
+        drop(free.with_context(|| format!("etcd cannot listen on {address}:{port} (ss -ltnp 'sport = :{port}' names who does): stop that, or give --{flag} another port"))?);
+    }
+    Ok(())
+}
+
+/// The bytes that a member's file may have: etcd takes the setting from the environment, as its process gets ours.
+pub fn quota() -> Result<u64> {
+    const NAME: &str = "ETCD_QUOTA_BACKEND_BYTES";
+    let Some(text) = std::env::var_os(NAME) else { return Ok(store::etcd::DEFAULT_QUOTA) };
+    let text = text.to_string_lossy();
+    quota_of(&text).with_context(|| format!("{NAME}={text} in the environment is no number"))
+}
+
+fn quota_of(text: &str) -> Option<u64> {
+    Some(match text.parse::<i64>().ok()? {
+        0 => store::etcd::DEFAULT_QUOTA,
+        // etcd has no limit then.
+        number => u64::try_from(number).unwrap_or(u64::MAX),
     })
-    .await?;
-    Ok((engine_of(&member)?, tasks))
 }
 
 /// What is kept of how a member is started, for when it has to be without its server.
@@ -224,4 +324,15 @@ async fn remove(cluster: &Cluster, which: &str) -> Result<()> {
     cluster.remove(member.id).await?;
     println!("{} ({:x}) is no member of etcd's cluster any more", member.name, member.id);
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_quota_is_as_etcd_reads_it() {
+        assert_eq!(["0", "8589934592", "-1"].map(|text| quota_of(text)), [Some(2 << 30), Some(8 << 30), Some(u64::MAX)]);
+        assert_eq!(["", "8G"].map(|text| quota_of(text)), [None, None]);
+    }
 }

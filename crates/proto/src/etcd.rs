@@ -36,6 +36,17 @@ pub struct KeyValue {
     pub lease: i64,
 }
 
+/// A lease as it lies in a member's file (etcd's `lease.proto`).
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct Lease {
+    #[prost(int64, tag = "1")]
+    pub id: i64,
+    #[prost(int64, tag = "2")]
+    pub ttl: i64,
+    #[prost(int64, tag = "3")]
+    pub remaining_ttl: i64,
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
 #[repr(i32)]
 pub enum EventType {

@@ -149,10 +149,10 @@ async fn an_embedded_store_is_lost_and_restored() {
     assert!(secrets > 0, "what is encrypted stays so in a snapshot");
 
     let beyond = taken.header.revision + 1000;
-    let copied = offline::import(&dir.path().join("store"), beyond, objects(&taken)).await.unwrap();
+    let copied = offline::import(&dir.path().join("store"), beyond, taken.objects().unwrap()).await.unwrap();
     assert_eq!((copied.objects, copied.revision), (taken.objects, beyond));
     // A second time it is refused, and harms nothing.
-    let again = offline::import(&dir.path().join("store"), beyond, objects(&taken)).await.unwrap_err();
+    let again = offline::import(&dir.path().join("store"), beyond, taken.objects().unwrap()).await.unwrap_err();
     assert!(again.to_string().contains("there is a store in"), "{again}");
     let second = server(open(&dir.path().join("store")), &ca, &["key1"]).await;
     same(&before, &state(&second, true).await);
@@ -173,17 +173,50 @@ async fn an_etcd_is_lost_and_restored() {
 
     let new = etcd::Cluster::start_tls();
     let store = new.open().await;
-    let values = || objects(&taken).into_iter().map(|kv| (kv.key, kv.value)).collect::<Vec<_>>();
+    let values = || taken.objects().unwrap().map(|next| next.map(|kv| (kv.key, kv.value)));
     let beyond = taken.header.revision + 1000;
-    let copied = offline::fill(&store, values(), beyond, false, |_, _, _| {}).await.unwrap();
+    let copied = offline::fill(&store, values(), taken.objects, beyond, false, |_, _, _| {}).await.unwrap();
     assert!(copied.objects == taken.objects && copied.revision > beyond, "{copied:?}");
-    let again = offline::fill(&store, values(), beyond, false, |_, _, _| {}).await.unwrap_err();
+    let again = offline::fill(&store, values(), taken.objects, beyond, false, |_, _, _| {}).await.unwrap_err();
     assert!(matches!(again, offline::Error::NotEmpty(n) if n as u64 == taken.objects), "{again}");
     // By force, what is not in the snapshot goes.
     store.txn(store::Txn::put("/registry/configmaps/a/stray", "{}")).await.unwrap();
-    offline::fill(&store, values(), beyond, true, |_, _, _| {}).await.unwrap();
+    offline::fill(&store, values(), taken.objects, beyond, true, |_, _, _| {}).await.unwrap();
     let second = server(store, &ca, &["key1"]).await;
     same(&before, &state(&second, false).await);
+    above(&second, lost, taken.header.revision as u64).await;
+    second.store().close().await;
+}
+
+/// What was taken of an embedded store, into a new member of etcd that does not run: resource versions stay.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_embedded_store_is_restored_into_a_new_member() {
+    let (dir, ca) = (tempfile::tempdir().unwrap(), ca());
+    let first = server(open(&dir.path().join("store")), &ca, &["key1"]).await;
+    fill(&first).await;
+    let event = json!({"metadata": {"name": "e"}, "involvedObject": {"namespace": "a"}, "reason": "Tested"});
+    assert_eq!(first.post(&admin(), "/api/v1/namespaces/a/events", &event).await.0, 201);
+    let before = state(&first, true).await;
+    let taken = snapshot(&first, &dir.path().join("snapshot")).await;
+    let lost = later(&first).await;
+    first.store().close().await;
+    drop(first);
+
+    let mut member = etcd::Cluster::start_with(1, false, &["--snapshot-count", "1"]);
+    let start = Instant::now();
+    while !member.data(0).join("member/snap").read_dir().unwrap().flatten().any(|e| e.path().extension().is_some_and(|e| e == "snap")) {
+        assert!(start.elapsed().as_secs() < 20, "{}", member.log(0));
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    member.end(0);
+    let beyond = taken.header.revision + 1000;
+    let full = offline::import_member(&member.data(0), beyond, 4096, taken.by_revision().unwrap()).unwrap_err();
+    assert!(full.to_string().contains("ETCD_QUOTA_BACKEND_BYTES"), "{full}");
+    let copied = offline::import_member(&member.data(0), beyond, store::etcd::DEFAULT_QUOTA, taken.by_revision().unwrap()).unwrap();
+    assert_eq!((copied.objects, copied.revision), (taken.objects, beyond));
+    member.run(0);
+    let second = server(member.open().await, &ca, &["key1"]).await;
+    same(&before, &state(&second, true).await);
     above(&second, lost, taken.header.revision as u64).await;
     second.store().close().await;
 }
@@ -205,10 +238,10 @@ async fn moved_to_etcd_and_back() {
 
     let (all, revision) = offline::everything(open(&dir.path().join("a"))).await.unwrap();
     let converter = offline::Converter { from: here(), to: there(), form: StorageMediaType::Protobuf };
-    let values = all.iter().map(|kv| (kv.key.clone(), converter.convert(kv).unwrap())).collect();
+    let values = all.iter().map(|kv| Ok((kv.key.clone(), converter.convert(kv).unwrap())));
     let members = etcd::Cluster::start(3);
     let raw = members.open().await;
-    offline::fill(&store::under(raw.clone(), "/deep/er"), values, revision, false, |_, _, _| {}).await.unwrap();
+    offline::fill(&store::under(raw.clone(), "/deep/er"), values, all.len() as u64, revision, false, |_, _, _| {}).await.unwrap();
     // As upstream would have written it.
     let kvs = raw.range(RangeRequest::prefix("/deep/er/")).await.unwrap().kvs;
     let begins = |key: &str, with: &[u8]| kvs.iter().filter(|kv| kv.key.starts_with(key.as_bytes())).all(|kv| kv.value.starts_with(with));
@@ -225,7 +258,7 @@ async fn moved_to_etcd_and_back() {
     let source = store::under(members.open().await, "/deep/er");
     let (all, revision) = offline::everything(source).await.unwrap();
     let converter = offline::Converter { from: there(), to: here(), form: StorageMediaType::Json };
-    let all = all.into_iter().map(|kv| store::KeyValue { value: converter.convert(&kv).unwrap(), ..kv }).collect();
+    let all = all.into_iter().map(|kv| Ok(store::KeyValue { value: converter.convert(&kv).unwrap(), ..kv }));
     offline::import(&dir.path().join("b"), revision, all).await.unwrap();
     let third = server(open(&dir.path().join("b")), &ca, &["key1"]).await;
     // Here, resource versions are the same.

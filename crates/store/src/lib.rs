@@ -20,11 +20,13 @@ pub mod embedded;
 mod error;
 pub mod etcd;
 pub mod memory;
+mod steps;
 mod types;
 mod under;
 mod watch;
 
 pub use error::Error;
+pub use steps::{Steps, Took};
 pub use types::{
     Compare, Event, KeyValue, Op, RangeRequest, RangeResponse, Status, Txn, TxnResponse,
     WatchEvent, prefix_end,

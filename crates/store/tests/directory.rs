@@ -305,13 +305,15 @@ async fn an_import() {
     let kv = |n: i64| store::KeyValue { key: format!("k{n:05}").into_bytes(), value: vec![7; 3000].into(), create_revision: n, mod_revision: n + 5, version: 3 };
     let begun = || store::embedded::Import::begin(dir.path());
     let mut import = begun().unwrap();
-    import.put(&kv(1), None).unwrap();
+    let keys = |all: &[i64]| all.iter().map(|n| Ok::<_, Error>((kv(*n), (*n == 10).then_some(Duration::from_secs(1))))).collect::<Vec<_>>();
+    import.fill(keys(&[1])).unwrap();
     drop(import);
+    for disorder in [[2, 1], [1, 1]] {
+        assert!(matches!(begun().unwrap().fill(keys(&disorder)), Err(Error::Invalid(_))));
+    }
     // Cut short, it is no store; the next one begins anew.
     let mut import = begun().unwrap();
-    for n in 10..2010 {
-        import.put(&kv(n), (n == 10).then_some(Duration::from_secs(1))).unwrap();
-    }
+    import.fill(keys(&(10..2010).collect::<Vec<_>>())).unwrap();
     import.finish(100_000).unwrap();
     assert!(matches!(begun().err().unwrap(), OpenError::Exists { .. }));
     let store = open(dir.path(), Options::default()).unwrap();

@@ -399,3 +399,91 @@ async fn what_cannot_be_opened() {
     let cause = std::error::Error::source(&error).unwrap().to_string();
     assert!(matches!(error, OpenError::Unreachable(_)) && cause.contains("certificate"), "{cause}");
 }
+
+async fn all(store: &Arc<dyn Store>) -> Vec<store::KeyValue> {
+    store.range(RangeRequest::prefix("k")).await.unwrap().kvs
+}
+
+/// A member's file that is written without etcd: keys with their revisions, at a revision far above; etcd works on it, and
+/// members that join get all of it.
+#[tokio::test]
+async fn a_new_member_is_filled() {
+    let mut cluster = Cluster::start_with(1, false, &["--snapshot-count", "1"]);
+    let snapshots = cluster.data(0).join("member/snap");
+    let start = Instant::now();
+    while !snapshots.read_dir().unwrap().flatten().any(|e| e.path().extension().is_some_and(|e| e == "snap")) {
+        assert!(start.elapsed().as_secs() < 20, "{}", cluster.log(0));
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    cluster.end(0);
+    let data = cluster.data(0);
+    // Keys in another order than revisions, two of each revision, of all sizes.
+    let kv = |n: i64| store::KeyValue {
+        key: format!("k{:05}", n * 7919 % 10_007).into_bytes(),
+        value: vec![b'a' + (n % 26) as u8; (n * 31 % 9000) as usize].into(),
+        create_revision: 5 + n / 4,
+        mod_revision: 10 + n / 2,
+        version: 1 + n % 3,
+    };
+    let mut import = etcd::Import::begin(&data, 1 << 20).unwrap();
+    import.put(&kv(100), None).unwrap();
+    assert!(matches!(import.put(&kv(3), None), Err(etcd::ImportError::Order { .. })));
+    let full = (100..4000).find_map(|n| import.put(&kv(n), None).err()).unwrap().to_string();
+    assert!(full.contains("1048576 bytes") && full.contains("ETCD_QUOTA_BACKEND_BYTES"), "{full}");
+    // Nothing was changed by that.
+    let mut import = etcd::Import::begin(&data, etcd::DEFAULT_QUOTA).unwrap();
+    for n in 0..3000 {
+        import.put(&kv(n), (n == 17).then_some(Duration::from_secs(2))).unwrap();
+    }
+    let mut read = Vec::new();
+    import.finish(100_000, |kv| read.push(kv)).unwrap();
+    assert!(read == (0..3000).map(kv).collect::<Vec<_>>());
+    let again = etcd::Import::begin(&data, etcd::DEFAULT_QUOTA).err().unwrap().to_string();
+    assert!(again.contains("there are keys in it"), "{again}");
+
+    cluster.run(0);
+    let store = cluster.open().await;
+    let mut wanted: Vec<_> = (0..3000).map(kv).collect();
+    wanted.sort_by(|a, b| a.key.cmp(&b.key));
+    let found = store.range(RangeRequest::prefix("k")).await.unwrap();
+    assert_eq!(found.revision, 100_000);
+    assert!(found.kvs == wanted, "{} keys", found.kvs.len());
+    assert!(matches!(store.range(RangeRequest::prefix("k").at(99_999)).await, Err(Error::Compacted { .. })));
+    let mut watch = store.watch(b"", 100_001).await.unwrap();
+    let old = kv(5);
+    let changed = store.txn(Txn::put(old.key.clone(), "new").when(old.key.clone(), old.mod_revision)).await.unwrap();
+    assert!(changed.succeeded && changed.revision == 100_001, "{changed:?}");
+    assert_eq!(next(&mut watch).await, (100_001, vec![String::from_utf8(old.key.clone()).unwrap()]));
+    // What has a time to live goes.
+    let short = String::from_utf8(kv(17).key).unwrap();
+    assert_eq!(next(&mut watch).await, (100_002, vec![short]));
+    // Pages are split, emptied and merged.
+    for n in (0..3000).step_by(2) {
+        let op = if n % 4 == 0 { Txn::delete(kv(n).key) } else { Txn::put(kv(n).key, vec![b'z'; 700]) };
+        store.txn(op).await.unwrap();
+    }
+    let revision = store.revision().await.unwrap();
+    store.compact(revision).await.unwrap();
+    let now = all(&store).await;
+    assert!((2240..2260).contains(&now.len()), "{}", now.len());
+    store.close().await;
+    cluster.kill(0);
+    cluster.run(0);
+    let store = cluster.open().await;
+    assert!(all(&store).await == now);
+    store.close().await;
+
+    let address = cluster.address(0);
+    let joined = cluster
+        .join(|url| async move {
+            let stream = tokio::net::TcpStream::connect(address).await.unwrap();
+            let (channel, connection) = proto::grpc::connect(stream, &format!("http://{address}"), Default::default()).await.unwrap();
+            tokio::spawn(connection);
+            let request = proto::etcd::MemberAddRequest { peer_urls: vec![url], is_learner: false };
+            let _: proto::etcd::MemberAddResponse = channel.unary(proto::etcd::method::MEMBER_ADD, &request, Duration::from_secs(10)).await.unwrap();
+        })
+        .await;
+    let second = etcd::open(Options { endpoints: vec![cluster.url(joined)], ..cluster.options() }).await.unwrap();
+    assert!(all(&second).await == now, "{}", cluster.log(joined));
+    second.close().await;
+}

@@ -3,22 +3,20 @@
 //! Snapshots and rewriting also work through a running server (`/knarr/store/…`), the others want the store for themselves.
 //! They read and check everything before they change anything, and say afterwards what they have compared.
 mod copy;
+mod pages;
 mod rewrite;
 mod snapshot;
 
 use std::path::PathBuf;
-use std::sync::Arc;
 
-use store::{RangeRequest, Store};
+use pages::Pages;
 
-pub use copy::{Converter, Copied, everything, fill, import, survey};
+pub use copy::{Converter, Copied, everything, fill, import, import_member, survey};
 pub use rewrite::{Rewritten, Survey, rewrite};
 pub use snapshot::{Header, Item, Snapshot, send};
 
 /// All that is a cluster's. Other keys of an etcd are let alone.
 const ALL: &str = "/registry/";
-/// Keys that are read at once.
-const PAGE: usize = 500;
 /// Leases by which upstream's servers tell that they live; they are written anew all the time.
 const FLEETING: &[u8] = b"/registry/masterleases/";
 
@@ -32,6 +30,8 @@ pub enum Error {
     Store(#[from] store::Error),
     #[error(transparent)]
     Open(#[from] store::embedded::OpenError),
+    #[error(transparent)]
+    Member(#[from] store::etcd::ImportError),
     #[error("{path} cannot be {action}")]
     File {
         path: PathBuf,
@@ -56,42 +56,6 @@ pub enum Error {
     NotEmpty(usize),
     #[error("the receiver has gone away")]
     Gone,
-}
-
-/// Reads everything at one revision, a page at a time.
-pub(crate) struct Pages {
-    store: Arc<dyn Store>,
-    next: Option<Vec<u8>>,
-    /// Whether all pages are of one revision.
-    same: bool,
-    /// Of the first page.
-    pub revision: i64,
-}
-
-impl Pages {
-    pub fn new(store: Arc<dyn Store>) -> Pages {
-        Pages { store, next: Some(ALL.into()), same: true, revision: 0 }
-    }
-
-    /// Each page as it is when it is read: for what takes longer than history is kept.
-    pub fn moving(store: Arc<dyn Store>) -> Pages {
-        Pages { same: false, ..Pages::new(store) }
-    }
-
-    /// The next page; nothing at the end.
-    pub async fn next(&mut self) -> Result<Option<Vec<store::KeyValue>>, store::Error> {
-        let Some(key) = self.next.take() else { return Ok(None) };
-        let page = self.store.range(RangeRequest::page(key, store::prefix_end(ALL.as_bytes()), PAGE).at(if self.same { self.revision } else { 0 })).await?;
-        if self.revision == 0 {
-            self.revision = page.revision;
-        }
-        if page.more && let Some(last) = page.kvs.last() {
-            let mut key = last.key.clone();
-            key.push(0);
-            self.next = Some(key);
-        }
-        Ok(Some(page.kvs.into_iter().filter(|kv| !kv.key.starts_with(FLEETING)).collect()))
-    }
 }
 
 /// How long a key lives that is put in again.

@@ -8,6 +8,7 @@
 //! Lengths have four bytes, numbers eight, the highest first.
 use std::fs::File;
 use std::io::{BufReader, Read, Write};
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -115,7 +116,9 @@ pub async fn send(store: Arc<dyn Store>, prefix: &str, to: mpsc::Sender<Bytes>) 
             count += 1;
             encode(&Item::Object(kv), &mut out);
         }
-        sink.send(std::mem::take(&mut out)).await?;
+        if !out.is_empty() {
+            sink.send(std::mem::take(&mut out)).await?;
+        }
         page = pages.next().await?;
     }
     out.push(END);
@@ -137,20 +140,26 @@ pub struct Snapshot {
     pub files: Vec<String>,
 }
 
-struct Source<'a> {
+struct Source<'a, R = BufReader<File>> {
     path: &'a Path,
-    file: BufReader<File>,
-    digest: Context,
+    file: R,
+    /// Of all that was read, where that is asked for.
+    digest: Option<Context>,
+    /// Bytes that were read.
+    at: u64,
 }
 
-impl Source<'_> {
+impl<R: Read> Source<'_, R> {
     fn fill(&mut self, bytes: &mut [u8], why: &'static str) -> Result<(), Error> {
         let path = || self.path.to_owned();
         self.file.read_exact(bytes).map_err(|source| match source.kind() {
             std::io::ErrorKind::UnexpectedEof => Error::Cut { path: path(), why },
             _ => Error::File { path: path(), action: "read", source },
         })?;
-        self.digest.update(bytes);
+        self.at += bytes.len() as u64;
+        if let Some(digest) = &mut self.digest {
+            digest.update(bytes);
+        }
         Ok(())
     }
 
@@ -198,7 +207,7 @@ impl Source<'_> {
 impl Snapshot {
     /// Opens a file, and reads it to its end to see that it is whole.
     pub fn open(path: &Path) -> Result<Snapshot, Error> {
-        let (mut source, header) = begin(path)?;
+        let (mut source, header) = begin(path, Some(Context::new(&SHA256)))?;
         let (mut objects, mut files, mut last) = (0, Vec::new(), Vec::new());
         let count = loop {
             match source.item()? {
@@ -211,10 +220,10 @@ impl Snapshot {
                 Err(count) => break count,
             }
         };
-        let wanted = source.digest.clone().finish();
+        let wanted = source.digest.take().map(Context::finish);
         let mut found = [0; 32];
         source.fill(&mut found, "the checksum is missing")?;
-        if wanted.as_ref() != found {
+        if wanted.is_none_or(|wanted| wanted.as_ref() != found) {
             return Err(source.damaged("its checksum does not fit"));
         }
         if count != objects {
@@ -249,17 +258,56 @@ impl Snapshot {
 
     /// Gives everything in it, in order.
     pub fn read(&self, mut take: impl FnMut(Item) -> Result<(), Error>) -> Result<(), Error> {
-        let (mut source, _) = begin(&self.path)?;
+        let (mut source, _) = begin(&self.path, None)?;
         while let Ok(item) = source.item()? {
             take(item)?;
         }
         Ok(())
     }
+
+    /// Gives all objects, by their keys.
+    pub fn objects(&self) -> Result<impl Iterator<Item = Result<KeyValue, Error>> + Send, Error> {
+        let (mut source, _) = begin(&self.path, None)?;
+        Ok(std::iter::from_fn(move || {
+            loop {
+                match source.item() {
+                    Ok(Ok(Item::Object(kv))) => return Some(Ok(kv)),
+                    Ok(Ok(Item::File(..))) => {}
+                    Ok(Err(_)) => return None,
+                    Err(error) => return Some(Err(error)),
+                }
+            }
+        }))
+    }
+
+    /// Gives all objects, by their revisions. Where each lies is kept meanwhile, in 24 bytes.
+    pub fn by_revision(&self) -> Result<impl Iterator<Item = Result<KeyValue, Error>> + Send, Error> {
+        let (mut source, _) = begin(&self.path, None)?;
+        let mut places = Vec::with_capacity(self.objects as usize);
+        let mut from = source.at;
+        while let Ok(item) = source.item()? {
+            if let Item::Object(kv) = item {
+                places.push((kv.mod_revision, from, source.at - from));
+            }
+            from = source.at;
+        }
+        places.sort_unstable();
+        let (path, file) = (self.path.clone(), source.file.into_inner());
+        let mut bytes = Vec::new();
+        Ok(places.into_iter().map(move |(_, from, length)| {
+            bytes.resize(length as usize, 0);
+            file.read_exact_at(&mut bytes, from).map_err(|source| Error::File { path: path.clone(), action: "read", source })?;
+            match (Source { path: &path, file: bytes.as_slice(), digest: None, at: from }).item()? {
+                Ok(Item::Object(kv)) => Ok(kv),
+                _ => Err(Error::Damaged { path: path.clone(), why: "it has changed while it was read" }),
+            }
+        }))
+    }
 }
 
-fn begin(path: &Path) -> Result<(Source<'_>, Header), Error> {
+fn begin(path: &Path, digest: Option<Context>) -> Result<(Source<'_>, Header), Error> {
     let file = File::open(path).map_err(|source| Error::File { path: path.to_owned(), action: "opened", source })?;
-    let mut source = Source { path, file: BufReader::with_capacity(1 << 20, file), digest: Context::new(&SHA256) };
+    let mut source = Source { path, file: BufReader::with_capacity(1 << 20, file), digest, at: 0 };
     let not = || Error::NotASnapshot { path: path.to_owned() };
     let mut magic = [0; MAGIC.len()];
     match source.fill(&mut magic, "") {

@@ -77,10 +77,12 @@ pub async fn into_etcd(args: &MigrateArgs, layout: &Layout, etcd: &Etcd) -> Resu
     let read = offline::everything(source.clone()).await;
     source.close().await;
     let (all, revision) = read?;
-    let values = converted(all, &converter)?.into_iter().map(|kv| (kv.key, kv.value)).collect();
+    let all = converted(all, &converter)?;
+    let total = all.len() as u64;
+    let values = all.into_iter().map(|kv| Ok((kv.key, kv.value)));
     let target = etcd.open().await?;
     let mut meter = Meter::default();
-    let copied = offline::fill(&target, values, revision, args.force, |what, done, of| meter.say(what, done, of)).await;
+    let copied = offline::fill(&target, values, total, revision, args.force, |what, done, of| meter.say(what, done, of)).await;
     target.close().await;
     let copied = copied.with_context(|| format!("writing to etcd in {}", etcd.name()))?;
     let kept = layout.data.join(format!("store.migrated-{}", Timestamp::now().as_second()));
@@ -111,7 +113,7 @@ async fn to_embedded(args: &MigrateArgs, layout: &Layout) -> Result<()> {
     if layout.new_store().exists() {
         std::fs::remove_dir_all(layout.new_store()).with_context(|| format!("cannot remove {}", layout.new_store().display()))?;
     }
-    let copied = offline::import(&layout.new_store(), revision, all).await?;
+    let copied = offline::import(&layout.new_store(), revision, all.into_iter().map(Ok)).await?;
     put_in_place(layout)?;
     engine::note(layout, None)?;
     println!("{} objects are in {}, which goes on at revision {}", copied.objects, layout.store().display(), copied.revision);

@@ -1,7 +1,6 @@
 //! `knarr store restore`.
 
 use std::path::PathBuf;
-use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use apiserver::encrypt::Transformer;
@@ -46,59 +45,81 @@ pub async fn run(args: &RestoreArgs) -> Result<()> {
     let bump = args.bump_revision.map_or(AT_LEAST + A_SECOND.saturating_mul(age), i64::from);
     let beyond = header.revision + bump;
     match Etcd::of(&args.at.etcd)? {
-        None if args.new_member => {
-            let layout = args.at.layout()?;
-            let _lock = take(&layout)?;
-            let (etcd, tasks) = crate::etcd::begin_anew(&layout, args.force).await?;
-            let restored = into_etcd(args, &snapshot, &etcd, beyond).await;
-            tasks.shutdown(Duration::from_secs(30)).await;
-            restored?;
-            engine::note(&layout, Some(&etcd))?;
-            println!("start the server as before; then the others, each with --etcd-join and this one's URL");
-            Ok(())
-        }
+        None if args.new_member => into_new_member(args, &snapshot, beyond).await,
         Some(_) if args.new_member => bail!("--new-member makes the etcd that it restores into: --etcd-servers names another one"),
         Some(etcd) => into_etcd(args, &snapshot, &etcd, beyond).await,
         None => into_directory(args, &snapshot, beyond).await,
     }
 }
 
-/// All objects, for a store whose keys begin with `prefix`: what is encrypted is bound to its whole key.
-fn objects(args: &RestoreArgs, snapshot: &Snapshot, prefix: &str) -> Result<Vec<KeyValue>> {
-    let mut all = Vec::with_capacity(snapshot.objects as usize);
-    let moved = if snapshot.header.prefix.trim_matches('/') == prefix.trim_matches('/') {
-        None
-    } else {
+/// Brings objects into the store whose keys begin with `prefix`, for what is encrypted is bound to its whole key; and
+/// counts those that cannot be read with the keys that are here.
+struct Reader {
+    moved: Option<(Transformer, Transformer)>,
+    here: Transformer,
+    unreadable: u64,
+    /// The key of one of them.
+    under: String,
+}
+
+impl Reader {
+    fn new(args: &RestoreArgs, snapshot: &Snapshot, prefix: &str) -> Result<Reader> {
         let transformer = || Transformer::new(&args.at.encryption()?).map_err(anyhow::Error::from);
-        Some((transformer()?.under(&snapshot.header.prefix), transformer()?.under(prefix)))
-    };
-    snapshot.read(|item| {
-        if let Item::Object(mut kv) = item {
-            if let Some((from, to)) = &moved
-                && apiserver::encrypt::key_of(&kv.value) != "identity"
-                && let Ok(plain) = from.open(&kv.key, &kv.value)
-                && let Ok(sealed) = to.seal(&kv.key, plain.to_vec())
-            {
-                kv.value = sealed.into();
-            }
-            all.push(kv);
+        let same = snapshot.header.prefix.trim_matches('/') == prefix.trim_matches('/');
+        let moved = if same { None } else { Some((transformer()?.under(&snapshot.header.prefix), transformer()?.under(prefix))) };
+        Ok(Reader { moved, here: transformer()?.under(prefix), unreadable: 0, under: String::new() })
+    }
+
+    fn take(&mut self, mut kv: KeyValue) -> KeyValue {
+        if let Some((from, to)) = &self.moved
+            && apiserver::encrypt::key_of(&kv.value) != "identity"
+            && let Ok(plain) = from.open(&kv.key, &kv.value)
+            && let Ok(sealed) = to.seal(&kv.key, plain.to_vec())
+        {
+            kv.value = sealed.into();
         }
-        Ok(())
-    })?;
-    Ok(all)
+        if self.here.open(&kv.key, &kv.value).is_err() {
+            self.unreadable += 1;
+            self.under = apiserver::encrypt::key_of(&kv.value);
+        }
+        kv
+    }
+
+    fn tell(&self) {
+        if self.unreadable > 0 {
+            println!("{} objects are encrypted under keys that are not here ({}): put the cluster's encryption.key back before the server starts", self.unreadable, self.under);
+        }
+    }
 }
 
 async fn into_etcd(args: &RestoreArgs, snapshot: &Snapshot, etcd: &Etcd, beyond: i64) -> Result<()> {
+    let mut reader = Reader::new(args, snapshot, &etcd.prefix)?;
     let store = etcd.open().await?;
-    let all = objects(args, snapshot, &etcd.prefix)?;
-    let unreadable = unreadable(&all, &args.at.transformer(Some(etcd))?);
-    let values = all.into_iter().map(|kv| (kv.key, kv.value)).collect();
+    let values = snapshot.objects()?.map(|next| next.map(|kv| reader.take(kv)).map(|kv| (kv.key, kv.value)));
     let mut meter = Meter::default();
-    let copied = offline::fill(&store, values, beyond, args.force, |what, done, of| meter.say(what, done, of)).await;
+    let copied = offline::fill(&store, values, snapshot.objects, beyond, args.force, |what, done, of| meter.say(what, done, of)).await;
     store.close().await;
     let copied = copied.with_context(|| format!("restoring into etcd in {}", etcd.name()))?;
     println!("{} objects are in etcd, which goes on at revision {}", copied.objects, copied.revision);
-    tell_keys(unreadable);
+    reader.tell();
+    Ok(())
+}
+
+/// The member that is there is only replaced when the new one has everything.
+async fn into_new_member(args: &RestoreArgs, snapshot: &Snapshot, beyond: i64) -> Result<()> {
+    let layout = args.at.layout()?;
+    let _lock = take(&layout)?;
+    let quota = crate::etcd::quota()?;
+    let anew = crate::etcd::begin_anew(&layout, args.force).await?;
+    let etcd = anew.etcd()?;
+    let mut reader = Reader::new(args, snapshot, &etcd.prefix)?;
+    let objects = snapshot.by_revision()?.map(|next| next.map(|kv| reader.take(kv)));
+    let copied = offline::import_member(anew.data(), beyond, quota, objects)?;
+    anew.put_in_place()?;
+    engine::note(&layout, Some(&etcd))?;
+    println!("{} objects are in etcd, which goes on at revision {}", copied.objects, copied.revision);
+    reader.tell();
+    println!("start the server as before; then the others, each with --etcd-join and this one's URL");
     Ok(())
 }
 
@@ -118,9 +139,8 @@ async fn into_directory(args: &RestoreArgs, snapshot: &Snapshot, beyond: i64) ->
         // Of a restore that was cut short.
         std::fs::remove_dir_all(layout.new_store()).with_context(|| format!("cannot remove {}", layout.new_store().display()))?;
     }
-    let all = objects(args, snapshot, "/registry")?;
-    let unreadable = unreadable(&all, &args.at.transformer(None)?);
-    let copied = offline::import(&layout.new_store(), beyond, all).await;
+    let mut reader = Reader::new(args, snapshot, "/registry")?;
+    let copied = offline::import(&layout.new_store(), beyond, snapshot.objects()?.map(|next| next.map(|kv| reader.take(kv)))).await;
     if copied.is_err() {
         // What is told is why there is no store.
         let _ = std::fs::remove_dir_all(layout.new_store());
@@ -132,7 +152,7 @@ async fn into_directory(args: &RestoreArgs, snapshot: &Snapshot, beyond: i64) ->
     if files > 0 {
         println!("{files} keys and certificates are in {}", layout.pki().display());
     }
-    tell_keys(unreadable);
+    reader.tell();
     Ok(())
 }
 
@@ -182,16 +202,4 @@ fn restore_files(layout: &Layout, snapshot: &Snapshot, force: bool) -> Result<us
         files::write(&layout.pki().join(name), bytes, mode)?;
     }
     Ok(found.len())
-}
-
-/// How many values cannot be read with the keys that are there, and under which key one of them is.
-fn unreadable(all: &[KeyValue], transformer: &Transformer) -> (usize, String) {
-    let bad = || all.iter().filter(|kv| transformer.open(&kv.key, &kv.value).is_err());
-    (bad().count(), bad().next().map_or(String::new(), |kv| apiserver::encrypt::key_of(&kv.value)))
-}
-
-fn tell_keys((count, key): (usize, String)) {
-    if count > 0 {
-        println!("{count} objects are encrypted under keys that are not here ({key}): put the cluster's encryption.key back before the server starts");
-    }
 }

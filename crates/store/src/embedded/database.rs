@@ -96,12 +96,22 @@ impl Database {
         self.commit(writes, Some(PersistMode::SyncData))
     }
 
-    /// The entries of a version that is put in from elsewhere, with its revisions as they were there.
-    pub fn import(kv: &KeyValue, deadline: Option<i64>, writes: &mut Writes) {
-        writes.put.push((layout::version_key(&kv.key, kv.mod_revision), layout::version_value(kv)));
-        if let Some(deadline) = deadline {
-            writes.put.push((layout::ttl_key(deadline, &kv.key), kv.mod_revision.to_be_bytes().to_vec()));
+    /// Writes versions from elsewhere, with their revisions as they were there, straight into tables, durably. They come
+    /// by their keys, and there is nothing yet.
+    pub fn ingest<E>(&self, versions: impl Iterator<Item = Result<KeyValue, E>>, failed: impl Fn(Failed) -> E) -> Result<(), E> {
+        let failed = |error: fjall::Error| failed(Failed(error));
+        let mut tables = self.data.start_ingestion().map_err(failed)?;
+        for kv in versions {
+            let kv = kv?;
+            tables.write(layout::version_key(&kv.key, kv.mod_revision), layout::version_value(&kv)).map_err(failed)?;
         }
+        tables.finish().map_err(failed)
+    }
+
+    /// Writes deadlines: when, of which key, at which revision.
+    pub fn deadlines_of(&self, some: &[(i64, Vec<u8>, i64)]) -> Result<(), Failed> {
+        let put = some.iter().map(|(deadline, key, revision)| (layout::ttl_key(*deadline, key), revision.to_be_bytes().to_vec())).collect();
+        self.write(Writes { put, remove: Vec::new() })
     }
 
     /// Makes `revision` the present one, before which nothing is known.

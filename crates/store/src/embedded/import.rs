@@ -6,19 +6,17 @@ use std::path::Path;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use super::Options;
-use super::database::{Database, Failed, Writes};
+use super::database::{Database, Failed};
 use super::directory::{Directory, OpenError};
 use crate::{Error, KeyValue};
 
-/// Bytes that are written at once.
-const CHUNK: usize = 4 << 20;
+/// Deadlines that are written at once.
+const DEADLINES: usize = 10_000;
 
 /// A store in the making.
 pub struct Import {
     directory: Directory,
     database: Database,
-    writes: Writes,
-    bytes: usize,
     newest: i64,
 }
 
@@ -35,7 +33,7 @@ impl Import {
             Err(Failed(fjall::Error::Io(source))) => return Err(OpenError::Io { path: path(), action: "making the database", source }),
             Err(failed) => return Err(OpenError::Corrupt { path: path(), message: failed.message() }),
         };
-        Ok(Import { directory, database, writes: Writes::default(), bytes: 0, newest: 0 })
+        Ok(Import { directory, database, newest: 0 })
     }
 
     fn error(&self, failed: &Failed) -> Error {
@@ -46,26 +44,33 @@ impl Import {
         }
     }
 
-    /// Adds a key, each once; it expires after `ttl` from now on.
-    pub fn put(&mut self, kv: &KeyValue, ttl: Option<Duration>) -> Result<(), Error> {
+    /// Takes all keys, once: in order, straight into tables. A key expires after the time that comes with it, from now on.
+    pub fn fill<E: From<Error>>(&mut self, keys: impl IntoIterator<Item = Result<(KeyValue, Option<Duration>), E>>) -> Result<(), E> {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        let deadline = ttl.map(|ttl| (now + ttl).as_millis() as i64);
-        Database::import(kv, deadline, &mut self.writes);
-        self.bytes += kv.key.len() + kv.value.len();
-        self.newest = self.newest.max(kv.mod_revision);
-        if self.bytes >= CHUNK { self.flush() } else { Ok(()) }
-    }
-
-    fn flush(&mut self) -> Result<(), Error> {
-        self.bytes = 0;
-        let writes = std::mem::take(&mut self.writes);
-        self.database.write(writes).map_err(|failed| self.error(&failed))
+        let (mut deadlines, mut last, mut newest) = (Vec::new(), Vec::new(), 0);
+        let versions = keys.into_iter().map(|next| -> Result<KeyValue, E> {
+            let (kv, ttl) = next?;
+            if kv.key <= last {
+                return Err(Error::Invalid("keys have to come in order, each once").into());
+            }
+            last.clone_from(&kv.key);
+            newest = newest.max(kv.mod_revision);
+            if let Some(ttl) = ttl {
+                deadlines.push(((now + ttl).as_millis() as i64, kv.key.clone(), kv.mod_revision));
+            }
+            Ok(kv)
+        });
+        self.database.ingest(versions, |failed| self.error(&failed).into())?;
+        for some in deadlines.chunks(DEADLINES) {
+            self.database.deadlines_of(some).map_err(|failed| self.error(&failed))?;
+        }
+        self.newest = self.newest.max(newest);
+        Ok(())
     }
 
     /// Completes the store: it stands at `revision` (or the newest of its keys, if that is larger), and everything before
     /// that is compacted.
     pub fn finish(mut self, revision: i64) -> Result<(), Error> {
-        self.flush()?;
         self.database.begin_at(revision.max(self.newest).max(1)).map_err(|failed| self.error(&failed))?;
         let path = self.directory.path().to_owned();
         self.directory.created().map_err(|error| Error::Io { path, message: error.to_string() })

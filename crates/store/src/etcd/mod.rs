@@ -9,8 +9,10 @@
 //! has been moved on to a higher revision than any of those, and compacted there: whoever knows older ones reads anew.
 
 mod back;
+mod bolt;
 mod convert;
 mod follow;
+mod import;
 mod lease;
 mod pool;
 mod room;
@@ -28,10 +30,12 @@ use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
+pub use bolt::BoltError;
+pub use import::{DEFAULT_QUOTA, Import, ImportError};
 pub use pool::OpenError;
 
 use crate::watch::{Feed, History, Source};
-use crate::{Error, Op, RangeRequest, RangeResponse, SCRATCH, Status, Store, Txn, TxnResponse, WatchStream};
+use crate::{Error, Op, RangeRequest, RangeResponse, SCRATCH, Status, Steps, Store, Took, Txn, TxnResponse, WatchStream};
 use follow::{Broken, Follow};
 use lease::Leases;
 use pool::{Pool, Repeat};
@@ -59,8 +63,6 @@ impl Default for Options {
     }
 }
 
-/// Keys that are read at once: a longer range is read in pages of one revision.
-const PAGE: i64 = 2000;
 /// etcd's default limit of a request.
 const REQUEST_BYTES: usize = 3 << 19;
 /// A watcher that is behind takes about this much of the history at once.
@@ -321,10 +323,29 @@ impl Shared {
         Ok(history)
     }
 
-    /// A range of at most a page, at `revision`.
-    async fn page(&self, request: &RangeRequest, key: Vec<u8>, revision: i64, limit: i64) -> Result<pb::RangeResponse, Error> {
+    /// A range without a limit, page by page at one revision.
+    async fn whole(&self, request: &RangeRequest, end: Vec<u8>) -> Result<RangeResponse, Error> {
+        let mut steps = Steps::new(request.key.clone(), end, true);
+        let mut whole = RangeResponse::default();
+        let mut at = request.revision.max(0);
+        while let Some(step) = steps.next() {
+            let page = self.page(&step, at, step.limit as i64).await?;
+            if whole.revision == 0 {
+                whole.revision = convert::revision(&page.header);
+                at = if at > 0 { at } else { whole.revision };
+            }
+            let from = whole.kvs.len();
+            whole.kvs.extend(page.kvs.into_iter().map(convert::key_value));
+            steps.took(&Took { kvs: &whole.kvs[from..], there: page.count as usize, more: page.more });
+        }
+        whole.count = whole.kvs.len();
+        Ok(whole)
+    }
+
+    /// A range as it is asked for, at `revision`.
+    async fn page(&self, request: &RangeRequest, revision: i64, limit: i64) -> Result<pb::RangeResponse, Error> {
         // For etcd, a zero byte is the first key there can be; and an end that is not behind the key is an empty range.
-        let key = if key.is_empty() { vec![0] } else { key };
+        let key = if request.key.is_empty() { vec![0] } else { request.key.clone() };
         let range_end = match &request.end {
             None => Vec::new(),
             Some(end) if *end > key => end.clone(),
@@ -391,24 +412,15 @@ impl Source for Arc<Shared> {
 impl Store for Etcd {
     async fn range(&self, request: RangeRequest) -> Result<RangeResponse, Error> {
         let shared = &self.shared;
-        let limit = i64::try_from(request.limit).unwrap_or(i64::MAX);
-        let first = shared.page(&request, request.key.clone(), request.revision.max(0), if limit == 0 { PAGE } else { limit }).await?;
-        let revision = convert::revision(&first.header);
-        let (count, mut more) = (first.count as usize, first.more);
-        let mut kvs: Vec<_> = first.kvs.into_iter().map(convert::key_value).collect();
-        if limit == 0 {
-            kvs.reserve_exact(if request.count_only { 0 } else { count.saturating_sub(kvs.len()) });
-            let at = if request.revision > 0 { request.revision } else { revision };
-            while more && let Some(last) = kvs.last() {
-                let mut key = last.key.clone();
-                key.push(0);
-                let page = shared.page(&request, key, at, PAGE).await?;
-                more = page.more;
-                kvs.extend(page.kvs.into_iter().map(convert::key_value));
+        match &request.end {
+            Some(end) if request.limit == 0 && !request.count_only && *end > request.key => shared.whole(&request, end.clone()).await,
+            _ => {
+                let limit = i64::try_from(request.limit).unwrap_or(i64::MAX);
+                let page = shared.page(&request, request.revision.max(0), limit).await?;
+                let kvs = page.kvs.into_iter().map(convert::key_value).collect();
+                Ok(RangeResponse { revision: convert::revision(&page.header), kvs, more: page.more && !request.count_only, count: page.count as usize })
             }
         }
-        more &= !request.count_only;
-        Ok(RangeResponse { revision, kvs, more, count })
     }
 
     async fn txn(&self, txn: Txn) -> Result<TxnResponse, Error> {

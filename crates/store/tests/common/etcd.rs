@@ -39,6 +39,8 @@ struct Member {
     client: u16,
     peer: u16,
     process: Option<Child>,
+    /// It came to a cluster that was there.
+    joins: bool,
 }
 
 struct Tls {
@@ -72,6 +74,7 @@ impl Cluster {
             client: free_port(),
             peer: free_port(),
             process: None,
+            joins: false,
         };
         let tls = tls.then(certificates);
         let arguments = arguments.iter().map(|a| (*a).to_owned()).collect();
@@ -98,7 +101,7 @@ impl Cluster {
             .arg(member.dir.path().join("data"))
             .args(["--listen-client-urls", &url, "--advertise-client-urls", &url])
             .args(["--listen-peer-urls", &peer, "--initial-advertise-peer-urls", &peer])
-            .args(["--initial-cluster", &peers.join(","), "--initial-cluster-state", "new"])
+            .args(["--initial-cluster", &peers.join(","), "--initial-cluster-state", if member.joins { "existing" } else { "new" }])
             .args(["--heartbeat-interval", "50", "--election-timeout", "500", "--logger", "zap"])
             .args(&self.arguments)
             .stdout(Stdio::null())
@@ -110,6 +113,17 @@ impl Cluster {
             }
         }
         self.members[at].process = Some(command.spawn().expect("etcd starts"));
+    }
+
+    /// One more member, which is on the list of the others once `listed` is done with its peer URL. Returns which it is.
+    pub async fn join<F: Future<Output = ()>>(&mut self, listed: impl FnOnce(String) -> F) -> usize {
+        let at = self.members.len();
+        let member = Member { name: format!("m{at}"), dir: tempfile::tempdir().unwrap(), client: free_port(), peer: free_port(), process: None, joins: true };
+        listed(format!("http://127.0.0.1:{}", member.peer)).await;
+        self.members.push(member);
+        self.run(at);
+        self.answers(at);
+        at
     }
 
     /// Waits until a member listens.
@@ -137,6 +151,19 @@ impl Cluster {
             let _ = process.kill();
             let _ = process.wait();
         }
+    }
+
+    /// SIGTERM: the member writes what it has to.
+    pub fn end(&mut self, at: usize) {
+        if let Some(mut process) = self.members[at].process.take() {
+            self.signal_to(&process, "-TERM");
+            process.wait().unwrap();
+        }
+    }
+
+    /// Where a member keeps its data.
+    pub fn data(&self, at: usize) -> PathBuf {
+        self.members[at].dir.path().join("data")
     }
 
     /// A copy of the data of a member that does not run.
