@@ -43,9 +43,26 @@ pub fn run() -> Result<()> {
         text += &format!("| {name} | {goal} | {value} |\n");
     }
     println!("{text}");
-    fs::create_dir_all(root().join("docs"))?;
-    fs::write(root().join("docs/benchmarks.md"), text)?;
-    Ok(())
+    publish("", &text)
+}
+
+/// Puts a part into docs/benchmarks.md, in the place of the one with this heading; without one, the first.
+pub fn publish(heading: &str, text: &str) -> Result<()> {
+    let path = root().join("docs/benchmarks.md");
+    let there = fs::read_to_string(&path).unwrap_or_default();
+    fs::write(&path, placed(&there, heading, text)).with_context(|| path.display().to_string())
+}
+
+fn placed(there: &str, heading: &str, text: &str) -> String {
+    let (first, others) = there.split_once("\n## ").unwrap_or((there, ""));
+    let mut parts: Vec<(&str, &str)> = vec![("", first.trim_end())];
+    parts.extend(others.split("\n## ").filter_map(|part| part.split_once('\n')).map(|(name, text)| (name, text.trim())));
+    match parts.iter_mut().find(|(name, _)| *name == heading) {
+        Some(part) => part.1 = text.trim(),
+        None => parts.push((heading, text.trim())),
+    }
+    let all = parts.into_iter().map(|(name, text)| if name.is_empty() { format!("{text}\n") } else { format!("\n## {name}\n\n{text}\n") });
+    all.collect()
 }
 
 fn shell(program: &str, args: &[&str]) -> Result<()> {
@@ -217,7 +234,7 @@ fn cpu_ticks() -> Result<u64> {
     Ok(ticks)
 }
 
-fn machine() -> String {
+pub fn machine() -> String {
     let cores = std::thread::available_parallelism().map_or(0, |n| n.get());
     let model = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
     let model = model.lines().find(|l| l.starts_with("model name")).and_then(|l| l.split(": ").nth(1)).unwrap_or("unknown").to_string();
@@ -238,5 +255,19 @@ fn file_system() -> String {
     match journal.trim() {
         "<none>" => format!("{kind} without a journal"),
         _ => kind.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn parts_have_their_places() {
+        let first = placed("", "", "# Benchmarks\n\nold\n");
+        let both = placed(&first, "Clusters", "one\n");
+        assert_eq!(both, "# Benchmarks\n\nold\n\n## Clusters\n\none\n");
+        let more = placed(&placed(&both, "More", "x"), "Clusters", "two");
+        assert_eq!(placed(&more, "", "# Benchmarks\n\nnew"), "# Benchmarks\n\nnew\n\n## Clusters\n\ntwo\n\n## More\n\nx\n");
     }
 }

@@ -5,6 +5,7 @@ use std::process::Stdio;
 
 use anyhow::{Context, Result, ensure};
 
+use crate::bench::{machine, publish};
 use crate::{cargo, release_binary, tools};
 
 /// What is measured, by how it begins, and what is to be reached.
@@ -18,7 +19,8 @@ const GOALS: &[(&str, &str)] = &[
     ("restoring it until it is served", "≤ 20 s"),
 ];
 
-/// Measures and prints a table; with words, only these parts: `one`, `six`, `embedded`, `etcd`.
+/// Measures, prints a table and writes it to docs/benchmarks.md; with words, only these parts: `one`, `six`, `embedded`,
+/// `etcd`, printed alone.
 pub fn run(parts: &[String]) -> Result<()> {
     let tools = tools::install()?;
     let binary = match std::env::var_os("KNARR_BIN") {
@@ -29,12 +31,16 @@ pub fn run(parts: &[String]) -> Result<()> {
     command.args(["run", "-q", "-p", "e2e", "--example", "clusters", "--"]).args(parts);
     let output = command.env("KNARR_TOOLS", &tools.dir).env("KNARR_BIN", binary).stderr(Stdio::inherit()).output().context("clusters")?;
     let text = String::from_utf8_lossy(&output.stdout);
-    println!("| figure | to reach | measured |\n|---|---|---|");
+    let mut table = "| figure | to reach | measured |\n|---|---|---|\n".to_owned();
     for line in text.lines() {
         let (name, value) = line.split_once('\t').with_context(|| format!("{line:?} is no figure"))?;
         let goal = GOALS.iter().find(|(begin, _)| name.starts_with(begin)).map_or("", |(_, goal)| goal);
-        println!("| {name} | {goal} | {value} |");
+        table += &format!("| {name} | {goal} | {value} |\n");
     }
+    println!("{table}");
     ensure!(output.status.success(), "not all was measured: {}", output.status);
-    Ok(())
+    if !parts.is_empty() {
+        return Ok(());
+    }
+    publish("Clusters", &format!("Measured by `cargo xtask bench clusters`: three rounds, median and range. Hosts are network namespaces.\n\nMachine: {}\n\n{table}", machine()))
 }

@@ -72,9 +72,9 @@ enum What {
         #[arg(long)]
         store: bool,
     },
-    /// Clusters of several nodes, their idle agents, snapshots of a gigabyte and restoring them: printed, not written down
+    /// Clusters of several nodes, their idle agents, snapshots of a gigabyte and restoring them: written to docs/benchmarks.md
     Clusters {
-        /// Only these parts: one, six, embedded, etcd
+        /// Only these parts, printed and not written down: one, six, embedded, etcd
         parts: Vec<String>,
     },
     /// Scheduler and controllers beside an API server, with 5,000 hollow nodes: printed, not written down
