@@ -1,6 +1,6 @@
 //! Three servers, each with a member of etcd, and a worker, each in a network namespace of its own, joined by a bridge.
 //! Under load through the worker's load balancer, the server whose member leads is killed with all its processes, cut
-//! off, and stopped in order; what clients saw is checked in the end, and how long writes took is told.
+//! off, slowed down, and stopped in order, and a disk fills up; what clients saw is checked in the end, and how long writes took is told.
 //!
 //! `KNARR_ROUNDS` says how often the leader is killed (3).
 
@@ -19,6 +19,8 @@ const LAN_IP: &str = "198.18.11.1";
 /// Hosts and their addresses: three masters and a worker.
 const HOSTS: [(&str, &str); 4] = [("knarr-ha-a", "198.18.11.11"), ("knarr-ha-b", "198.18.11.12"), ("knarr-ha-c", "198.18.11.13"), ("knarr-ha-w", "198.18.11.14")];
 const WORKER: usize = 3;
+/// The master whose data are on a small disk of their own.
+const FULL: usize = 2;
 const BALANCER: &str = "6444";
 const PORT: u16 = 16443;
 /// At one of the masters at a time.
@@ -124,6 +126,9 @@ impl Test {
             ip(&format!("-n {name} link set eth0 up"))?;
             ip(&format!("-n {name} route add default via {LAN_IP}"))?;
         }
+        let data = self.place(FULL).data;
+        std::fs::create_dir_all(&data)?;
+        output(Command::new("mount").args(["-t", "tmpfs", "-o", "size=600m", "tmpfs"]).arg(&data))?;
         Ok(())
     }
 
@@ -139,6 +144,12 @@ impl Test {
                 self.kill(host)?;
                 ip(&format!("netns del {name}"))?;
             }
+        }
+        let data = self.place(FULL).data;
+        if data.exists() {
+            // Only this test mounts there; it is not mounted where it was cut short before that.
+            let _ = Command::new("umount").arg("-q").arg(&data).status()?;
+            std::fs::remove_dir(&data).with_context(|| format!("{} is not empty", data.display()))?;
         }
         if Path::new("/run/netns").join(LAN).exists() {
             ip(&format!("netns del {LAN}"))?;
@@ -273,6 +284,8 @@ const STEPS: &[Named] = &[
     ("a server is told to end: nobody waits long", drain),
     ("the leader is killed with all its processes, again and again", kills),
     ("the leader is cut off", partition),
+    ("the leader is slow, and stands still", slow),
+    ("a disk is full", disk),
     ("the virtual address moves", moves),
     ("controllers and the scheduler go on elsewhere", failover),
     ("what clients saw", history),
@@ -330,6 +343,72 @@ fn leases(t: &Test) -> Result<()> {
         ensure!(holder.starts_with("knarr-ha-"), "{lease}: {holder}");
     }
     Ok(())
+}
+
+/// The process of the member beside a server.
+fn member(t: &Test, host: usize) -> Result<String> {
+    let file = t.place(host).data.join("etcd/pid");
+    Ok(std::fs::read_to_string(&file).with_context(|| file.display().to_string())?.trim().to_string())
+}
+
+fn signal(process: &str, name: &str) -> Result<()> {
+    output(Command::new("kill").args(["-s", name, process])).map(|_| ())
+}
+
+/// It answers late for a while, and then not at all: another one leads, and what it believed when it wakes is not told.
+fn slow(t: &Test) -> Result<()> {
+    let leader = t.leader()?;
+    let process = member(t, leader)?;
+    let moment = now();
+    for _ in 0..8 {
+        signal(&process, "STOP")?;
+        std::thread::sleep(Duration::from_millis(300));
+        signal(&process, "CONT")?;
+        std::thread::sleep(Duration::from_millis(400));
+    }
+    let mut ends: Vec<f64> = t.acks()?.into_iter().map(|(_, end)| end).filter(|end| *end > moment).collect();
+    ends.sort_by(f64::total_cmp);
+    let longest = ends.windows(2).map(|w| w[1] - w[0]).fold(0.0, f64::max);
+    println!("    {} slow: {} writes in {:.1} s, the longest pause {longest:.3} s", HOSTS[leader].0, ends.len(), now() - moment);
+    ensure!(longest < 3.0 && !ends.is_empty(), "nobody wrote for {longest:.1} s");
+    let leader = t.leader()?;
+    let process = member(t, leader)?;
+    let moment = now();
+    signal(&process, "STOP")?;
+    let written = t.next_write(moment);
+    std::thread::sleep(Duration::from_secs(4));
+    signal(&process, "CONT")?;
+    let outage = written?;
+    println!("    {} stands still: {outage:.3} s until the next write", HOSTS[leader].0);
+    ensure!(outage < 20.0, "writes waited for {outage:.1} s");
+    t.all_serve()?;
+    t.next_write(now()).map(|_| ())
+}
+
+/// The member there cannot even start; the others go on, and it catches up once there is space.
+fn disk(t: &Test) -> Result<()> {
+    let filler = t.place(FULL).data.join("filler");
+    let said = Command::new("dd").args(["if=/dev/zero", "bs=64K"]).arg(format!("of={}", filler.display())).output()?;
+    ensure!(String::from_utf8_lossy(&said.stderr).contains("No space left"), "the disk is not full: {said:?}");
+    signal(&member(t, FULL)?, "KILL")?;
+    let moment = now();
+    let outage = t.next_write(moment);
+    std::thread::sleep(Duration::from_secs(8));
+    let later = t.next_write(now());
+    let serving = t.members(0)?.iter().filter(|(_, _, health)| health == "serves").count();
+    std::fs::remove_file(&filler)?;
+    println!("    {} without space: {:.3} s until the next write; {serving} members serve meanwhile", HOSTS[FULL].0, outage?);
+    later?;
+    t.all_serve()?;
+    let readyz = format!("https://{}:{PORT}/readyz", HOSTS[FULL].1);
+    eventually("the server on it", 40, || {
+        let mut command = Command::new("curl");
+        command.args(["-sS", "--max-time", "2", "--noproxy", "*", "--cacert"]).arg(t.place(0).data.join("pki/ca.crt")).arg(&readyz);
+        let text = output(&mut on(WORKER, &command))?;
+        ensure!(text == "ok", "{text}");
+        Ok(())
+    })?;
+    t.next_write(now()).map(|_| ())
 }
 
 /// The masters that have the virtual address.

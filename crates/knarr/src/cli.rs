@@ -84,9 +84,6 @@ pub struct Place {
 impl Cli {
     /// Does what was asked.
     pub fn run(self) -> Result<()> {
-        if !matches!(self.command, Command::Server(_) | Command::Agent(_)) {
-            sys::kernel::end_with_reader();
-        }
         match self.command {
             Command::Up(flags) => up::run(&flags),
             Command::Server(flags) => server::run(&flags),

@@ -24,7 +24,6 @@ type Cause = Box<dyn std::error::Error + Send + Sync>;
 
 /// Runs as `kubeadm`; the first word is the program's name.
 pub fn main(words: &[String]) -> ExitCode {
-    sys::kernel::end_with_reader();
     let command = match bootstrap::cli::Kubeadm::try_parse_from(words) {
         Ok(kubeadm) => kubeadm.command,
         Err(error) => {

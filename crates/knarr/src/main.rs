@@ -37,6 +37,21 @@ use clap::Parser;
 #[global_allocator]
 static ALLOCATOR: sys::allocator::ByProcess = sys::allocator::ByProcess;
 
+/// What a shell says of a program that a broken pipe has ended.
+const BROKEN_PIPE: i32 = 141;
+
+/// A command ends without a word when nobody reads what it prints any more, as `head` does. The signal for that stays
+/// ignored: it would also come for connections.
+fn end_with_reader() {
+    let usual = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        if panic.payload_as_str().is_some_and(|text| text.starts_with("failed printing to std") && text.contains("Broken pipe")) {
+            std::process::exit(BROKEN_PIPE);
+        }
+        usual(panic);
+    }));
+}
+
 fn main() -> ExitCode {
     let args: Vec<std::ffi::OsString> = std::env::args_os().collect();
     // These run inside pods, thousands of times: no runtime, no parser, no logging.
@@ -46,6 +61,7 @@ fn main() -> ExitCode {
         Some("sleep") => return echo::sleep(&args[2..]),
         _ => {}
     }
+    end_with_reader();
     // Called, or linked, as an upstream component; or told to be one.
     let words: Vec<String> = args.iter().map(|a| a.to_string_lossy().into_owned()).collect();
     for (i, word) in words.iter().take(2).enumerate() {

@@ -33,13 +33,6 @@ pub fn has_file_system(name: &str) -> bool {
     registered || module()
 }
 
-/// Ends this process without a word when nobody reads what it prints any more, as `head` does, and as other programs
-/// end then. For commands that print and are done; who serves gets an error instead.
-pub fn end_with_reader() {
-    // SAFETY: the default action is no function of ours, so nothing is run in the signal's context.
-    unsafe { libc::signal(libc::SIGPIPE, libc::SIG_DFL) };
-}
-
 /// Allows this process as many open files as the administrator permits, for a server has one a connection. Shells and
 /// init systems begin with 1,024, for programs that cannot count further.
 pub fn raise_open_files() {
