@@ -223,8 +223,11 @@ fn firewalld(system: &dyn System, zone: &str, what: &str, port: &str) -> io::Res
 pub fn take_back(place: &Place, dry_run: bool) -> Result<()> {
     take_back_on(&Real, place, dry_run)?;
     let path = record(place);
+    if dry_run {
+        return Ok(());
+    }
     match std::fs::remove_file(&path) {
-        Err(error) if !dry_run && error.kind() != io::ErrorKind::NotFound => Err(error).doing(|| format!("cannot remove {}", path.display())),
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error).doing(|| format!("cannot remove {}", path.display())),
         _ => Ok(()),
     }
 }
@@ -249,6 +252,18 @@ mod tests {
     use std::collections::BTreeMap;
 
     use super::*;
+
+    #[test]
+    fn a_dry_run_forgets_nothing() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let place = Place { kubernetes: dir.path().into(), kubelet: dir.path().into() };
+        std::fs::write(record(&place), "[]").expect("written");
+        take_back(&place, true).expect("told");
+        assert!(record(&place).exists());
+        take_back(&place, false).expect("taken back");
+        assert!(!record(&place).exists());
+        take_back(&place, false).expect("nothing to take back");
+    }
 
     /// A machine in memory, with a firewall and swap that programs change.
     #[derive(Default)]
