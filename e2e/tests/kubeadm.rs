@@ -268,14 +268,19 @@ fn machines(t: &Test) -> Result<()> {
     let result = fails(&line, &["[ERROR MACAddress]", &format!("is also that of a neighbour at {NETWORK}.77"), "ip link set eth0 address"]);
     sh(t, WORKER, &format!("ip neigh del {NETWORK}.77 dev eth0"))?;
     result?;
-    // The node's directory is a file system that is too small for the program itself.
-    let data = t.with(|h| Ok(h.data(WORKER)))?;
-    sh(t, WORKER, &format!("mkdir {data}; mount -t tmpfs -o size=70m tmpfs {data}"))?;
+    let data = small(t)?;
     let text = t.with(|h| h.fails(WORKER, &line))?;
     let left = sh(t, WORKER, &format!("ls -A {data}; umount {data}; rmdir {data}"))?;
     contains(&text, &["error execution phase kubelet-wait-bootstrap: failed while waiting for the kubelet to start", "No space left on device"])?;
     ensure!(left.trim().is_empty(), "a join without room has left {left}");
     t.untouched()
+}
+
+/// Makes the worker's data directory a file system with room for half of the program, which is copied there first.
+fn small(t: &Test) -> Result<String> {
+    let (data, size) = (t.with(|h| Ok(h.data(WORKER)))?, std::fs::metadata(&t.env.binary)?.len() / 2);
+    sh(t, WORKER, &format!("mkdir {data}; mount -t tmpfs -o size={size} tmpfs {data}"))?;
+    Ok(data)
 }
 
 /// What a cluster of one node on the worker's host answers while its certificates are somebody's own.
@@ -354,8 +359,7 @@ fn half(t: &Test) -> Result<()> {
     // Whose phases were run by hand goes on where they ended.
     t.worker("kubeadm init phase certs all")?;
     t.worker("kubeadm init phase kubeconfig all")?;
-    let data = t.with(|h| Ok(h.data(WORKER)))?;
-    sh(t, WORKER, &format!("mkdir {data}; mount -t tmpfs -o size=70m tmpfs {data}"))?;
+    let data = small(t)?;
     let text = t.with(|h| h.fails(WORKER, "kubeadm init"));
     sh(t, WORKER, &format!("umount {data}; rmdir {data}"))?;
     contains(&text?, &["[certs] Using existing apiserver certificate and key on disk", "failed while waiting for the control plane to start", "No space left on device"])?;
