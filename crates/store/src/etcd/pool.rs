@@ -25,9 +25,9 @@ const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long one of several members may take to connect before the next one is tried.
 const CONNECT: Duration = Duration::from_secs(2);
 /// A call that has waited this long asks whether the member is still there.
-const PATIENCE: Duration = Duration::from_secs(3);
+const PATIENCE: Duration = Duration::from_secs(1);
 /// And this is how long the member may take to say so.
-const PROBE: Duration = Duration::from_secs(3);
+const PROBE: Duration = Duration::from_secs(2);
 /// Pauses between attempts.
 const PAUSE: Duration = Duration::from_millis(50);
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
