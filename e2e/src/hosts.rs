@@ -26,8 +26,42 @@ struct Host {
     holder: Child,
 }
 
-fn ip(text: &str) -> Result<String> {
+/// Runs `ip` with these words.
+pub fn ip(text: &str) -> Result<String> {
     output(Command::new("ip").args(text.split(' '))).with_context(|| format!("ip {text}"))
+}
+
+/// Makes a network namespace with a bridge, whose address is the gateway of those that hang on it.
+pub fn make_lan(lan: &str, gateway: &str) -> Result<()> {
+    ip(&format!("netns add {lan}"))?;
+    ip(&format!("-n {lan} link set lo up"))?;
+    ip(&format!("-n {lan} link add br0 type bridge"))?;
+    ip(&format!("-n {lan} addr add {gateway}/24 dev br0"))?;
+    ip(&format!("-n {lan} link set br0 up")).map(|_| ())
+}
+
+/// Makes a network namespace that hangs on the bridge by its link `p` and `index`.
+pub fn make_space(lan: &str, gateway: &str, index: usize, space: &str, address: &str) -> Result<()> {
+    ip(&format!("netns add {space}"))?;
+    ip(&format!("-n {space} link set lo up"))?;
+    ip(&format!("-n {lan} link add p{index} type veth peer name eth0 netns {space}"))?;
+    ip(&format!("-n {lan} link set p{index} master br0 up"))?;
+    ip(&format!("-n {space} addr add {address}/24 dev eth0"))?;
+    ip(&format!("-n {space} link set eth0 up"))?;
+    ip(&format!("-n {space} route add default via {gateway}")).map(|_| ())
+}
+
+/// The same command in a network namespace.
+pub fn inside(space: &str, command: &Command) -> Command {
+    let mut entered = Command::new("nsenter");
+    entered.arg(format!("--net=/run/netns/{space}")).arg(command.get_program()).args(command.get_args());
+    for (name, value) in command.get_envs() {
+        match value {
+            Some(value) => entered.env(name, value),
+            None => entered.env_remove(name),
+        };
+    }
+    entered
 }
 
 impl Hosts {
@@ -36,23 +70,13 @@ impl Hosts {
         let mut hosts = Hosts { env: env.clone(), prefix: prefix.into(), network: network.into(), all: Vec::new() };
         hosts.clear(names);
         hosts.programs()?;
-        let lan = hosts.lan();
-        ip(&format!("netns add {lan}"))?;
-        ip(&format!("-n {lan} link set lo up"))?;
-        ip(&format!("-n {lan} link add br0 type bridge"))?;
-        ip(&format!("-n {lan} addr add {network}.1/24 dev br0"))?;
-        ip(&format!("-n {lan} link set br0 up"))?;
+        let (lan, gateway) = (hosts.lan(), format!("{network}.1"));
+        make_lan(&lan, &gateway)?;
         let known = env.home.join("hosts");
         hosts.known()?;
         for (i, name) in names.iter().enumerate() {
             let (space, address) = (format!("{prefix}-{name}"), format!("{network}.{}", 11 + i));
-            ip(&format!("netns add {space}"))?;
-            ip(&format!("-n {space} link set lo up"))?;
-            ip(&format!("-n {lan} link add p{i} type veth peer name eth0 netns {space}"))?;
-            ip(&format!("-n {lan} link set p{i} master br0 up"))?;
-            ip(&format!("-n {space} addr add {address}/24 dev eth0"))?;
-            ip(&format!("-n {space} link set eth0 up"))?;
-            ip(&format!("-n {space} route add default via {network}.1"))?;
+            make_space(&lan, &gateway, i, &space, &address)?;
             let mounts: String = OWN.iter().map(|dir| format!("mkdir -p {dir}; mount -t tmpfs tmpfs {dir}; ")).collect();
             let script = format!("hostname {name}; mount --bind {} /etc/hosts; {mounts}echo ready; exec sleep infinity", known.display());
             let mut holder = Command::new("nsenter")

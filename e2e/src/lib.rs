@@ -291,6 +291,22 @@ pub fn traces(run: &Path) -> Result<Vec<String>> {
 /// A named step.
 pub type Step = (&'static str, Box<dyn FnOnce() -> Result<()>>);
 
+/// What a test needs, for as long as the program runs; where it cannot be made, the program ends and says why.
+pub fn begin<T>(made: Result<T>) -> &'static T {
+    match made {
+        Ok(test) => Box::leak(Box::new(test)),
+        Err(error) => {
+            println!("{error:?}");
+            std::process::exit(1);
+        }
+    }
+}
+
+/// Steps that share a test.
+pub fn steps_of<T: Sync>(test: &'static T, steps: &[(&'static str, fn(&T) -> Result<()>)]) -> Vec<Step> {
+    steps.iter().map(|&(name, step)| -> Step { (name, Box::new(move || step(test))) }).collect()
+}
+
 /// Runs steps in order and reports as the test harness does. A step whose failure makes the others
 /// pointless is named in `vital`.
 pub fn run_steps(steps: Vec<Step>, vital: &[&str]) -> ! {

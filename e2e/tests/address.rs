@@ -6,7 +6,7 @@ use std::sync::Mutex;
 
 use anyhow::{Context, Result, ensure};
 use e2e::hosts::Hosts;
-use e2e::{Env, Step, eventually, run_steps};
+use e2e::{Env, begin, eventually, run_steps, steps_of};
 use serde_json::Value;
 
 const NETWORK: &str = "198.18.15";
@@ -14,14 +14,8 @@ const MASTERS: [&str; 3] = ["m1", "m2", "m3"];
 const WORKER: &str = "w";
 
 fn main() {
-    let test: &'static Test = match Test::new() {
-        Ok(test) => Box::leak(Box::new(test)),
-        Err(error) => {
-            println!("{error:#}");
-            std::process::exit(1);
-        }
-    };
-    let mut steps: Vec<Step> = STEPS.iter().map(|(name, step)| -> Step { (name, Box::new(move || step(test))) }).collect();
+    let test = begin(Test::new());
+    let mut steps = steps_of(test, STEPS);
     steps.push(("the hosts are taken away", Box::new(|| {
         test.hosts.lock().expect("not poisoned").take();
         Ok(())

@@ -6,7 +6,7 @@ use std::process::{Child, Command, Stdio};
 use std::sync::Mutex;
 
 use anyhow::{Context, Result, ensure};
-use e2e::{Env, Step, eventually, on_host, output, run_steps};
+use e2e::{Env, Step, begin, eventually, on_host, output, run_steps};
 use serde_json::{Value, json};
 
 /// The host: a network namespace.
@@ -26,16 +26,10 @@ fn main() {
     if std::env::var_os(INSIDE).is_none() {
         on_host(HOST, INSIDE);
     }
-    let env = match Env::on_port("store", 17443) {
-        Ok(env) => env,
-        Err(error) => {
-            println!("{error:#}");
-            std::process::exit(1);
-        }
-    };
+    let env = begin(Env::on_port("store", 17443));
     // What an earlier run left, if it was interrupted.
     let _ = env.knarr(&["down", "--purge"]).output();
-    let test: &'static Test = Box::leak(Box::new(Test { env, etcd: Mutex::default(), before: Mutex::default() }));
+    let test = begin(Ok(Test { env: env.clone(), etcd: Mutex::default(), before: Mutex::default() }));
     let step = |name: &'static str, f: fn(&Test) -> Result<()>| -> Step { (name, Box::new(move || f(test))) };
     let steps = vec![
         step("up, and objects", up),

@@ -8,17 +8,11 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
-use e2e::{Env, Step, eventually, output, run_steps};
+use e2e::{Env, Step, begin, eventually, output, run_steps};
 use serde_json::{Value, json};
 
 fn main() {
-    let env = match Env::on_port("bad", 18443) {
-        Ok(env) => env,
-        Err(error) => {
-            println!("{error:#}");
-            std::process::exit(1);
-        }
-    };
+    let env = begin(Env::on_port("bad", 18443));
     clean(&env);
     let mut steps: Vec<Step> = Vec::new();
     for (name, test) in STEPS {

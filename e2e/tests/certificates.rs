@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use e2e::hosts::Hosts;
-use e2e::{Env, Step, images, output, run_steps};
+use e2e::{Env, begin, images, output, run_steps, steps_of};
 
 const NETWORK: &str = "198.18.14";
 const MASTER: &str = "master";
@@ -20,15 +20,8 @@ const GENERATIONS: usize = 3;
 const PATIENCE: Duration = Duration::from_secs(180);
 
 fn main() {
-    let test = match Test::new() {
-        Ok(test) => test,
-        Err(error) => {
-            println!("{error:#}");
-            std::process::exit(1);
-        }
-    };
-    let test: &'static Test = Box::leak(Box::new(test));
-    let mut steps: Vec<Step> = STEPS.iter().map(|(name, step)| -> Step { (name, Box::new(move || step(test))) }).collect();
+    let test = begin(Test::new());
+    let mut steps = steps_of(test, STEPS);
     steps.push(("the hosts are taken away", Box::new(|| {
         test.hosts.lock().expect("not poisoned").take();
         Ok(())

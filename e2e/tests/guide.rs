@@ -9,7 +9,7 @@ use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use e2e::{Client, Env, Step, eventually, on_host, output, run_steps};
+use e2e::{Client, Env, Step, begin, eventually, on_host, output, run_steps};
 use serde_json::{Value, json};
 
 /// The host: a network namespace.
@@ -23,14 +23,8 @@ fn main() {
     if std::env::var_os(INSIDE).is_none() {
         on_host(HOST, INSIDE);
     }
-    let env = match Env::on_port("guide", 6443) {
-        Ok(env) => env,
-        Err(error) => {
-            println!("{error:#}");
-            std::process::exit(1);
-        }
-    };
-    let test: &'static Test = Box::leak(Box::new(Test { env, running: Mutex::default() }));
+    let env = begin(Env::on_port("guide", 6443));
+    let test = begin(Ok(Test { env: env.clone(), running: Mutex::default() }));
     let step = |name: &'static str, f: fn(&Test) -> Result<()>| -> Step { (name, Box::new(move || f(test))) };
     let steps = vec![
         step("certificates by openssl", certificates),

@@ -6,19 +6,13 @@ use std::rc::Rc;
 use anyhow::{Context, Result, ensure};
 use e2e::images::{ELSEWHERE, Image, busybox_image, nginx_image};
 use e2e::registry::{Certificates, Registry, certificates};
-use e2e::{Client, Env, Step, curl, eventually, output, run_steps};
+use e2e::{Client, Env, Step, begin, curl, eventually, output, run_steps};
 use serde_json::json;
 
 const USER: (&str, &str) = ("puller", "open sesame");
 
 fn main() {
-    let env = match Env::on_port("images", 17443) {
-        Ok(env) => env,
-        Err(error) => {
-            println!("{error:#}");
-            std::process::exit(1);
-        }
-    };
+    let env = begin(Env::on_port("images", 17443));
     // What an earlier run left, if it was interrupted.
     let _ = env.knarr(&["down", "--purge"]).output();
     // Shared by the steps, which run one after another; the registries end with it.

@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use anyhow::{Context, Result, ensure};
 use e2e::hosts::Hosts;
-use e2e::{Env, Step, eventually, images, run_steps};
+use e2e::{Env, begin, eventually, images, run_steps, steps_of};
 use serde_json::Value;
 
 /// The hosts' network, and their names: the guide's.
@@ -18,15 +18,8 @@ const WORKER: &str = "k8s-worker-1";
 const RENAMED: &str = "k8s-worker-9";
 
 fn main() {
-    let test = match Test::new() {
-        Ok(test) => test,
-        Err(error) => {
-            println!("{error:#}");
-            std::process::exit(1);
-        }
-    };
-    let test: &'static Test = Box::leak(Box::new(test));
-    let mut steps: Vec<Step> = STEPS.iter().map(|(name, step)| -> Step { (name, Box::new(move || step(test))) }).collect();
+    let test = begin(Test::new());
+    let mut steps = steps_of(test, STEPS);
     steps.push(("the hosts are taken away", Box::new(|| {
         test.hosts.lock().expect("not poisoned").take();
         Ok(())

@@ -9,7 +9,7 @@ use std::time::Instant;
 
 use anyhow::{Context, Result, ensure};
 use e2e::hosts::Hosts;
-use e2e::{Env, Step, debian, images, run_steps};
+use e2e::{Env, begin, debian, images, run_steps, steps_of};
 use serde_json::Value;
 
 const NETWORK: &str = "198.18.13";
@@ -18,14 +18,8 @@ const WORKERS: [&str; 3] = ["k8s-worker-1", "k8s-worker-2", "k8s-worker-3"];
 const BALANCER: &str = "haproxy-lb";
 
 fn main() {
-    let test: &'static Test = match Test::new() {
-        Ok(test) => Box::leak(Box::new(test)),
-        Err(error) => {
-            println!("{error:#}");
-            std::process::exit(1);
-        }
-    };
-    let mut steps: Vec<Step> = STEPS.iter().map(|(name, step)| -> Step { (name, Box::new(move || step(test))) }).collect();
+    let test = begin(Test::new());
+    let mut steps = steps_of(test, STEPS);
     steps.push(("the hosts are taken away", Box::new(|| {
         if let Some(mut proxy) = test.proxy.lock().expect("not poisoned").take() {
             proxy.kill()?;

@@ -12,7 +12,8 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result, ensure};
-use e2e::{Env, Step, eventually, network_traces, output, output_with, run_steps, traces};
+use e2e::hosts::{inside, ip, make_lan, make_space};
+use e2e::{Env, begin, eventually, network_traces, output, output_with, run_steps, steps_of, traces};
 
 const LAN: &str = "knarr-ha-lan";
 const LAN_IP: &str = "198.18.11.1";
@@ -29,30 +30,14 @@ const VIP: &str = "198.18.11.100";
 const SHARED: [&str; 9] = ["ca.crt", "ca.key", "front-proxy-ca.crt", "front-proxy-ca.key", "sa.key", "sa.pub", "encryption.key", "etcd/ca.crt", "etcd/ca.key"];
 
 fn main() {
-    let test = match Test::new() {
-        Ok(test) => Arc::new(test),
-        Err(error) => {
-            println!("{error:#}");
-            std::process::exit(1);
-        }
-    };
+    let test = begin(Test::new());
     let before = traces(Path::new("/run/knarr-ha-none")).unwrap_or_default();
-    if let Err(error) = test.take_away().and_then(|()| test.make_hosts()) {
-        println!("{error:?}");
-        std::process::exit(1);
-    }
-    let mut steps: Vec<Step> = STEPS
-        .iter()
-        .map(|(name, step)| -> Step {
-            let test = test.clone();
-            (name, Box::new(move || step(&test)))
-        })
-        .collect();
-    let last = test.clone();
+    begin(test.take_away().and_then(|()| test.make_hosts()));
+    let mut steps = steps_of(test, STEPS);
     steps.push((
         "nothing is left",
         Box::new(move || {
-            last.take_away()?;
+            test.take_away()?;
             let left: Vec<String> = traces(Path::new("/run/knarr-ha-none"))?.into_iter().filter(|t| !before.contains(t) && t.contains("knarr-ha-")).collect();
             ensure!(left.is_empty(), "left behind: {left:?}");
             Ok(())
@@ -79,25 +64,13 @@ struct Test {
     container: Mutex<String>,
 }
 
-fn ip(text: &str) -> Result<String> {
-    output(Command::new("ip").args(text.split(' '))).with_context(|| format!("ip {text}"))
-}
-
 fn now() -> f64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |d| d.as_secs_f64())
 }
 
 /// The same command on a host.
 fn on(host: usize, command: &Command) -> Command {
-    let mut entered = Command::new("nsenter");
-    entered.arg(format!("--net=/run/netns/{}", HOSTS[host].0)).arg(command.get_program()).args(command.get_args());
-    for (name, value) in command.get_envs() {
-        match value {
-            Some(value) => entered.env(name, value),
-            None => entered.env_remove(name),
-        };
-    }
-    entered
+    inside(HOSTS[host].0, command)
 }
 
 impl Test {
@@ -112,19 +85,9 @@ impl Test {
     }
 
     fn make_hosts(&self) -> Result<()> {
-        ip(&format!("netns add {LAN}"))?;
-        ip(&format!("-n {LAN} link set lo up"))?;
-        ip(&format!("-n {LAN} link add br0 type bridge"))?;
-        ip(&format!("-n {LAN} addr add {LAN_IP}/24 dev br0"))?;
-        ip(&format!("-n {LAN} link set br0 up"))?;
+        make_lan(LAN, LAN_IP)?;
         for (index, (name, address)) in HOSTS.iter().enumerate() {
-            ip(&format!("netns add {name}"))?;
-            ip(&format!("-n {name} link set lo up"))?;
-            ip(&format!("-n {LAN} link add port{index} type veth peer name eth0 netns {name}"))?;
-            ip(&format!("-n {LAN} link set port{index} master br0 up"))?;
-            ip(&format!("-n {name} addr add {address}/24 dev eth0"))?;
-            ip(&format!("-n {name} link set eth0 up"))?;
-            ip(&format!("-n {name} route add default via {LAN_IP}"))?;
+            make_space(LAN, LAN_IP, index, name, address)?;
         }
         let data = self.place(FULL).data;
         std::fs::create_dir_all(&data)?;
@@ -629,11 +592,11 @@ fn kills(t: &Test) -> Result<()> {
 fn partition(t: &Test) -> Result<()> {
     let leader = t.leader()?;
     let moment = now();
-    ip(&format!("-n {LAN} link set port{leader} down"))?;
+    ip(&format!("-n {LAN} link set p{leader} down"))?;
     let outage = t.next_write(moment)?;
     println!("    {} cut off: {outage:.3} s until the next write", HOSTS[leader].0);
     std::thread::sleep(Duration::from_secs(8));
-    ip(&format!("-n {LAN} link set port{leader} up"))?;
+    ip(&format!("-n {LAN} link set p{leader} up"))?;
     ensure!(outage < 10.0, "writes waited for {outage:.1} s");
     t.all_serve()?;
     t.next_write(now()).map(|_| ())

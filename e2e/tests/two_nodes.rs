@@ -4,10 +4,11 @@
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::{Arc, Mutex};
+use std::sync::Mutex;
 
 use anyhow::{Context, Result, bail, ensure};
-use e2e::{Client, Env, Step, eventually, images, network_traces, output, run_steps, traces};
+use e2e::hosts::{inside, ip, make_lan, make_space};
+use e2e::{Client, Env, begin, eventually, images, network_traces, output, run_steps, steps_of, traces};
 use serde_json::Value;
 
 /// The hosts: bridge, server, agent.
@@ -28,23 +29,10 @@ fn main() {
         });
         std::process::exit(code);
     }
-    let env = match Env::new("two") {
-        Ok(env) => env,
-        Err(error) => {
-            println!("{error:#}");
-            std::process::exit(1);
-        }
-    };
-    let test = Arc::new(Test::new(env));
+    let test = begin(Env::new("two").map(Test::new));
     let before = test.traces().unwrap_or_default();
-    let mut steps: Vec<Step> = STEPS
-        .iter()
-        .map(|(name, step)| -> Step {
-            let test = test.clone();
-            (name, Box::new(move || step(&test)))
-        })
-        .collect();
-    steps.push(("down --purge of both leaves nothing", Box::new(move || purge(&test, &before))));
+    let mut steps = steps_of(test, STEPS);
+    steps.push(("down --purge of both leaves nothing", Box::new(move || purge(test, &before))));
     run_steps(steps, &["up", "an agent joins", "pods on both nodes"]);
 }
 
@@ -52,7 +40,6 @@ fn main() {
 fn outside() -> Result<i32> {
     let namespaces = [LAN, ONE, TWO];
     let exists = |name: &str| Path::new("/run/netns").join(name).exists();
-    let ip = |text: &str| output(Command::new("ip").args(text.split(' '))).with_context(|| format!("ip {text}"));
     if namespaces.iter().any(|n| exists(n)) {
         // An earlier run was interrupted: what it left is in these namespaces.
         for name in namespaces.iter().filter(|n| !exists(n)) {
@@ -63,19 +50,9 @@ fn outside() -> Result<i32> {
             ip(&format!("netns del {name}"))?;
         }
     }
-    for name in namespaces {
-        ip(&format!("netns add {name}"))?;
-        ip(&format!("-n {name} link set lo up"))?;
-    }
-    ip(&format!("-n {LAN} link add br0 type bridge"))?;
-    ip(&format!("-n {LAN} addr add {LAN_IP}/24 dev br0"))?;
-    ip(&format!("-n {LAN} link set br0 up"))?;
+    make_lan(LAN, LAN_IP)?;
     for (index, (name, address)) in [(ONE, ONE_IP), (TWO, TWO_IP)].iter().enumerate() {
-        ip(&format!("-n {LAN} link add port{index} type veth peer name eth0 netns {name}"))?;
-        ip(&format!("-n {LAN} link set port{index} master br0 up"))?;
-        ip(&format!("-n {name} addr add {address}/24 dev eth0"))?;
-        ip(&format!("-n {name} link set eth0 up"))?;
-        ip(&format!("-n {name} route add default via {LAN_IP}"))?;
+        make_space(LAN, LAN_IP, index, name, address)?;
     }
     let mut own = Command::new(std::env::current_exe()?);
     own.args(std::env::args_os().skip(1)).env(INSIDE, "1");
@@ -94,19 +71,6 @@ fn purge_quietly() -> Result<()> {
         let _ = output(&mut inside(host, &node.knarr(&["down", "--purge"])));
     }
     Ok(())
-}
-
-/// The same command on a host.
-fn inside(host: &str, command: &Command) -> Command {
-    let mut entered = Command::new("nsenter");
-    entered.arg(format!("--net=/run/netns/{host}")).arg(command.get_program()).args(command.get_args());
-    for (name, value) in command.get_envs() {
-        match value {
-            Some(value) => entered.env(name, value),
-            None => entered.env_remove(name),
-        };
-    }
-    entered
 }
 
 struct Test {

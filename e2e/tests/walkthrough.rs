@@ -4,17 +4,11 @@ use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use e2e::{Client, Env, Step, container_process, curl, eventually, output, run_steps, traces};
+use e2e::{Client, Env, Step, begin, container_process, curl, eventually, output, run_steps, traces};
 use serde_json::Value;
 
 fn main() {
-    let env = match Env::new("walk") {
-        Ok(env) => env,
-        Err(error) => {
-            println!("{error:#}");
-            std::process::exit(1);
-        }
-    };
+    let env = begin(Env::new("walk"));
     // What an earlier run left, if it was interrupted.
     let _ = env.knarr(&["down", "--purge"]).output();
     let before = traces(&env.run).unwrap_or_default();
