@@ -159,43 +159,35 @@ impl Cluster {
         answer
     }
 
-    /// A lease of so many seconds.
-    pub async fn grant(&self, seconds: i64) -> Result<i64, Error> {
-        let granted: pb::LeaseGrantResponse = self.ask(method::LEASE_GRANT, &pb::LeaseGrantRequest { ttl: seconds, id: 0 }, true).await?;
-        Ok(granted.id)
+    /// A key's value, and the revision that wrote it, as a quorum knows them.
+    pub async fn read(&self, key: &str) -> Result<Option<(Vec<u8>, i64)>, Error> {
+        let found: pb::RangeResponse = self.ask(method::RANGE, &pb::RangeRequest { key: key.into(), ..Default::default() }, false).await?;
+        Ok(found.kvs.into_iter().next().map(|kv| (kv.value.to_vec(), kv.mod_revision)))
     }
 
-    /// Renews a lease; whether there still is one.
-    pub async fn keep_alive(&self, id: i64) -> Result<bool, Error> {
-        // A stream of requests, of which there is one.
-        let kept: pb::LeaseKeepAliveResponse = self.ask(method::LEASE_KEEP_ALIVE, &pb::LeaseKeepAliveRequest { id }, false).await?;
-        Ok(kept.ttl > 0)
+    /// Writes a key that was written by the revision `seen`, or is not there (0), and by nobody since; whether it did.
+    pub async fn replace(&self, key: &str, seen: i64, value: &str) -> Result<bool, Error> {
+        let put = pb::PutRequest { key: key.into(), value: value.to_owned().into(), ..Default::default() };
+        self.only_if(key, pb::CompareTarget::Mod, pb::compare::TargetUnion::ModRevision(seen), pb::request_op::Request::Put(put), true).await
     }
 
-    /// Ends a lease, and what hangs on it.
-    pub async fn revoke(&self, id: i64) -> Result<(), Error> {
-        self.ask::<_, pb::LeaseRevokeResponse>(method::LEASE_REVOKE, &pb::LeaseRevokeRequest { id }, false).await.map(drop)
+    /// Writes a key that has this value once more; whether it had. May be done twice.
+    pub async fn renew(&self, key: &str, value: &str) -> Result<bool, Error> {
+        let put = pb::PutRequest { key: key.into(), value: value.to_owned().into(), ..Default::default() };
+        self.only_if(key, pb::CompareTarget::Value, pb::compare::TargetUnion::Value(value.as_bytes().to_vec()), pb::request_op::Request::Put(put), false).await
     }
 
-    /// Whether there is a key.
-    pub async fn exists(&self, key: &str) -> Result<bool, Error> {
-        let request = pb::RangeRequest { key: key.into(), count_only: true, ..Default::default() };
-        let found: pb::RangeResponse = self.ask(method::RANGE, &request, false).await?;
-        Ok(found.count > 0)
+    /// Deletes a key that has this value; whether it had.
+    pub async fn give_up(&self, key: &str, value: &str) -> Result<bool, Error> {
+        let delete = pb::DeleteRangeRequest { key: key.into(), ..Default::default() };
+        self.only_if(key, pb::CompareTarget::Value, pb::compare::TargetUnion::Value(value.as_bytes().to_vec()), pb::request_op::Request::DeleteRange(delete), false).await
     }
 
-    /// Makes a key that goes with the lease, if it is not there yet; whether it was made.
-    pub async fn put_new(&self, key: &str, value: &str, lease: i64) -> Result<bool, Error> {
-        let put = pb::PutRequest { key: key.into(), value: value.to_owned().into(), lease, ..Default::default() };
-        let compare = pb::Compare {
-            result: pb::CompareResult::Equal as i32,
-            target: pb::CompareTarget::Create as i32,
-            key: key.into(),
-            target_union: Some(pb::compare::TargetUnion::CreateRevision(0)),
-            range_end: Vec::new(),
-        };
-        let success = vec![pb::RequestOp { request: Some(pb::request_op::Request::Put(put)) }];
-        let done: pb::TxnResponse = self.ask(method::TXN, &pb::TxnRequest { compare: vec![compare], success, failure: Vec::new() }, true).await?;
+    /// Does something to a key that is so; whether it was.
+    async fn only_if(&self, key: &str, target: pb::CompareTarget, is: pb::compare::TargetUnion, what: pb::request_op::Request, changes: bool) -> Result<bool, Error> {
+        let compare = pb::Compare { result: pb::CompareResult::Equal as i32, target: target as i32, key: key.into(), target_union: Some(is), range_end: Vec::new() };
+        let success = vec![pb::RequestOp { request: Some(what) }];
+        let done: pb::TxnResponse = self.ask(method::TXN, &pb::TxnRequest { compare: vec![compare], success, failure: Vec::new() }, changes).await?;
         Ok(done.succeeded)
     }
 

@@ -1,9 +1,10 @@
 //! An address of the control plane as a whole, which is at one of its nodes at a time.
 //!
-//! Who has it is decided among the nodes by a key in etcd with a lease, without the API: a lease that was renewed has
-//! not run out before its time. The kernel is told how long the address is good for, each time less than that; so a
-//! server that is killed, stopped or cut off loses it by itself before another one can have it. A server that is not
-//! ready gives it up. Where the store is embedded there is one server, and it has the address while it is ready.
+//! Who has it is decided among the nodes by a key in etcd, without the API: who has it writes it again and again, and
+//! another one takes it when it has not been written for a while by its own clock. The kernel is told how long the
+//! address is good for, each time less than that; so a server that is killed, stopped or cut off loses it by itself
+//! before another one can have it. A server that is not ready gives it up, and then the key is gone. Where the store is
+//! embedded there is one server, and it has the address while it is ready.
 //!
 //! One future runs it: [`run`]. What is done when is decided in [`plan`].
 
@@ -16,12 +17,14 @@ use std::time::{Duration, Instant};
 
 use netlink::{Handle, Link, Netlink, Prefix};
 
-use crate::etcd::{Cluster, Error};
+use crate::etcd::Cluster;
 use plan::{Action, Candidate, Seen};
 
 /// How often it is looked at.
 const TICK: Duration = Duration::from_millis(500);
-/// How long etcd or the server may take to answer.
+/// How often the key is written by who has the address.
+const BEAT: Duration = Duration::from_millis(900);
+/// How long a member of etcd or the server may take to answer.
 const PATIENCE: Duration = Duration::from_secs(1);
 /// How often the link is told anew where the address is.
 const ANNOUNCE: Duration = Duration::from_secs(20);
@@ -106,38 +109,45 @@ pub async fn run(settings: Settings, cluster: Option<Cluster>, ready: Ready, sto
     let cluster = cluster.map(|c| c.with_patience(PATIENCE));
     let key = format!("/knarr/virtual-addresses/{}", settings.address);
     let mut candidate = Candidate::default();
-    let (mut lease, mut told) = (None, Instant::now());
+    // The key's value while it is ours: another one each time.
+    let mut own: Option<String> = None;
+    let (mut written, mut told) = (Instant::now(), Instant::now());
     tokio::pin!(stop);
     loop {
         let fit = tokio::time::timeout(PATIENCE, ready()).await.unwrap_or(false);
         let asked = Instant::now();
-        let seen = match (&cluster, lease) {
+        let seen = match (&cluster, &own) {
             (None, _) => Seen::Mine,
-            (Some(cluster), Some(id)) => match cluster.keep_alive(id).await {
-                Ok(true) => Seen::Mine,
+            (Some(_), Some(_)) if written.elapsed() < BEAT => Seen::Unknown,
+            (Some(cluster), Some(value)) => match cluster.renew(&key, value).await {
+                Ok(true) => {
+                    written = asked;
+                    Seen::Mine
+                }
                 Ok(false) => Seen::Lost,
                 Err(_) => Seen::Unknown,
             },
-            (Some(cluster), None) => match cluster.exists(&key).await {
-                Ok(true) => Seen::Others,
-                Ok(false) => Seen::Free,
+            (Some(cluster), None) => match cluster.read(&key).await {
+                Ok(Some((_, revision))) => Seen::Others { revision },
+                Ok(None) => Seen::Free,
                 Err(_) => Seen::Unknown,
             },
         };
         match candidate.decide(fit, seen, asked, Instant::now()) {
             Action::Nothing => {}
-            Action::Compete => {
+            Action::Compete { seen } => {
                 if let Some(cluster) = &cluster {
-                    let asked = Instant::now();
-                    match compete(cluster, &key, &settings.name).await {
-                        Ok(Some(id)) => {
-                            lease = Some(id);
+                    let (asked, value) = (Instant::now(), format!("{} {:016x}", settings.name, rand::random::<u64>()));
+                    match cluster.replace(&key, seen, &value).await {
+                        Ok(true) => {
+                            (own, written) = (Some(value), asked);
                             candidate.won(asked);
+                            continue;
                         }
-                        Ok(None) => {}
+                        Ok(false) => {}
+                        // If it was written, it is taken for somebody else's.
                         Err(error) => tracing::debug!("{} could not be competed for: {error}", settings.address),
                     }
-                    continue;
                 }
             }
             Action::Hold { seconds, new } => {
@@ -153,14 +163,11 @@ pub async fn run(settings: Settings, cluster: Option<Cluster>, ready: Ready, sto
             Action::Drop { why } => {
                 place.drop();
                 tracing::warn!("{} is not at this node any more: {why}", settings.address);
-                if let (Some(cluster), Some(id)) = (&cluster, lease.take()) {
-                    // If it cannot be, it runs out.
-                    let _ = cluster.revoke(id).await;
-                }
+                give_up(cluster.as_ref(), &key, own.take()).await;
             }
         }
         if seen == Seen::Lost {
-            lease = None;
+            own = None;
         }
         tokio::select! {
             () = &mut stop => break,
@@ -168,20 +175,15 @@ pub async fn run(settings: Settings, cluster: Option<Cluster>, ready: Ready, sto
         }
     }
     place.drop();
-    if let (Some(cluster), Some(id)) = (&cluster, lease) {
-        let _ = cluster.revoke(id).await;
-    }
+    give_up(cluster.as_ref(), &key, own).await;
     Ok(())
 }
 
-/// Has the key made with a new lease; nothing if somebody else was faster.
-async fn compete(cluster: &Cluster, key: &str, name: &str) -> Result<Option<i64>, Error> {
-    let id = cluster.grant(plan::LEASE.as_secs() as i64).await?;
-    match cluster.put_new(key, name, id).await {
-        Ok(true) => Ok(Some(id)),
-        other => {
-            let _ = cluster.revoke(id).await;
-            other.map(|_| None)
-        }
+/// Takes the key away, so that nobody needs to wait.
+async fn give_up(cluster: Option<&Cluster>, key: &str, own: Option<String>) {
+    if let (Some(cluster), Some(value)) = (cluster, own)
+        && let Err(error) = cluster.give_up(key, &value).await
+    {
+        tracing::debug!("{key} stays until nobody has written it for a while: {error}");
     }
 }

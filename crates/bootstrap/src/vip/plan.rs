@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-/// How long a lease lasts in etcd after it was renewed.
+/// Who has not seen the key written for so long may take it.
 pub const LEASE: Duration = Duration::from_secs(5);
 /// So much earlier the kernel lets go of the address: it counts in whole seconds, and looks now and then.
 const MARGIN: Duration = Duration::from_secs(1);
@@ -14,15 +14,18 @@ const GOOD: u32 = 2;
 /// What etcd says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Seen {
-    /// The lease is ours, and was renewed.
+    /// The key was ours, and is written again.
     Mine,
-    /// It was ours, and has run out.
+    /// It was ours, and is not any more.
     Lost,
-    /// Another node has the address.
-    Others,
-    /// Nobody has it.
+    /// It is another node's.
+    Others {
+        /// Which wrote it last.
+        revision: i64,
+    },
+    /// There is none.
     Free,
-    /// etcd did not answer.
+    /// etcd did not answer, or was not asked.
     Unknown,
 }
 
@@ -32,7 +35,10 @@ pub enum Action {
     /// Nothing.
     Nothing,
     /// Try to be the one.
-    Compete,
+    Compete {
+        /// The revision that wrote the key, if nobody has done so since; 0 where there is none.
+        seen: i64,
+    },
     /// Have the kernel keep the address for so long.
     Hold {
         /// From now.
@@ -40,7 +46,7 @@ pub enum Action {
         /// It was not here before.
         new: bool,
     },
-    /// Take it away, and give up the lease.
+    /// Take it away, and the key too.
     Drop {
         /// The reason.
         why: &'static str,
@@ -53,14 +59,16 @@ pub struct Candidate {
     good: u32,
     bad: u32,
     fit: bool,
-    /// The lease lasts until then at least.
+    /// Nobody else takes the key before that.
     until: Option<Instant>,
+    /// The revision that wrote another one's key, and when it was first seen.
+    watched: Option<(i64, Instant)>,
     /// Whether the kernel has the address.
     here: bool,
 }
 
 impl Candidate {
-    /// The lease is ours since a question that was asked then.
+    /// The key is ours since a question that was asked then.
     pub fn won(&mut self, asked: Instant) {
         self.until = Some(asked + LEASE);
     }
@@ -76,18 +84,26 @@ impl Candidate {
         self.fit = if self.fit { self.bad < BAD } else { self.good >= GOOD };
         match seen {
             Seen::Mine => self.until = Some(asked + LEASE),
-            Seen::Lost | Seen::Others | Seen::Free => self.until = None,
+            Seen::Lost | Seen::Others { .. } | Seen::Free => self.until = None,
             Seen::Unknown => {}
         }
+        let free = match seen {
+            Seen::Free => Some(0),
+            Seen::Others { revision } => {
+                let since = self.watched.filter(|(at, _)| *at == revision).map_or(now, |(_, since)| since);
+                self.watched = Some((revision, since));
+                (asked.saturating_duration_since(since) >= LEASE).then_some(revision)
+            }
+            _ => None,
+        };
         let seconds = self.until.map_or(0, |until| until.saturating_duration_since(now + MARGIN).as_secs() as u32);
         if !self.fit || seconds == 0 {
             let had = std::mem::take(&mut self.here) || (seen == Seen::Mine && !self.fit && self.until.is_some());
-            let free = seen == Seen::Free && self.fit;
             self.until = None;
-            return match (had, free) {
-                (true, _) => Action::Drop { why: if self.fit { "the lease could not be renewed in time" } else { "the server is not ready" } },
-                (false, true) => Action::Compete,
-                (false, false) => Action::Nothing,
+            return match free {
+                _ if had => Action::Drop { why: if self.fit { "etcd could not be told in time that it is" } else { "the server is not ready" } },
+                Some(seen) if self.fit => Action::Compete { seen },
+                _ => Action::Nothing,
             };
         }
         let new = !std::mem::replace(&mut self.here, true);
@@ -99,6 +115,8 @@ impl Candidate {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    const OTHERS: Seen = Seen::Others { revision: 7 };
 
     struct Node(Candidate, Instant);
 
@@ -114,8 +132,8 @@ mod tests {
 
         fn holding() -> Node {
             let mut node = Node::new();
-            node.look(true, Seen::Others);
-            assert_eq!(node.look(true, Seen::Free), Action::Compete);
+            node.look(true, OTHERS);
+            assert_eq!(node.look(true, Seen::Free), Action::Compete { seen: 0 });
             node.0.won(node.1);
             assert_eq!(node.look(true, Seen::Mine), Action::Hold { seconds: 4, new: true });
             node
@@ -126,13 +144,31 @@ mod tests {
     fn a_node_that_is_ready_takes_what_is_free() {
         let mut node = Node::new();
         assert_eq!(node.look(true, Seen::Free), Action::Nothing, "once is not enough");
-        assert_eq!(node.look(true, Seen::Others), Action::Nothing);
+        assert_eq!(node.look(true, OTHERS), Action::Nothing);
         assert_eq!(node.look(true, Seen::Unknown), Action::Nothing);
-        assert_eq!(node.look(true, Seen::Free), Action::Compete);
+        assert_eq!(node.look(true, Seen::Free), Action::Compete { seen: 0 });
         let mut ill = Node::new();
         for _ in 0..5 {
             assert_eq!(ill.look(false, Seen::Free), Action::Nothing);
         }
+    }
+
+    #[test]
+    fn what_nobody_writes_any_more_is_taken() {
+        let mut node = Node::new();
+        for revision in 1..30 {
+            assert_eq!(node.look(true, Seen::Others { revision }), Action::Nothing, "somebody writes");
+        }
+        let since = node.1;
+        while node.1 < since + LEASE - Duration::from_millis(500) {
+            assert_eq!(node.look(true, Seen::Others { revision: 29 }), Action::Nothing);
+            assert_eq!(node.0.decide(true, Seen::Unknown, node.1, node.1), Action::Nothing);
+        }
+        assert_eq!(node.look(true, Seen::Others { revision: 29 }), Action::Compete { seen: 29 });
+        assert_eq!(node.look(true, Seen::Others { revision: 30 }), Action::Nothing, "somebody was faster");
+        // An answer that was late: it was asked for before the time was over.
+        let asked = node.1;
+        assert_eq!(node.0.decide(true, Seen::Others { revision: 30 }, asked, asked + LEASE), Action::Nothing);
     }
 
     #[test]
@@ -147,7 +183,7 @@ mod tests {
         assert_eq!(node.look(false, Seen::Mine), Action::Drop { why: "the server is not ready" });
         assert_eq!(node.look(false, Seen::Free), Action::Nothing);
         assert_eq!(node.look(true, Seen::Free), Action::Nothing);
-        assert_eq!(node.look(true, Seen::Free), Action::Compete, "well again");
+        assert_eq!(node.look(true, Seen::Free), Action::Compete { seen: 0 }, "well again");
     }
 
     #[test]
@@ -160,7 +196,7 @@ mod tests {
             assert!(!matches!(last, Action::Hold { .. }), "{last:?}");
             assert!(node.1 < renewed + LEASE, "somebody else may have it");
         }
-        assert_eq!(last, Action::Drop { why: "the lease could not be renewed in time" });
-        assert_eq!(Node::holding().look(true, Seen::Lost), Action::Drop { why: "the lease could not be renewed in time" });
+        assert_eq!(last, Action::Drop { why: "etcd could not be told in time that it is" });
+        assert_eq!(Node::holding().look(true, Seen::Lost), Action::Drop { why: "etcd could not be told in time that it is" });
     }
 }
