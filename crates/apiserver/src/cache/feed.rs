@@ -3,11 +3,15 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
+use futures::FutureExt;
 use store::{Event, RangeRequest, Store, WatchEvent};
 
 use super::watch::Change;
 use super::{Cache, Entry, MAX_EVENT_BYTES, MAX_EVENTS, Resource, Snapshot};
 use crate::stored;
+
+/// Events whose revisions are published at once, at most.
+const AT_ONCE: usize = 256;
 
 /// Why the cache could not be filled.
 #[derive(Debug, thiserror::Error)]
@@ -90,21 +94,23 @@ impl Feed {
     async fn follow(&self, revision: &mut i64) -> Result<(), store::Error> {
         let mut stream = self.store.watch(b"/registry/", *revision + 1).await?;
         while let Some(item) = stream.next().await {
-            let at = match item? {
-                WatchEvent::Events { revision, events } => {
-                    for event in events {
-                        self.apply(event);
+            // What was committed together is published together: whoever waits is woken once.
+            let (mut next, mut taken) = (Some(item), 0);
+            while let Some(item) = next {
+                *revision = match item? {
+                    WatchEvent::Events { revision, events } => {
+                        for event in events {
+                            self.apply(event);
+                        }
+                        revision
                     }
-                    revision
-                }
-                WatchEvent::Progress { revision } => revision,
-            };
-            *revision = at;
-            self.cache.revision.send_if_modified(|r| {
-                let newer = at as u64 > *r;
-                *r = at as u64;
-                newer
-            });
+                    WatchEvent::Progress { revision } => revision,
+                };
+                taken += 1;
+                next = if taken < AT_ONCE { stream.next().now_or_never().flatten() } else { None };
+            }
+            let at = *revision as u64;
+            self.cache.revision.send_if_modified(|r| at > std::mem::replace(r, at));
         }
         Ok(())
     }
