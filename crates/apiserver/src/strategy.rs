@@ -167,9 +167,10 @@ pub fn reset_fields(ctx: &Ctx, new: &mut Value, old: &Value) {
     } else if ctx.subresource.is_empty() && has_status {
         let map = crate::object::map_of(new);
         match old.get("status") {
-            Some(status) => map.insert("status".into(), status.clone()),
-            None => map.remove("status"),
-        };
+            Some(status) if map.get("status") == Some(status) => {}
+            Some(status) => drop(map.insert("status".into(), status.clone())),
+            None => drop(map.remove("status")),
+        }
     }
 }
 

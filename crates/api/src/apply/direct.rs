@@ -69,7 +69,7 @@ fn added(node: Node<'_>, old: Option<&Value>, new: &Value, ignored: Option<&Set>
                 }
                 let (is_unowned, unowned) = names(unowned, key);
                 let (itself, below) = added(map.at(key).unwrap_or(Node::Deduced), before.and_then(|b| b.get(key)), value, ignored, unowned)?;
-                put(&mut out, format!("f:{key}"), itself && !is_unowned, below);
+                put(&mut out, ["f:", key].concat(), itself && !is_unowned, below);
             }
         }
     }
@@ -96,8 +96,8 @@ fn put(out: &mut Fields, key: String, itself: bool, mut below: Fields) {
 }
 
 /// The entries of an object that `acting` made of `live`, whose entries are `kept`.
-pub fn changed(node: Node<'_>, live: &Value, new: &Value, kept: &Value, acting: Manager, ignored: &Set) -> Option<Vec<Value>> {
-    let mut entries = kept.as_array()?.clone();
+pub fn changed(node: Node<'_>, live: &Value, new: &Value, kept: Value, acting: Manager, ignored: &Set) -> Option<Vec<Value>> {
+    let Value::Array(mut entries) = kept else { return None };
     let plain = entries.iter().all(|e| text(e, "fieldsType") == "FieldsV1" && !text(e, "apiVersion").is_empty() && matches!(text(e, "operation"), "Apply" | "Update"));
     let updaters = entries.iter().filter(|e| text(e, "operation") == "Update").count();
     if entries.is_empty() || !plain || updaters >= MAX_UPDATERS {

@@ -121,15 +121,24 @@ fn uid(v: &Value) -> &str {
 /// Writes the managed fields of `new`, which `manager` made of `old` (absent for a create) by any
 /// operation but apply. `now` is an RFC 3339 time in seconds.
 pub fn track_update(target: &Target<'_>, old: Option<&Value>, new: &mut Value, manager: &str, now: &str) {
-    let given = managers::strip(new);
+    let mut given = managers::strip(new);
     let acting = || target.manager(manager, Operation::Update, now);
     let quick = match old {
         None if given.is_none() => direct::created(target.node, &empty(target), new, acting(), &target.reset),
         None => None,
         Some(live) => {
             let kept = managers::of(live);
-            let same = !target.subresource.is_empty() || given.is_none() || given.as_ref() == kept;
-            kept.filter(|_| same).and_then(|kept| direct::changed(target.node, live, new, kept, acting(), &target.reset))
+            let came_back = given.as_ref() == kept;
+            let entries = match came_back {
+                true => given.take(),
+                false if given.is_none() || !target.subresource.is_empty() => kept.cloned(),
+                false => None,
+            };
+            let quick = entries.and_then(|entries| direct::changed(target.node, live, new, entries, acting(), &target.reset));
+            if quick.is_none() && came_back {
+                given = kept.cloned();
+            }
+            quick
         }
     };
     match quick {

@@ -72,7 +72,7 @@ pub enum Element {
 impl Element {
     pub(super) fn serialize(&self) -> String {
         match self {
-            Element::Field(name) => format!("f:{name}"),
+            Element::Field(name) => ["f:", name].concat(),
             Element::Key(fields) => {
                 let fields: Vec<String> =
                     fields.iter().map(|(k, v)| format!("{}:{}", go_json(&Value::from(k.as_str())), go_json(&v.0))).collect();

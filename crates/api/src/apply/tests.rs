@@ -271,7 +271,7 @@ fn the_short_way_and_the_long_way_meet() {
             let kept = live.as_ref().and_then(managers::of);
             short[usize::from(live.is_some())] += i32::from(match &live {
                 None => direct::created(target.node, &empty(&target), &long, acting.clone(), &target.reset).is_some(),
-                Some(live) => kept.is_some_and(|kept| direct::changed(target.node, live, &long, kept, acting.clone(), &target.reset).is_some()),
+                Some(live) => kept.is_some_and(|kept| direct::changed(target.node, live, &long, kept.clone(), acting.clone(), &target.reset).is_some()),
             });
             track_by_sets(&target, live.as_ref(), &mut long, given, acting);
             track_update(&target, live.as_ref(), &mut new, &who, &now);

@@ -291,6 +291,9 @@ pub fn update(pod: &At<'_>, old: &At<'_>) {
             name.forbidden(format!("only deletion is allowed, but found new scheduling gate '{}'", name.text()));
         }
     }
+    if same(s.v, o.v) {
+        return;
+    }
     let mut munged = s.v.clone();
     let gated = !o.at("schedulingGates").is_empty();
     keep_mutable(&mut munged, o.v, gated);

@@ -155,8 +155,9 @@ pub(crate) fn keep_times(new: &mut Value, old: &Value) {
     let Some(Value::Array(before)) = old.get("metadata").and_then(|m| m.get("managedFields")) else { return };
     let Some(Value::Array(now)) = object::meta_mut(new).get_mut("managedFields") else { return };
     for entry in now {
-        if let Some(same) = before.iter().find(|old| same_but_time(entry, old)) {
-            *entry = same.clone();
+        let Some(time) = before.iter().find(|old| same_but_time(entry, old)).and_then(|same| same.get("time")) else { continue };
+        if entry.get("time") != Some(time) {
+            object::map_of(entry).insert("time".into(), time.clone());
         }
     }
 }

@@ -113,9 +113,10 @@ impl Strategy for Resize {
 fn copy(to: &mut Value, from: &Value, key: &str) {
     let Some(map) = to.as_object_mut() else { return };
     match from.get(key) {
-        Some(value) => map.insert(key.to_owned(), value.clone()),
-        None => map.remove(key),
-    };
+        Some(value) if map.get(key) == Some(value) => {}
+        Some(value) => drop(map.insert(key.to_owned(), value.clone())),
+        None => drop(map.remove(key)),
+    }
 }
 
 /// Everything as it was, but the version and managers that the client sent.
