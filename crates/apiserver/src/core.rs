@@ -1,4 +1,5 @@
 //! The generic registry's foundation: objects in and out of the store and the cache, for any resource.
+use std::borrow::Cow;
 use std::collections::VecDeque;
 use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
@@ -61,10 +62,10 @@ pub enum Object {
 }
 
 impl Object {
-    pub fn tree(&self) -> Value {
+    pub fn tree(&self) -> Cow<'_, Value> {
         match self {
-            Object::Cached(entry) => entry.parse(),
-            Object::Tree(value) => value.clone(),
+            Object::Cached(entry) => Cow::Owned(entry.parse()),
+            Object::Tree(value) => Cow::Borrowed(value),
         }
     }
 
@@ -85,8 +86,13 @@ pub struct Stored {
 
 /// What became of a conditional write.
 pub enum Written {
-    Done(Stored),
+    Done(Object),
     /// Somebody was faster; this is there now.
+    Conflict(Option<Stored>),
+}
+
+enum Committed {
+    At(u64),
     Conflict(Option<Stored>),
 }
 
@@ -207,48 +213,85 @@ impl Core {
         if model::is_storage_version(resource) { object } else { model::convert(model::storage_resource(resource), resource, object) }
     }
 
-    /// Writes the object if its key is still at `expect` (0: absent).
+    /// Writes the object if its key is still at `expect` (0: absent). What is served as it is stored becomes the cache's
+    /// entry: its tree is not kept while the disk is waited for, by many requests at once.
     pub async fn put(&self, resource: &'static Resource, mut object: Value, expect: u64) -> Result<Written, Status> {
-        let key = storage_key(resource, object::meta(&object, "namespace"), object::name(&object));
-        if self.media_type.is_protobuf(resource) {
-            // Stored objects have none; a commit sets the new one.
-            object::meta_mut(&mut object).remove("resourceVersion");
+        if resource.is_custom() || !model::is_storage_version(resource) {
+            return self.put_tree(resource, object, expect).await;
         }
-        let bytes = if resource.is_custom() {
-            object::encode_stored(&self.to_storage(resource, &object).await?)
-        } else if model::is_storage_version(resource) {
-            self.media_type.encode(resource, &object)?
-        } else {
-            self.media_type.encode(resource, &model::convert(resource, model::storage_resource(resource), object.clone()))?
+        let key = storage_key(resource, object::meta(&object, "namespace"), object::name(&object));
+        let plain = Bytes::from(self.encode(resource, &mut object).await?);
+        drop(object);
+        let op = self.put_op(resource, &key, plain.clone())?;
+        let revision = match self.commit(resource, key.as_bytes(), expect, op).await? {
+            Committed::At(revision) => revision,
+            Committed::Conflict(now) => return Ok(Written::Conflict(now)),
         };
-        let value = self.transformer.seal(key.as_bytes(), bytes).map_err(api::status::internal)?;
-        let ttl_seconds = model::is_event(resource).then_some(self.event_ttl);
-        let op = Op::Put { key: key.clone().into_bytes(), value: Bytes::from(value), ttl_seconds };
-        self.commit(resource, object, key, expect, op).await
+        let cached = self.cached(resource)?.snapshot().map.get(&key[resource.storage_prefix.len()..]).cloned();
+        let entry = match cached.filter(|e| e.revision == revision) {
+            Some(entry) => entry,
+            // changed again since, or the cache is behind
+            None => Arc::new(Entry::new(&stored::json(&plain).map_err(api::status::internal)?, revision)),
+        };
+        Ok(Written::Done(Object::Cached(entry)))
+    }
+
+    /// As [`Core::put`], for those who go on with the tree.
+    pub async fn put_tree(&self, resource: &'static Resource, mut object: Value, expect: u64) -> Result<Written, Status> {
+        let key = storage_key(resource, object::meta(&object, "namespace"), object::name(&object));
+        let plain = Bytes::from(self.encode(resource, &mut object).await?);
+        let op = self.put_op(resource, &key, plain)?;
+        self.commit_tree(resource, object, &key, expect, op).await
     }
 
     /// Deletes the key if it is still at `expect`; `Done` has the last state under the deletion's revision.
     pub async fn remove(&self, resource: &'static Resource, object: Value, expect: u64) -> Result<Written, Status> {
         let key = storage_key(resource, object::meta(&object, "namespace"), object::name(&object));
         let op = Op::Delete { key: key.clone().into_bytes() };
-        self.commit(resource, object, key, expect, op).await
+        self.commit_tree(resource, object, &key, expect, op).await
     }
 
-    async fn commit(&self, resource: &'static Resource, mut object: Value, key: String, expect: u64, op: Op) -> Result<Written, Status> {
-        let txn = Txn { compare: vec![Compare { key: key.into_bytes(), mod_revision: expect as i64 }], then: vec![op] };
+    /// The bytes to store.
+    async fn encode(&self, resource: &'static Resource, object: &mut Value) -> Result<Vec<u8>, Status> {
+        if self.media_type.is_protobuf(resource) {
+            // Stored objects have none; a commit sets the new one.
+            object::meta_mut(object).remove("resourceVersion");
+        }
+        if resource.is_custom() {
+            Ok(object::encode_stored(&self.to_storage(resource, object).await?))
+        } else if model::is_storage_version(resource) {
+            self.media_type.encode(resource, object)
+        } else {
+            self.media_type.encode(resource, &model::convert(resource, model::storage_resource(resource), object.clone()))
+        }
+    }
+
+    fn put_op(&self, resource: &'static Resource, key: &str, plain: Bytes) -> Result<Op, Status> {
+        let value = self.transformer.seal(key.as_bytes(), plain).map_err(api::status::internal)?;
+        let ttl_seconds = model::is_event(resource).then_some(self.event_ttl);
+        Ok(Op::Put { key: key.as_bytes().to_vec(), value, ttl_seconds })
+    }
+
+    async fn commit_tree(&self, resource: &'static Resource, mut object: Value, key: &str, expect: u64, op: Op) -> Result<Written, Status> {
+        Ok(match self.commit(resource, key.as_bytes(), expect, op).await? {
+            Committed::At(revision) => {
+                object::set_meta(&mut object, "resourceVersion", &revision.to_string());
+                Written::Done(Object::Tree(object))
+            }
+            Committed::Conflict(now) => Written::Conflict(now),
+        })
+    }
+
+    async fn commit(&self, resource: &'static Resource, key: &[u8], expect: u64, op: Op) -> Result<Committed, Status> {
+        let txn = Txn { compare: vec![Compare { key: key.to_vec(), mod_revision: expect as i64 }], then: vec![op] };
         let response = self.store.txn(txn).await.map_err(store_error)?;
         if !response.succeeded {
-            return self.conflict(resource, response).await;
+            let current = response.current.into_iter().next().flatten();
+            return Ok(Committed::Conflict(self.stored(resource, current).await?));
         }
         let revision = response.revision as u64;
         self.cache.wait(revision, PATIENCE).await;
-        object::set_meta(&mut object, "resourceVersion", &revision.to_string());
-        Ok(Written::Done(Stored { object, revision }))
-    }
-
-    async fn conflict(&self, resource: &'static Resource, response: store::TxnResponse) -> Result<Written, Status> {
-        let current = response.current.into_iter().next().flatten();
-        Ok(Written::Conflict(self.stored(resource, current).await?))
+        Ok(Committed::At(revision))
     }
 
     /// Waits until the cache has everything that is in the store now.

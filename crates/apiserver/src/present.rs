@@ -11,7 +11,7 @@ use serde_json::{Map, Value, json};
 
 use crate::body::{self, Body};
 use crate::cache::Entry;
-use crate::core::{Core, Object, Stored};
+use crate::core::{Core, Object};
 use crate::custom::Custom;
 use crate::model;
 use crate::negotiate::{self, Accepted, Convert, Format};
@@ -83,17 +83,6 @@ impl Presenter<'_> {
             Object::Cached(entry) => self.value(headers, code, self.tree(&entry)),
             Object::Tree(value) => self.value(headers, code, value),
         }
-    }
-
-    /// An object as it has just been written: from the cache, where it is serialized already, if nobody has changed it since.
-    pub fn written(&self, headers: &HeaderMap, code: u16, stored: Stored, dry_run: bool) -> Response<Body> {
-        if !dry_run && self.custom.is_none() && (self.as_is() || self.as_messages()) {
-            let entry = self.core.entry(self.resource, object::meta(&stored.object, "namespace"), object::name(&stored.object));
-            if let Some(entry) = entry.filter(|e| e.revision == stored.revision) {
-                return self.object(headers, code, Object::Cached(entry));
-            }
-        }
-        self.value(headers, code, stored.object)
     }
 
     /// One object, served form.

@@ -7,7 +7,7 @@ use http_body_util::BodyExt;
 use serde_json::{Value, json};
 
 use crate::body::{self, Body};
-use crate::core::{Object, Stored};
+use crate::core::Object;
 use crate::ctx::Ctx;
 use crate::decode::{self, Expect};
 use crate::filters;
@@ -147,8 +147,8 @@ impl Server {
                 let options = WriteOptions::parse(&rq.query, "CreateOptions", false, false)?;
                 let value = self.read_object(rq, &ctx, &Expect::new(r.group, r.version, r.kind), &options).await?;
                 let mut op = self.op(rq, with_dry_run(ctx, options.dry_run));
-                let stored = op.create(value, &options).await?;
-                Ok(self.presenter(rq, &op.ctx, accepted).written(rq.headers(), 201, stored, op.ctx.dry_run))
+                let created = op.create(value, &options).await?;
+                Ok(self.presenter(rq, &op.ctx, accepted).object(rq.headers(), 201, created))
             }
             "update" => {
                 let accepted = self.accepted(rq, &ctx, Endpoint::Resource)?;
@@ -165,12 +165,12 @@ impl Server {
                 let deleted = op.delete(&options).await?;
                 let presenter = self.presenter(rq, &op.ctx, accepted);
                 if deleted.gone && !op.strategy.returns_deleted_object(&op.ctx) {
-                    let uid = object::meta(&deleted.stored.object, "uid");
-                    let status = api::status::success(r.group, r.plural, &op.ctx.name, uid);
+                    let gone = deleted.object.into_tree();
+                    let status = api::status::success(r.group, r.plural, &op.ctx.name, object::meta(&gone, "uid"));
                     return Ok(negotiate::respond(rq.headers(), plain(accepted.0), 200, &status));
                 }
                 let code = if !deleted.gone && options.orphan_dependents == Some(false) { 202 } else { 200 };
-                Ok(presenter.value(rq.headers(), code, deleted.stored.object))
+                Ok(presenter.object(rq.headers(), code, deleted.object))
             }
             "deletecollection" => {
                 let accepted = self.accepted(rq, &ctx, Endpoint::Resource)?;
@@ -266,7 +266,7 @@ impl Server {
         let mut op = self.op(rq, with_dry_run(ctx, options.dry_run));
         let updated = op.update(value, &options).await?;
         let code = if updated.created { 201 } else { 200 };
-        Ok(self.presenter(rq, &op.ctx, accepted).written(rq.headers(), code, updated.stored, op.ctx.dry_run))
+        Ok(self.presenter(rq, &op.ctx, accepted).object(rq.headers(), code, updated.object))
     }
 
     async fn patch(&self, rq: &mut Rq, ctx: Ctx, accepted: (Accepted, Include)) -> Result<Response<Body>, Status> {
@@ -281,7 +281,7 @@ impl Server {
         let mut op = self.op(rq, with_dry_run(ctx, options.dry_run));
         let updated = op.patch(&patch, &Expect::new(r.group, r.version, r.kind), &options).await?;
         let code = if updated.created { 201 } else { 200 };
-        Ok(self.presenter(rq, &op.ctx, accepted).written(rq.headers(), code, updated.stored, op.ctx.dry_run))
+        Ok(self.presenter(rq, &op.ctx, accepted).object(rq.headers(), code, updated.object))
     }
 
     async fn create_virtual(
@@ -372,11 +372,8 @@ impl Server {
     }
 
     async fn scale(&self, rq: &mut Rq, ctx: Ctx, verb: &str, accepted: Accepted) -> Result<Response<Body>, Status> {
-        let stored: Stored = match verb {
-            "get" => {
-                let object = self.get(&ctx, "").await?.into_tree();
-                Stored { object: scale::of(&ctx, &object), revision: 0 }
-            }
+        let shown = match verb {
+            "get" => scale::of(&ctx, &self.get(&ctx, "").await?.into_tree()),
             "update" => {
                 let options = WriteOptions::parse(&rq.query, "UpdateOptions", false, false)?;
                 let value = self.read_object(rq, &ctx, &scale::expect(), &options).await?;
@@ -394,7 +391,7 @@ impl Server {
             }
             _ => return Err(unsupported()),
         };
-        Ok(negotiate::respond(rq.headers(), plain(accepted), 200, &stored.object))
+        Ok(negotiate::respond(rq.headers(), plain(accepted), 200, &shown))
     }
 
     /// A subresource that is served elsewhere.

@@ -3,7 +3,6 @@
 //! They are in no cache: each read asks the store. Other servers over the same etcd, upstream's too, find them where
 //! they expect them.
 use async_trait::async_trait;
-use bytes::Bytes;
 use serde_json::Value;
 use std::sync::Arc;
 use store::{Compare, Op, RangeRequest, Txn};
@@ -40,7 +39,7 @@ impl Unserved for CoreUnserved {
             StorageMediaType::Protobuf => api::codec::encode_protobuf(object).map_err(api::status::internal)?,
             StorageMediaType::Json => object::encode_stored(object),
         };
-        let value = Bytes::from(self.0.transformer.seal(key.as_bytes(), bytes).map_err(api::status::internal)?);
+        let value = self.0.transformer.seal(key.as_bytes(), bytes.into()).map_err(api::status::internal)?;
         let put = Op::Put { key: key.into(), value, ttl_seconds };
         let txn = Txn { compare: vec![Compare { key: key.into(), mod_revision: expect as i64 }], then: vec![put] };
         Ok(self.0.store.txn(txn).await.map_err(store_error)?.succeeded)

@@ -66,8 +66,8 @@ impl CoreWriter {
                 let now = op.ctx.now_string();
                 model::track_update(&op.ctx, Some(&before), &mut new, &op.user_agent, &now);
             }
-            match self.0.put(resource, new, revision).await? {
-                Written::Done(stored) => return Ok(stored.object),
+            match self.0.put_tree(resource, new, revision).await? {
+                Written::Done(object) => return Ok(object.into_tree()),
                 Written::Conflict(now) => current = now,
             }
         }
@@ -97,8 +97,8 @@ impl Writer for CoreWriter {
         }
         let now = op.ctx.now_string();
         model::track_update(&op.ctx, None, &mut object, &op.user_agent, &now);
-        match self.0.put(resource, object, 0).await? {
-            Written::Done(stored) => Ok(stored.object),
+        match self.0.put_tree(resource, object, 0).await? {
+            Written::Done(object) => Ok(object.into_tree()),
             Written::Conflict(_) => Err(api::status::already_exists(resource.group, resource.plural, &op.ctx.name)),
         }
     }
@@ -143,6 +143,6 @@ impl Writer for CoreWriter {
     async fn delete(&self, resource: &'static Resource, namespace: &str, name: &str, options: &Value) -> Result<Value, Status> {
         let options = DeleteOptions::from_value(options)?;
         let deleted = self.op(resource, namespace, name).delete(&options).await?;
-        Ok(deleted.stored.object)
+        Ok(deleted.object.into_tree())
     }
 }

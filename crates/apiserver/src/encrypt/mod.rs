@@ -121,7 +121,7 @@ impl Transformer {
 
     /// The key that writes values of a resource: `aesgcm:key1`, or `identity`.
     pub fn writes(&self, storage_key: &[u8]) -> String {
-        self.seal(storage_key, Vec::new()).map(|sealed| key_of(&sealed)).unwrap_or_default()
+        self.seal(storage_key, Bytes::new()).map(|sealed| key_of(&sealed)).unwrap_or_default()
     }
 
     /// Goes on with another configuration.
@@ -136,9 +136,9 @@ impl Transformer {
     }
 
     /// The value as it is stored under `storage_key`.
-    pub fn seal(&self, storage_key: &[u8], plain: Vec<u8>) -> Result<Vec<u8>, Error> {
+    pub fn seal(&self, storage_key: &[u8], plain: Bytes) -> Result<Bytes, Error> {
         match self.keys.load().ways(storage_key).and_then(<[Way]>::first) {
-            Some(Way::Sealed(key)) => key.seal(&self.bound(storage_key), &plain),
+            Some(Way::Sealed(key)) => key.seal(&self.bound(storage_key), &plain).map(Bytes::from),
             Some(Way::Plain) | None => Ok(plain),
         }
     }
@@ -191,7 +191,7 @@ mod tests {
     #[test]
     fn what_is_sealed_opens_only_under_its_key() {
         let t = transformer(vec![Provider::AesGcm(vec![key("k2", 2), key("k1", 1)]), Provider::Identity]);
-        let sealed = Bytes::from(t.seal(A, b"hunter2".to_vec()).unwrap());
+        let sealed = t.seal(A, "hunter2".into()).unwrap();
         assert!(sealed.starts_with(b"k8s:enc:aesgcm:v1:k2:"));
         assert!(!sealed.windows(7).any(|w| w == b"hunter2"));
         assert_eq!(&t.open(A, &sealed).unwrap()[..], b"hunter2");
@@ -199,7 +199,7 @@ mod tests {
         assert!(t.open(b"/registry/secrets/a/c", &sealed).is_err(), "it cannot be moved");
         let old = transformer(vec![Provider::AesGcm(vec![key("k1", 1)])]);
         assert!(old.open(A, &sealed).is_err());
-        let sealed = Bytes::from(old.seal(A, b"y".to_vec()).unwrap());
+        let sealed = old.seal(A, "y".into()).unwrap();
         assert_eq!(&t.open(A, &sealed).unwrap()[..], b"y");
         assert!(t.is_stale(A, &sealed).unwrap(), "today the other key writes");
         let plain = Bytes::from_static(b"{}");
@@ -217,7 +217,7 @@ mod tests {
         for (n, provider) in all.iter().enumerate() {
             let t = transformer(vec![provider.clone()]);
             for text in [&b""[..], b"x", &[7; 16], &[7; 4097]] {
-                let sealed = Bytes::from(t.seal(A, text.to_vec()).unwrap());
+                let sealed = t.seal(A, text.to_vec().into()).unwrap();
                 assert_eq!(&t.open(A, &sealed).unwrap()[..], text);
                 for (m, other) in all.iter().enumerate() {
                     assert_eq!(transformer(vec![other.clone()]).open(A, &sealed).is_ok(), n == m);
@@ -229,7 +229,7 @@ mod tests {
 
     #[test]
     fn the_first_part_that_names_a_resource_counts() {
-        let sealed = |t: &Transformer, key: &str| t.seal(key.as_bytes(), b"v".to_vec()).unwrap().starts_with(SEALED);
+        let sealed = |t: &Transformer, key: &str| t.seal(key.as_bytes(), "v".into()).unwrap().starts_with(SEALED);
         let gcm = || vec![Provider::AesGcm(vec![key("k", 1)])];
         let mut all = EncryptionConfig::of(&["secrets", "widgets.example.com"], gcm());
         let t = Transformer::new(&all).unwrap();

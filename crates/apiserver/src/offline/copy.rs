@@ -43,8 +43,8 @@ impl Converter {
         if formed.is_none() && self.to.is_stale(&kv.key, &kv.value).is_ok_and(|stale| !stale) {
             return Ok(kv.value.clone());
         }
-        let sealed = self.to.seal(&kv.key, formed.unwrap_or_else(|| plain.to_vec())).map_err(bad)?;
-        Ok(sealed.into())
+        let sealed = self.to.seal(&kv.key, formed.map_or(plain, Bytes::from)).map_err(bad)?;
+        Ok(sealed)
     }
 
     /// Another form; nothing if it has the right one, or can have no other.

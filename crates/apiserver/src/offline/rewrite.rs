@@ -86,8 +86,8 @@ async fn again(store: &dyn Store, transformer: &Transformer, key: &[u8]) -> Resu
         }
         let bad = |error: encrypt::Error| Error::Unreadable { key: text(key), why: error.to_string() };
         let plain = transformer.open(&kv.key, &kv.value).map_err(bad)?;
-        let value = transformer.seal(&kv.key, plain.to_vec()).map_err(bad)?;
-        let op = Op::Put { key: kv.key.clone(), value: value.into(), ttl_seconds: ttl(&kv.key) };
+        let value = transformer.seal(&kv.key, plain).map_err(bad)?;
+        let op = Op::Put { key: kv.key.clone(), value, ttl_seconds: ttl(&kv.key) };
         let txn = Txn { then: vec![op], ..Txn::default() }.when(kv.key, kv.mod_revision);
         if store.txn(txn).await?.succeeded {
             return Ok(true);
@@ -155,7 +155,7 @@ mod tests {
         let store = memory::new();
         for n in 0..700 {
             let secret = format!("/registry/secrets/a/s{n}");
-            let value = if n % 7 == 0 { b"{}".to_vec() } else { old.seal(secret.as_bytes(), b"{}".to_vec()).unwrap() };
+            let value = if n % 7 == 0 { "{}".into() } else { old.seal(secret.as_bytes(), "{}".into()).unwrap() };
             store.txn(Txn::put(secret, value)).await.unwrap();
             store.txn(Txn::put(format!("/registry/pods/a/p{n}"), "{}")).await.unwrap();
         }
@@ -175,7 +175,7 @@ mod tests {
         // Once more there is nothing to do.
         assert_eq!(rewrite(store.clone(), new.clone(), |_, _| {}).await.unwrap().rewritten, 0);
         // What no key opens is told.
-        let strange = transformer(&["strange"]).seal(b"/registry/secrets/a/x", b"{}".to_vec()).unwrap();
+        let strange = transformer(&["strange"]).seal(b"/registry/secrets/a/x", "{}".into()).unwrap();
         store.txn(Txn::put("/registry/secrets/a/x", strange)).await.unwrap();
         let done = rewrite(store, new, |_, _| {}).await.unwrap();
         assert!(!done.is_proved() && done.after.unreadable == 1 && done.after.examples == ["/registry/secrets/a/x"]);

@@ -3,7 +3,7 @@ use serde_json::Value;
 
 use super::{Op, WriteOptions, options_value};
 use crate::admission::Operation;
-use crate::core::{Stored, Written};
+use crate::core::{Object, Written};
 use crate::model;
 use crate::object;
 use crate::types::Status;
@@ -13,7 +13,7 @@ const NAME_ATTEMPTS: usize = 8;
 
 impl Op {
     /// Creates the object (decoded, normalized and defaulted).
-    pub async fn create(&mut self, mut value: Value, options: &WriteOptions) -> Result<Stored, Status> {
+    pub async fn create(&mut self, mut value: Value, options: &WriteOptions) -> Result<Object, Status> {
         self.settle_namespace(&mut value)?;
         self.refuse_new()?;
         if !object::meta(&value, "resourceVersion").is_empty() {
@@ -80,7 +80,7 @@ impl Op {
     }
 
     /// The part after mutating admission, also for updates and applies that create.
-    pub(crate) async fn create_prepared(&mut self, mut value: Value, wire: &Value, dry_run: bool) -> Result<Stored, Status> {
+    pub(crate) async fn create_prepared(&mut self, mut value: Value, wire: &Value, dry_run: bool) -> Result<Object, Status> {
         self.ctx.name = object::name(&value).to_string();
         let r = self.ctx.resource;
         self.strategy.prepare_create(&self.ctx, &mut value);
@@ -96,7 +96,7 @@ impl Op {
             finish(result.is_ok() && !dry_run).await;
         }
         match result {
-            Ok(stored) => Ok(stored),
+            Ok(created) => Ok(created),
             Err(None) => {
                 let mut status = api::status::already_exists(r.group, r.plural, &self.ctx.name);
                 let there = self.core.entry(r, &self.ctx.namespace, &self.ctx.name);
@@ -110,7 +110,7 @@ impl Op {
     }
 
     /// `Err(None)`: the name is taken.
-    async fn create_checked(&mut self, value: Value, wire: &Value, dry_run: bool) -> Result<Stored, Option<Status>> {
+    async fn create_checked(&mut self, value: Value, wire: &Value, dry_run: bool) -> Result<Object, Option<Status>> {
         let errors = self.ctx.settled(|| self.strategy.validate_create(&self.ctx, &value)).await;
         if !errors.is_empty() {
             return Err(Some(self.invalid(object::name(&value), &errors)));
@@ -128,10 +128,10 @@ impl Op {
             if self.core.entry(r, &self.ctx.namespace, &self.ctx.name).is_some() {
                 return Err(None);
             }
-            return Ok(Stored { object: value, revision: 0 });
+            return Ok(Object::Tree(value));
         }
         match self.core.put(r, value, 0).await.map_err(Some)? {
-            Written::Done(stored) => Ok(stored),
+            Written::Done(created) => Ok(created),
             Written::Conflict(_) => Err(None),
         }
     }

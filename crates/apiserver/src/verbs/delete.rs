@@ -4,7 +4,7 @@ use serde_json::Value;
 
 use super::{DeleteOptions, Op, same};
 use crate::admission::Operation;
-use crate::core::{Stored, Written};
+use crate::core::{Object, Stored, Written};
 use crate::ctx::format_time;
 use crate::object;
 use crate::strategy::DefaultGc;
@@ -16,7 +16,7 @@ const AT_ONCE: usize = 64;
 
 /// What a delete did.
 pub struct Deleted {
-    pub stored: Stored,
+    pub object: Object,
     /// Really gone (otherwise marked, or marked already).
     pub gone: bool,
 }
@@ -61,23 +61,19 @@ impl Op {
             let mut new = old.object.clone();
             let step = self.plan(&mut new, options);
             let written = match step {
-                Step::Leave => return Ok(Deleted { stored: old, gone: false }),
-                Step::Mark if options.dry_run || same(&new, &old.object) => {
-                    return Ok(Deleted { stored: Stored { object: new, revision: old.revision }, gone: false });
-                }
-                Step::Remove if options.dry_run => {
-                    return Ok(Deleted { stored: Stored { object: new, revision: old.revision }, gone: true });
-                }
+                Step::Leave => return Ok(Deleted { object: Object::Tree(old.object), gone: false }),
+                Step::Mark if options.dry_run || same(&new, &old.object) => return Ok(Deleted { object: Object::Tree(new), gone: false }),
+                Step::Remove if options.dry_run => return Ok(Deleted { object: Object::Tree(new), gone: true }),
                 Step::Mark => self.core.put(r, new, old.revision).await?,
                 Step::Remove => self.core.remove(r, new, old.revision).await?,
             };
             match written {
-                Written::Done(stored) => {
+                Written::Done(object) => {
                     let gone = matches!(step, Step::Remove);
                     if gone {
-                        strategy.after_delete(&self.ctx, &stored.object).await;
+                        strategy.after_delete(&self.ctx, &object.tree()).await;
                     }
-                    return Ok(Deleted { stored, gone });
+                    return Ok(Deleted { object, gone });
                 }
                 Written::Conflict(now) => current = now,
             }

@@ -5,7 +5,7 @@ use serde_json::Value;
 use super::update::{Attempt, Updated};
 use super::{Op, WriteOptions, options_value, same};
 use crate::admission::Operation;
-use crate::core::Stored;
+use crate::core::{Object, Stored};
 use crate::decode::{self, Expect};
 use crate::model;
 use crate::negotiate::Format;
@@ -128,14 +128,15 @@ impl Op {
                 }
                 return Err(self.not_found());
             };
-            match self.patch_once(patch, expect, options, &old).await {
+            let revision = old.revision;
+            match self.patch_once(patch, expect, options, old).await {
                 Ok(Attempt::Done(updated)) => return Ok(updated),
                 Ok(Attempt::Again(now)) => current = now,
                 // the cache may be behind another server's write: one try on the store's own state
                 Err(status) if !refreshed && (status.code == 409 || status.code == 422) => {
                     refreshed = true;
                     let fresh = self.core.fresh(r, &self.ctx.namespace, &self.ctx.name).await?;
-                    if fresh.as_ref().is_some_and(|f| f.revision == old.revision) {
+                    if fresh.as_ref().is_some_and(|f| f.revision == revision) {
                         return Err(status);
                     }
                     current = fresh;
@@ -146,7 +147,7 @@ impl Op {
         Err(self.conflict(api::status::OPTIMISTIC_LOCK))
     }
 
-    async fn patch_once(&mut self, patch: &Patch, expect: &Expect, options: &WriteOptions, old: &Stored) -> Result<Attempt, Status> {
+    async fn patch_once(&mut self, patch: &Patch, expect: &Expect, options: &WriteOptions, old: Stored) -> Result<Attempt, Status> {
         let wire = as_write("UpdateOptions", options);
         let manager = self.manager(&options.field_manager);
         if patch.kind == PatchType::Apply {
@@ -157,7 +158,7 @@ impl Op {
             decode::applied(options.field_validation, &patch.strict, &self.ctx)?;
             self.finish_apply(&mut new, &config, expect)?;
             if same(&new, &old.object) {
-                return Ok(Attempt::Done(Updated { stored: old.clone(), created: false }));
+                return Ok(Attempt::Done(Updated { object: Object::Tree(old.object), created: false }));
             }
             let own = object::meta(&new, "resourceVersion").to_string();
             if !own.is_empty() || self.strategy.allow_unconditional_update() {
@@ -178,19 +179,15 @@ impl Op {
             )));
         }
         // a patch without a resourceVersion of its own is good for any version
-        let own = own_version(patch, &new, old);
-        object::set_meta(&mut new, "resourceVersion", &own);
-        match self.replace(old, new, Some(&manager), &wire, options.dry_run).await {
-            Err(status) if own.is_empty() && status.reason == "Invalid" && status.message.contains("must be specified for an update") => {
-                // kinds that want a version get the one the patch was applied to
-                let mut new = patch.patched(self, &old.object)?;
-                decode::patched(&mut new, expect, super::FieldValidation::Ignore, Vec::new(), &self.ctx)?;
-                object::set_meta(&mut new, "resourceVersion", &old.revision.to_string());
-                let result = self.replace(old, new, Some(&manager), &wire, options.dry_run).await;
-                self.again_on_conflict(result).await
-            }
-            other => other,
+        let own = own_version(patch, &new, &old);
+        if own.is_empty() && !self.strategy.allow_unconditional_update() {
+            // kinds that want a version get the one the patch was applied to
+            object::set_meta(&mut new, "resourceVersion", &old.revision.to_string());
+            let result = self.replace(old, new, Some(&manager), &wire, options.dry_run).await;
+            return self.again_on_conflict(result).await;
         }
+        object::set_meta(&mut new, "resourceVersion", &own);
+        self.replace(old, new, Some(&manager), &wire, options.dry_run).await
     }
 
     /// A conflict that is not the client's is tried again.
@@ -264,8 +261,8 @@ impl Op {
         self.fill_system_fields(&mut new);
         let wire = as_write("CreateOptions", options);
         self.admit(Operation::Create, None, &wire, &mut new).await?;
-        let stored = self.create_prepared(new, &wire, options.dry_run).await?;
-        Ok(Updated { stored, created: true })
+        let object = self.create_prepared(new, &wire, options.dry_run).await?;
+        Ok(Updated { object, created: true })
     }
 }
 

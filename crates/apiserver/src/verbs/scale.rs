@@ -86,7 +86,7 @@ fn set_replicas(object: &mut Value, path: &str, replicas: i64) {
 
 impl Op {
     /// PUT of a Scale: sets the object's replicas.
-    pub async fn update_scale(&mut self, scale: Value, options: &WriteOptions) -> Result<Stored, Status> {
+    pub async fn update_scale(&mut self, scale: Value, options: &WriteOptions) -> Result<Value, Status> {
         let given = object::name(&scale);
         if given != self.ctx.name {
             return Err(api::status::bad_request(format!(
@@ -98,7 +98,7 @@ impl Op {
     }
 
     /// PATCH of a Scale.
-    pub async fn patch_scale(&mut self, patch: &Patch, options: &WriteOptions) -> Result<Stored, Status> {
+    pub async fn patch_scale(&mut self, patch: &Patch, options: &WriteOptions) -> Result<Value, Status> {
         let ctx = self.ctx.clone();
         self.scale_to(options, |current| {
             let mut new = patch.on_scale(current)?;
@@ -111,7 +111,7 @@ impl Op {
         .await
     }
 
-    async fn scale_to(&mut self, options: &WriteOptions, change: impl Fn(&Value) -> Result<Value, Status>) -> Result<Stored, Status> {
+    async fn scale_to(&mut self, options: &WriteOptions, change: impl Fn(&Value) -> Result<Value, Status>) -> Result<Value, Status> {
         let r = self.ctx.resource;
         let wire = options_value("UpdateOptions", options);
         let manager = self.manager(&options.field_manager);
@@ -145,8 +145,8 @@ impl Op {
             object::set_meta(&mut new, "resourceVersion", version);
             let path = self.ctx.custom.as_ref().and_then(|c| c.version.scale.as_ref()).map_or(".spec.replicas", |s| &s.spec_replicas);
             set_replicas(&mut new, path, replicas);
-            match self.replace_scaled(&old, new, &manager, &wire, options.dry_run).await? {
-                Attempt::Done(updated) => return Ok(Stored { object: of(&self.ctx, &updated.stored.object), revision: updated.stored.revision }),
+            match self.replace_scaled(old, new, &manager, &wire, options.dry_run).await? {
+                Attempt::Done(updated) => return Ok(of(&self.ctx, &updated.object.into_tree())),
                 Attempt::Again(now) => current = now,
             }
         }
@@ -155,7 +155,7 @@ impl Op {
 
     /// As an update of the resource itself, except that fields are booked with the subresource, and that admission, which
     /// has changed the Scale already, sees one.
-    async fn replace_scaled(&mut self, old: &Stored, mut new: Value, manager: &str, wire: &Value, dry_run: bool) -> Result<Attempt, Status> {
+    async fn replace_scaled(&mut self, old: Stored, mut new: Value, manager: &str, wire: &Value, dry_run: bool) -> Result<Attempt, Status> {
         let now = self.ctx.now_string();
         model::track_update(&self.ctx, Some(&old.object), &mut new, manager, &now);
         let seen = Arc::new(AsScale { ctx: self.ctx.clone(), plugins: self.admission.clone() });

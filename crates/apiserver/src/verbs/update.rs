@@ -3,7 +3,7 @@ use serde_json::Value;
 
 use super::{Op, WriteOptions, keep_times, options_value, same};
 use crate::admission::Operation;
-use crate::core::{Stored, Written};
+use crate::core::{Object, Stored, Written};
 use crate::model;
 use crate::object;
 use crate::types::Status;
@@ -13,7 +13,7 @@ const ATTEMPTS: usize = 32;
 
 /// What a PUT did.
 pub struct Updated {
-    pub stored: Stored,
+    pub object: Object,
     pub created: bool,
 }
 
@@ -61,7 +61,7 @@ impl Op {
             }
             let new = value.clone();
             let manager = self.manager(&options.field_manager);
-            match self.replace(&old, new, Some(&manager), &wire, options.dry_run).await? {
+            match self.replace(old, new, Some(&manager), &wire, options.dry_run).await? {
                 Attempt::Done(updated) => return Ok(updated),
                 Attempt::Again(now) => current = now,
             }
@@ -85,12 +85,12 @@ impl Op {
         self.track_create(&mut value, &manager, &now);
         let wire = options_value("CreateOptions", options);
         self.admit(Operation::Create, None, &wire, &mut value).await?;
-        let stored = self.create_prepared(value, &wire, options.dry_run).await?;
-        Ok(Updated { stored, created: true })
+        let object = self.create_prepared(value, &wire, options.dry_run).await?;
+        Ok(Updated { object, created: true })
     }
 
     /// Writes `new` over `old`. With a manager, fields are booked to it; an apply has done that already.
-    pub(crate) async fn replace(&mut self, old: &Stored, mut new: Value, manager: Option<&str>, wire: &Value, dry_run: bool) -> Result<Attempt, Status> {
+    pub(crate) async fn replace(&mut self, old: Stored, mut new: Value, manager: Option<&str>, wire: &Value, dry_run: bool) -> Result<Attempt, Status> {
         let given = object::meta(&new, "resourceVersion").to_string();
         let unconditional = given.is_empty() || given == "0";
         if unconditional {
@@ -124,7 +124,7 @@ impl Op {
         result
     }
 
-    async fn replace_checked(&mut self, old: &Stored, mut new: Value, wire: &Value, dry_run: bool, unconditional: bool) -> Result<Attempt, Status> {
+    async fn replace_checked(&mut self, old: Stored, mut new: Value, wire: &Value, dry_run: bool, unconditional: bool) -> Result<Attempt, Status> {
         let errors = self.ctx.settled(|| self.strategy.validate_update(&self.ctx, &new, &old.object)).await;
         if !errors.is_empty() {
             return Err(self.invalid(&self.ctx.name, &errors));
@@ -139,22 +139,23 @@ impl Op {
             return self.finish_deletion(old, new, dry_run).await;
         }
         if dry_run {
-            return Ok(Attempt::Done(Updated { stored: Stored { object: new, revision: old.revision }, created: false }));
+            return Ok(Attempt::Done(Updated { object: Object::Tree(new), created: false }));
         }
         if same(&new, &old.object) && !self.core.is_stale(r, &self.ctx.namespace, &self.ctx.name).await? {
             // an unchanged object is not written, but it must still be the present one
             let now = self.core.current(r, &self.ctx.namespace, &self.ctx.name).await?;
             if now.as_ref().is_some_and(|n| n.revision == old.revision) {
-                return Ok(Attempt::Done(Updated { stored: old.clone(), created: false }));
+                return Ok(Attempt::Done(Updated { object: Object::Tree(old.object), created: false }));
             }
             let now = self.core.fresh(r, &self.ctx.namespace, &self.ctx.name).await?;
             if now.as_ref().is_some_and(|n| n.revision == old.revision) {
-                return Ok(Attempt::Done(Updated { stored: old.clone(), created: false }));
+                return Ok(Attempt::Done(Updated { object: Object::Tree(old.object), created: false }));
             }
             return Ok(Attempt::Again(now));
         }
+        drop(old.object);
         match self.core.put(r, new, old.revision).await? {
-            Written::Done(stored) => Ok(Attempt::Done(Updated { stored, created: false })),
+            Written::Done(object) => Ok(Attempt::Done(Updated { object, created: false })),
             Written::Conflict(now) if unconditional => Ok(Attempt::Again(now)),
             Written::Conflict(None) => Err(self.not_found()),
             Written::Conflict(Some(_)) => Err(self.conflict(api::status::OPTIMISTIC_LOCK)),
@@ -169,15 +170,15 @@ impl Op {
             && !self.strategy.held(new)
     }
 
-    async fn finish_deletion(&mut self, old: &Stored, new: Value, dry_run: bool) -> Result<Attempt, Status> {
+    async fn finish_deletion(&mut self, old: Stored, new: Value, dry_run: bool) -> Result<Attempt, Status> {
         if dry_run {
-            return Ok(Attempt::Done(Updated { stored: Stored { object: new, revision: old.revision }, created: false }));
+            return Ok(Attempt::Done(Updated { object: Object::Tree(new), created: false }));
         }
         match self.core.remove(self.ctx.resource, new, old.revision).await? {
-            Written::Done(stored) => {
+            Written::Done(object) => {
                 let strategy = self.strategy.clone();
-                strategy.after_delete(&self.ctx, &stored.object).await;
-                Ok(Attempt::Done(Updated { stored, created: false }))
+                strategy.after_delete(&self.ctx, &object.tree()).await;
+                Ok(Attempt::Done(Updated { object, created: false }))
             }
             Written::Conflict(now) => Ok(Attempt::Again(now)),
         }
