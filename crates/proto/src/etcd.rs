@@ -8,8 +8,6 @@ pub mod method {
     pub const COMPACT: &str = "/etcdserverpb.KV/Compact";
     pub const WATCH: &str = "/etcdserverpb.Watch/Watch";
     pub const LEASE_GRANT: &str = "/etcdserverpb.Lease/LeaseGrant";
-    pub const LEASE_REVOKE: &str = "/etcdserverpb.Lease/LeaseRevoke";
-    pub const LEASE_KEEP_ALIVE: &str = "/etcdserverpb.Lease/LeaseKeepAlive";
     pub const MEMBER_ADD: &str = "/etcdserverpb.Cluster/MemberAdd";
     pub const MEMBER_UPDATE: &str = "/etcdserverpb.Cluster/MemberUpdate";
     pub const MEMBER_REMOVE: &str = "/etcdserverpb.Cluster/MemberRemove";
@@ -365,35 +363,6 @@ pub struct LeaseGrantResponse {
     pub ttl: i64,
     #[prost(string, tag = "4")]
     pub error: String,
-}
-
-#[derive(Clone, PartialEq, ::prost::Message)]
-pub struct LeaseKeepAliveRequest {
-    #[prost(int64, tag = "1")]
-    pub id: i64,
-}
-
-#[derive(Clone, PartialEq, ::prost::Message)]
-pub struct LeaseKeepAliveResponse {
-    #[prost(message, optional, tag = "1")]
-    pub header: Option<ResponseHeader>,
-    #[prost(int64, tag = "2")]
-    pub id: i64,
-    /// Not positive when the lease is over.
-    #[prost(int64, tag = "3")]
-    pub ttl: i64,
-}
-
-#[derive(Clone, PartialEq, ::prost::Message)]
-pub struct LeaseRevokeRequest {
-    #[prost(int64, tag = "1")]
-    pub id: i64,
-}
-
-#[derive(Clone, PartialEq, ::prost::Message)]
-pub struct LeaseRevokeResponse {
-    #[prost(message, optional, tag = "1")]
-    pub header: Option<ResponseHeader>,
 }
 
 #[derive(Clone, PartialEq, ::prost::Message)]
