@@ -74,9 +74,9 @@ impl Reader {
         if let Some((from, to)) = &self.moved
             && apiserver::encrypt::key_of(&kv.value) != "identity"
             && let Ok(plain) = from.open(&kv.key, &kv.value)
-            && let Ok(sealed) = to.seal(&kv.key, plain.to_vec())
+            && let Ok(sealed) = to.seal(&kv.key, plain)
         {
-            kv.value = sealed.into();
+            kv.value = sealed;
         }
         if self.here.open(&kv.key, &kv.value).is_err() {
             self.unreadable += 1;
