@@ -3,6 +3,8 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use proto::etcd::{StatusRequest, StatusResponse, method};
+use proto::grpc::Settings;
 use store::etcd::{self, OpenError, Options};
 use store::{Error, Event, Op, RangeRequest, Store, Txn, WatchEvent, WatchStream};
 
@@ -151,6 +153,39 @@ async fn one_of_three_that_stops() {
     assert_eq!(next(&mut watch).await, (revision, vec!["b".to_owned()]));
     cluster.go_on(0);
     assert_eq!(store.revision().await.unwrap(), revision);
+    store.close().await;
+}
+
+/// Whether it leads the others.
+async fn leads(cluster: &Cluster, at: usize) -> bool {
+    let stream = tokio::net::TcpStream::connect(cluster.address(at)).await.unwrap();
+    let (channel, connection) = proto::grpc::connect(stream, &cluster.url(at), Settings::default()).await.unwrap();
+    tokio::spawn(connection);
+    let status: StatusResponse = channel.unary(method::STATUS, &StatusRequest {}, Duration::from_secs(5)).await.unwrap();
+    status.header.is_some_and(|header| header.member_id == status.leader)
+}
+
+/// Calls leave a member that has lost its leader; the watch goes with them, and does not mind when that member stops.
+#[tokio::test]
+async fn a_member_that_stops_when_calls_have_left_it() {
+    let cluster = Cluster::start(3);
+    let mut order = vec![0, 1, 2];
+    while leads(&cluster, order[0]).await {
+        order.rotate_left(1);
+    }
+    let leader = if leads(&cluster, order[1]).await { order[1] } else { order[2] };
+    let store = etcd::open(Options { endpoints: order.iter().map(|at| cluster.url(*at)).collect(), ..cluster.options() }).await.unwrap();
+    let mut watch = store.watch(b"", 0).await.unwrap();
+    put(&store, "a", "1").await;
+    assert_eq!(next(&mut watch).await, (2, vec!["a".to_owned()]));
+    cluster.stop(leader);
+    // It waits for the old leader, and fails when there is another.
+    assert!(within(15, store.range(RangeRequest::key("a"))).await.is_ok());
+    cluster.go_on(leader);
+    cluster.stop(order[0]);
+    let revision = within(15, put_at_last(&store, "b")).await;
+    assert_eq!(within(15, next(&mut watch)).await, (revision, vec!["b".to_owned()]));
+    cluster.go_on(order[0]);
     store.close().await;
 }
 

@@ -286,8 +286,14 @@ impl Shared {
             if self.error.lock().take().is_some() {
                 tracing::info!("the watch of etcd goes on");
             }
+            let left = link.left();
+            tokio::pin!(left);
             loop {
-                match watch.next().await {
+                let next = tokio::select! {
+                    next = watch.next() => next,
+                    () = &mut left => return Err(Broken::Failed(Failure::new(Code::Unavailable, "calls go to another member by now"))),
+                };
+                match next {
                     Ok(batches) => self.feed.publish(batches),
                     Err(Broken::Failed(status)) => {
                         self.pool.leave(&link).await;

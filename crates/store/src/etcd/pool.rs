@@ -13,6 +13,7 @@ use proto::grpc::{self, Channel, Code, Settings};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use tokio::net::TcpStream;
+use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_rustls::TlsConnector;
 
@@ -71,6 +72,8 @@ pub(super) struct Link {
     /// Shares the connection's socket, to end it when it hangs.
     socket: std::net::TcpStream,
     dead: AtomicBool,
+    /// Whether calls go elsewhere by now.
+    left: watch::Sender<bool>,
 }
 
 impl Link {
@@ -78,6 +81,12 @@ impl Link {
     pub fn kill(&self) {
         self.dead.store(true, Ordering::Relaxed);
         let _ = self.socket.shutdown(Shutdown::Both);
+    }
+
+    /// Waits until calls go elsewhere: then nobody sees any more whether the member still answers.
+    pub async fn left(&self) {
+        // The sender is here as long as this is waited for.
+        let _ = self.left.subscribe().wait_for(|left| *left).await;
     }
 
     fn usable(&self) -> bool {
@@ -187,7 +196,7 @@ impl Pool {
         }
     }
 
-    /// Goes to another member next time; what runs on this connection goes on.
+    /// Goes to another member next time. Calls that run on this connection go on; watches are told.
     pub async fn leave(&self, link: &Arc<Link>) {
         if self.len() == 1 {
             return;
@@ -195,6 +204,7 @@ impl Pool {
         let mut current = self.current.lock().await;
         if current.as_ref().is_some_and(|c| Arc::ptr_eq(c, link)) {
             *current = None;
+            link.left.send_replace(true);
             self.first.store((self.first.load(Ordering::Relaxed) + 1) % self.len(), Ordering::Relaxed);
         }
     }
@@ -224,7 +234,7 @@ impl Pool {
                 channel
             }
         };
-        let link = Link { channel, socket, dead: AtomicBool::new(false) };
+        let link = Link { channel, socket, dead: AtomicBool::new(false), left: watch::Sender::new(false) };
         let status: StatusResponse = link.channel.unary(method::STATUS, &StatusRequest {}, DIAL).await?;
         if status.leader == 0 {
             return Err(grpc::Status { unsent: true, ..grpc::Status::new(Code::Unavailable, "the member has no leader") });
