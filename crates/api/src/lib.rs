@@ -27,6 +27,7 @@ pub mod status;
 pub mod table;
 pub mod topology;
 pub mod validate;
+pub mod warnings;
 
 pub use pointer::at;
 

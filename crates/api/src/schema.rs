@@ -149,11 +149,24 @@ impl<'a> Path<'a> {
             if let Step::Field(ty, name) = path.step {
                 innermost.get_or_insert(ty.short);
                 names.push(name);
+                inlined(ty, name, &mut names);
             }
             at = path.parent;
         }
         names.reverse();
         innermost.map(|ty| format!("{ty}.{}", names.join(".")))
+    }
+}
+
+/// The names of the inlined structs that a field stands in, from the inside out.
+fn inlined(ty: &'static Type, name: &str, names: &mut Vec<&'static str>) {
+    let holder = ty.fields.iter().find_map(|f| match f.ty {
+        Ty::Struct(id) if f.inline && id.get().field(name).is_some() => Some(id.get()),
+        _ => None,
+    });
+    if let Some(holder) = holder {
+        inlined(holder, name, names);
+        names.push(holder.short);
     }
 }
 
@@ -244,7 +257,7 @@ impl Walk {
             (Ty::MicroTime, Value::String(text)) => match gotime::parse(text) {
                 Some((gotime::ZERO, 0)) => *value = Value::Null,
                 Some((seconds, nanos)) => *text = gotime::format_micro(seconds, nanos),
-                None => self.fail(gotime::parse_error(text)),
+                None => self.fail(gotime::parse_error(text).replacen("15:04:05Z07:00", "15:04:05.000000Z07:00", 1)),
             },
             (Ty::Duration, Value::String(text)) => match gotime::parse_duration(text) {
                 Some(nanos) => *text = gotime::format_duration(nanos),
@@ -265,8 +278,8 @@ impl Walk {
             (Ty::IntOrString, Value::String(_)) => {}
             (Ty::IntOrString, Value::Number(n)) => {
                 if n.as_i64().and_then(|n| i32::try_from(n).ok()).is_none() {
-                    let message = format!("json: cannot unmarshal number {n} into Go value of type int32");
-                    self.fail(message);
+                    let what = format!("number {n}");
+                    self.mismatch(&what, Ty::Int32, path);
                 }
             }
             (Ty::RawExtension | Ty::Json | Ty::FieldsV1, _) => {}
@@ -298,7 +311,8 @@ impl Walk {
                 let what = json_type(other);
                 // Go's own unmarshalers see a plain string
                 let ty = match ty {
-                    Ty::Time | Ty::MicroTime | Ty::Duration | Ty::IntOrString => {
+                    Ty::IntOrString => Ty::Int32,
+                    Ty::Time | Ty::MicroTime | Ty::Duration => {
                         return self.fail(format!("json: cannot unmarshal {what} into Go value of type string"));
                     }
                     Ty::Quantity => return self.fail(crate::quantity::QuantityError::Format.to_string()),

@@ -69,6 +69,23 @@ pub fn tracks_generation(r: &Resource) -> bool {
     )
 }
 
+/// What of the metadata an update through `status` leaves as it was.
+pub fn kept_by_status(r: &Resource) -> &'static [&'static str] {
+    const ALL: &[&str] = &["labels", "annotations", "finalizers", "ownerReferences", "generation"];
+    match (r.group, r.plural) {
+        ("apps", "deployments") => &["labels"],
+        ("storage.k8s.io", "volumeattachments")
+        | ("admissionregistration.k8s.io" | "flowcontrol.apiserver.k8s.io" | "resource.k8s.io" | "apiextensions.k8s.io", _)
+        | ("networking.k8s.io", "servicecidrs") => ALL,
+        _ => &[],
+    }
+}
+
+/// What to warn of about an object that is written.
+pub fn warnings(r: &Resource, subresource: &str, new: &Value, old: Option<&Value>) -> Vec<String> {
+    if subresource.is_empty() { api::warnings::of(r, new, old) } else { Vec::new() }
+}
+
 /// Kinds whose delete answers with the object.
 pub fn returns_deleted_object(r: &Resource) -> bool {
     matches!(

@@ -36,8 +36,8 @@ pub trait Strategy: Send + Sync {
         crate::model::validate_create(ctx.resource, object)
     }
 
-    fn warnings_on_create(&self, _ctx: &Ctx, _object: &Value) -> Vec<String> {
-        Vec::new()
+    fn warnings_on_create(&self, ctx: &Ctx, object: &Value) -> Vec<String> {
+        crate::model::warnings(ctx.resource, &ctx.subresource, object, None)
     }
 
     /// The default keeps the old status (on the resource itself) or everything but the new status (on `status`),
@@ -50,8 +50,8 @@ pub trait Strategy: Send + Sync {
         crate::model::validate_update(ctx.resource, &ctx.subresource, new, old)
     }
 
-    fn warnings_on_update(&self, _ctx: &Ctx, _new: &Value, _old: &Value) -> Vec<String> {
-        Vec::new()
+    fn warnings_on_update(&self, ctx: &Ctx, new: &Value, old: &Value) -> Vec<String> {
+        crate::model::warnings(ctx.resource, &ctx.subresource, new, Some(old))
     }
 
     /// Whether PUT (and apply) may create. (Apply may in any case.)
@@ -154,13 +154,13 @@ pub fn reset_fields(ctx: &Ctx, new: &mut Value, old: &Value) {
             None => map.remove("status"),
         };
         if let Some(mut metadata) = metadata {
-            // labels belong to the resource itself
-            let labels = old.get("metadata").and_then(|m| m.get("labels")).cloned();
             let m = crate::object::map_of(&mut metadata);
-            match labels {
-                Some(labels) => m.insert("labels".into(), labels),
-                None => m.remove("labels"),
-            };
+            for key in crate::model::kept_by_status(ctx.resource) {
+                match old.get("metadata").and_then(|m| m.get(*key)) {
+                    Some(before) => m.insert((*key).into(), before.clone()),
+                    None => m.remove(*key),
+                };
+            }
             map.insert("metadata".into(), metadata);
         }
         *new = merged;

@@ -38,7 +38,7 @@ use crate::strategy::csr::{Approval, RequestStatus, SigningRequests};
 use crate::strategy::hooks::HookConfigurations;
 use crate::strategy::namespace::{NamespaceFinalize, NamespaceStatus, Namespaces};
 use crate::strategy::devices::{ClaimStatus, Claims, Classes, Templates};
-use crate::strategy::plain::{Plain, SWITCHES};
+use crate::strategy::plain::{Claims as VolumeClaims, Drivers, Plain, PriorityClasses, SWITCHES, Volumes};
 use crate::strategy::pod::{EphemeralContainers, PodStatus, Pods, Resize};
 use crate::strategy::eviction::Eviction;
 use crate::strategy::pod_actions::Binding;
@@ -397,9 +397,12 @@ fn install_strategies(parts: &mut Parts, services: Services, rbac: Arc<Rbac>) {
         parts.strategy(group, "events", "", Arc::new(events));
     }
     parts.strategy("", "replicationcontrollers", "", Arc::new(Plain { gc: DefaultGc::Orphan, ..Plain::DEFAULT }));
-    for plural in ["persistentvolumes", "persistentvolumeclaims"] {
-        parts.strategy("", plural, "", Arc::new(Plain { phase: "Pending", ..Plain::DEFAULT }));
+    for subresource in ["", "status"] {
+        parts.strategy("", "persistentvolumes", subresource, Arc::new(Volumes));
     }
+    parts.strategy("", "persistentvolumeclaims", "", Arc::new(VolumeClaims));
+    parts.strategy("storage.k8s.io", "csidrivers", "", Arc::new(Drivers));
+    parts.strategy("scheduling.k8s.io", "priorityclasses", "", Arc::new(PriorityClasses));
 }
 
 fn install_creaters(parts: &mut Parts, config: &Config, audiences: &[String]) {

@@ -134,6 +134,11 @@ impl<'a> At<'a> {
         self.push(FieldError::not_supported(&self.path, self.shown(), valid));
     }
 
+    /// Like [`At::not_supported`], of text: missing is shown as empty.
+    pub fn not_supported_as(&self, valid: &[&str]) {
+        self.push(FieldError::not_supported(&self.path, self.text(), valid));
+    }
+
     /// A missing string is shown as an empty one.
     fn shown(&self) -> Value {
         self.v.clone()

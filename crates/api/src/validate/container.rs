@@ -570,7 +570,8 @@ pub fn profile(at: &At<'_>, kind: &str) {
     }
     let (t, local) = (at.at("type"), at.at("localhostProfile"));
     match t.text() {
-        "" => t.required("type is required when seccompProfile is set"),
+        "" if kind == "seccomp" => t.required("type is required when seccompProfile is set"),
+        "" => t.required("type is required when appArmorProfile is set"),
         "Localhost" | "RuntimeDefault" | "Unconfined" => {}
         _ => t.not_supported(&["Localhost", "RuntimeDefault", "Unconfined"]),
     }
@@ -581,7 +582,9 @@ pub fn profile(at: &At<'_>, kind: &str) {
             descending_path(&local);
         }
     } else if local.set() {
-        local.with(at.v, local.path.clone()).invalid(format!("can only be set when {kind} type is Localhost"));
+        // the whole profile is shown of the one, its path of the other
+        let shown = if kind == "seccomp" { local.with(at.v, local.path.clone()) } else { local };
+        shown.invalid(format!("can only be set when {kind} type is Localhost"));
     }
 }
 

@@ -13,6 +13,10 @@ pub fn is_halted(job: &At<'_>) -> bool {
 
 /// Another controller's name has a domain.
 pub fn managed_by(at: &At<'_>) {
+    if at.set() && at.filled().is_none() {
+        at.required("");
+        return;
+    }
     if !at.set() {
         return;
     }

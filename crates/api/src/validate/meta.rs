@@ -65,6 +65,16 @@ fn owner_references(at: &At<'_>) {
     }
 }
 
+/// Names of finalizers are upstream's own, or have a domain.
+pub fn finalizer_names(at: &At<'_>) {
+    const STANDARD: [&str; 3] = ["kubernetes", "orphan", "foregroundDeletion"];
+    for f in at.at("finalizers").items() {
+        if !f.text().contains('/') && !STANDARD.contains(&f.text()) {
+            f.invalid("name is neither a standard finalizer name nor is it fully qualified");
+        }
+    }
+}
+
 fn finalizers(at: &At<'_>) {
     for f in at.items() {
         for m in names::qualified_name(f.text()) {

@@ -21,6 +21,7 @@ mod pod;
 mod scheduling;
 mod service;
 mod services;
+mod sources;
 mod storage;
 #[cfg(test)]
 mod tests;
@@ -139,6 +140,8 @@ pub fn update(resource: &Resource, new: &Value, old: &Value) -> Vec<FieldError> 
             storage::claim_update(&at, &before);
         }
         ("", "PersistentVolume") => {
+            // once as an object, once as a change
+            both(group, kind, &at);
             both(group, kind, &at);
             storage::volume_update(&at, &before);
         }
@@ -178,9 +181,15 @@ pub fn update_status(resource: &Resource, new: &Value, old: &Value) -> Vec<Field
         return errs.into_inner();
     }
     meta::update(&at.at("metadata"), &before.at("metadata"));
+    // upstream's rules for these two do not ask about the names of finalizers
+    if !matches!(resource.kind, "CronJob" | "PodDisruptionBudget") {
+        meta::finalizer_names(&at.at("metadata"));
+    }
     match (resource.group, resource.kind) {
         ("", "Namespace") => objects::namespace_status(&at),
         ("", "Node") => objects::node(&at, Some(&before)),
+        ("", "Service") => service::balancer_status(&status.at("loadBalancer"), at.down(&["spec", "type"]).text() == "LoadBalancer"),
+        ("networking.k8s.io", "Ingress") => service::ingress_status(&status.at("loadBalancer")),
         ("apps", "Deployment") => {
             workloads::status_counts(&status, "replicas", &["updatedReplicas", "readyReplicas", "availableReplicas"]);
         }
@@ -207,6 +216,13 @@ pub fn update_status(resource: &Resource, new: &Value, old: &Value) -> Vec<Field
 pub fn update_through(resource: &Resource, subresource: &str, new: &Value, old: &Value) -> Vec<FieldError> {
     match subresource {
         "" => update(resource, new, old),
+        "status" if resource.kind == "CertificateSigningRequest" => {
+            let mut out = update_status(resource, new, old);
+            let errs = Errors::default();
+            objects::decided_conditions(&At::root(new, &errs), &At::root(old, &errs));
+            out.extend(errs.into_inner());
+            out
+        }
         "status" | "approval" => update_status(resource, new, old),
         "finalize" => namespace_finalize(new, old),
         "ephemeralcontainers" => {

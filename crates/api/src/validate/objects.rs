@@ -328,7 +328,7 @@ pub fn limit_range(spec: &At<'_>) {
     for l in spec.at("limits").items() {
         let kind = l.at("type");
         kind.check(names::qualified_name);
-        if !kind.text().contains('/') && !["Pod", "Container", "PersistentVolumeClaim"].contains(&kind.text()) {
+        if names::qualified_name(kind.text()).is_empty() && !kind.text().contains('/') && !["Pod", "Container", "PersistentVolumeClaim"].contains(&kind.text()) {
             kind.invalid("must be a standard limit type or fully qualified");
         }
         if seen.contains(&kind.text()) {
@@ -366,8 +366,10 @@ pub fn autoscaler(spec: &At<'_>) {
     match max.int_or(0) {
         0 => max.required("must be set and greater than 0"),
         n if n < 0 => max.invalid("must be greater than or equal to 1"),
-        n if min.int().is_some_and(|m| n < m) => max.invalid("must be greater than or equal to `minReplicas`"),
         _ => {}
+    }
+    if min.int().is_some_and(|m| max.int_or(0) < m) {
+        max.invalid("must be greater than or equal to `minReplicas`");
     }
     let target = spec.at("scaleTargetRef");
     for k in ["kind", "name"] {
@@ -375,6 +377,9 @@ pub fn autoscaler(spec: &At<'_>) {
             None => target.at(k).required(""),
             Some(_) => target.at(k).check(names::path_segment),
         }
+    }
+    if target.at("apiVersion").filled().is_none() {
+        target.at("apiVersion").invalid_as("", "apiVersion must specify API group");
     }
     for m in spec.at("metrics").items() {
         let kind = m.at("type");
@@ -485,6 +490,28 @@ pub fn certificate_conditions(at: &At<'_>) {
         if kind.text() == "Denied" && has("Approved") || kind.text() == "Approved" && has("Denied") {
             kind.invalid("Approved and Denied conditions are mutually exclusive");
         }
+    }
+}
+
+/// Through `status` the decision about a request stays as it is.
+pub fn decided_conditions(at: &At<'_>, old: &At<'_>) {
+    let of = |a: &At<'_>, t: &str| -> Vec<Value> {
+        a.down(&["status", "conditions"]).items().filter(|c| c.at("type").text() == t).map(|c| c.v.clone()).collect()
+    };
+    let list = at.down(&["status", "conditions"]);
+    for t in ["Approved", "Denied", "Failed"] {
+        if of(at, t).len() < of(old, t).len() {
+            list.forbidden(format!("updates may not remove a condition of type {}", crate::field::go_quote(t)));
+        }
+    }
+    for t in ["Approved", "Denied"] {
+        if of(at, t).len() > of(old, t).len() {
+            list.forbidden(format!("updates may not add a condition of type {}", crate::field::go_quote(t)));
+        }
+    }
+    let (new, before) = (at.down(&["status", "certificate"]), old.down(&["status", "certificate"]));
+    if before.filled().is_some() && new.text() != before.text() {
+        new.forbidden("updates may not modify existing certificate content");
     }
 }
 

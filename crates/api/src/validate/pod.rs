@@ -129,8 +129,11 @@ pub fn spec(s: &At<'_>, pod_name: &str, is_pod: bool) {
         container::resource_name(&q, name);
         container::resource_amount(&q, name);
     }
-    if s.at("os").set() {
-        s.at("os").at("name").one_of(&["linux", "windows"]);
+    let os = s.at("os").at("name");
+    if s.at("os").set() && os.filled().is_none() {
+        os.required("");
+    } else if s.at("os").set() {
+        os.named(s.path.child("os")).one_of(&["linux", "windows"]);
     }
     if s.at("resources").set() {
         let r = s.at("resources");
@@ -217,7 +220,8 @@ fn security_context(at: &At<'_>, spec: &At<'_>) {
     container::profile(&at.at("seccompProfile"), "seccomp");
     container::profile(&at.at("appArmorProfile"), "AppArmor");
     at.at("supplementalGroupsPolicy").one_of_if_set(&["Merge", "Strict"]);
-    at.at("seLinuxChangePolicy").one_of_if_set(&["MountOption", "Recursive"]);
+    // MountOption needs a feature that is off
+    at.at("seLinuxChangePolicy").one_of_if_set(&["Recursive"]);
 }
 
 fn dns_config(at: &At<'_>, policy: &str) {
@@ -368,6 +372,8 @@ fn only_added_tolerations(new: &At<'_>, old: &At<'_>) {
     };
     if old.items().any(|o| !new.items().any(|n| same(&bare(n.v), &bare(o.v)))) {
         new.forbidden("existing toleration can not be modified except its tolerationSeconds");
+    } else {
+        scheduling::tolerations(new);
     }
 }
 
@@ -430,6 +436,10 @@ pub fn update_status(pod: &At<'_>, old: &At<'_>) {
     }
     if o.at("qosClass").set() {
         s.at("qosClass").immutable(&o.at("qosClass"));
+    }
+    let host_ips = s.at("hostIPs");
+    if let Some(first) = host_ips.items().next().map(|i| i.at("ip")).filter(|ip| ip.text() != s.at("hostIP").text()) {
+        first.invalid_as(first.text(), "must be equal to `hostIP`");
     }
     container_transitions(&s.at("containerStatuses"), &o.at("containerStatuses"), &old.at("spec"));
     for (list, what) in [("podIPs", "podIPs"), ("hostIPs", "hostIPs")] {

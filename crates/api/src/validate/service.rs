@@ -435,7 +435,7 @@ fn ingress_backend(at: &At<'_>) {
     let (svc, resource) = (at.at("service"), at.at("resource"));
     match (svc.set(), resource.set()) {
         (true, true) => at.invalid_as("", "cannot set both resource and service backends"),
-        (false, false) => at.required("a service or resource backend is required"),
+        (false, false) => at.invalid_as("", "resource or service backend is required"),
         (true, false) => {
             match svc.at("name").filled() {
                 None => svc.at("name").required(""),
@@ -525,5 +525,43 @@ fn policy_peer(p: &At<'_>) {
         p.required("must specify a peer");
     } else if peers > 1 && block.set() {
         p.forbidden("may not specify both ipBlock and another peer");
+    }
+}
+
+/// Where a load balancer is reached.
+pub fn balancer_status(at: &At<'_>, balanced: bool) {
+    let ingress = at.at("ingress");
+    if !balanced && !ingress.is_empty() {
+        ingress.forbidden("may only be used when `spec.type` is 'LoadBalancer'");
+        return;
+    }
+    for i in ingress.items() {
+        let (ip, mode) = (i.at("ip"), i.at("ipMode"));
+        if ip.filled().is_some() {
+            net::ip(&ip);
+        }
+        match (ip.filled().is_some(), mode.set()) {
+            (true, false) => mode.required("must be specified when `ip` is set"),
+            (false, true) => mode.forbidden("may not be specified when `ip` is not set"),
+            _ => mode.one_of_if_set(&["Proxy", "VIP"]),
+        }
+        balancer_name(&i.at("hostname"));
+    }
+}
+
+/// The same of an ingress.
+pub fn ingress_status(at: &At<'_>) {
+    for i in at.at("ingress").items() {
+        if i.at("ip").filled().is_some() {
+            net::ip(&i.at("ip"));
+        }
+        balancer_name(&i.at("hostname"));
+    }
+}
+
+fn balancer_name(at: &At<'_>) {
+    at.check_if_filled(names::dns1123_subdomain);
+    if at.text().parse::<std::net::IpAddr>().is_ok() {
+        at.invalid("must be a DNS name, not an IP address");
     }
 }

@@ -53,6 +53,10 @@ pub fn claim_spec(spec: &At<'_>) {
         }
         d.at("apiGroup").check_if_filled(names::dns1123_subdomain);
     }
+    let (source, reference) = (spec.at("dataSource"), spec.at("dataSourceRef"));
+    if source.set() && reference.set() && reference.at("namespace").filled().is_none() && !same(source.v, reference.v) {
+        spec.invalid_as(source.v.clone(), "must match dataSourceRef");
+    }
     spec.at("volumeAttributesClassName").check_if_filled(names::dns1123_subdomain);
 }
 
@@ -136,8 +140,12 @@ pub fn volume_spec(spec: &At<'_>) {
     if !found {
         spec.required("must specify a volume type");
     }
-    for kind in ["hostPath", "nfs"].into_iter().filter(|k| spec.at(k).set()) {
-        super::volumes::source(spec, kind);
+    if let Some(kind) = SOURCES.iter().find(|k| spec.at(k).set()) {
+        match *kind {
+            "hostPath" | "nfs" => super::volumes::source(spec, kind),
+            "csi" | "local" => {}
+            kind => super::sources::source(spec, kind, true),
+        }
     }
     if reclaim.text() == "Recycle" && spec.down(&["hostPath", "path"]).filled().is_some_and(is_root) {
         reclaim.forbidden("may not be 'recycle' for a hostPath mount of '/'");

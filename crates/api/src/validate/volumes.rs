@@ -160,8 +160,8 @@ pub fn source(volume: &At<'_>, kind: &str) {
         "nfs" => {
             needed(&at.at("server"));
             needed(&at.at("path"));
-            if at.at("path").filled().is_some_and(|p| !p.starts_with('/')) {
-                at.at("path").invalid("must be an absolute path");
+            if !at.at("path").text().starts_with('/') {
+                at.at("path").invalid_as(at.at("path").text(), "must be an absolute path");
             }
         }
         "csi" => {
@@ -178,13 +178,19 @@ pub fn source(volume: &At<'_>, kind: &str) {
         "ephemeral" => {
             let template = at.at("volumeClaimTemplate");
             if template.set() {
+                let m = template.at("metadata");
+                super::meta::labels(&m.at("labels"));
+                super::meta::annotations(&m.at("annotations"));
                 super::storage::claim_spec(&template.at("spec"));
             } else {
                 template.required("");
             }
         }
-        "image" => needed(&at.at("reference")),
-        _ => {}
+        "image" => {
+            needed(&at.at("reference"));
+            at.at("pullPolicy").one_of_if_set(&["Always", "IfNotPresent", "Never"]);
+        }
+        _ => super::sources::source(volume, kind, false),
     }
 }
 
@@ -196,7 +202,13 @@ pub fn volumes<'a>(at: &At<'a>, pod_name: &str) -> Vec<(&'a str, &'a Value)> {
         let mut found = false;
         for kind in SOURCES.iter().filter(|k| v.at(k).set()) {
             if found {
-                v.at(kind).forbidden("may not specify more than 1 volume type");
+                // two of them in upstream's spelling
+                let shown = match *kind {
+                    "cephfs" => "cephFS",
+                    "downwardAPI" => "downwarAPI",
+                    kind => kind,
+                };
+                v.at(shown).forbidden("may not specify more than 1 volume type");
             } else {
                 found = true;
                 source(&v, kind);

@@ -14,7 +14,10 @@ use serde_json::Value;
 fn selector_matches(spec: &At<'_>, word: &str, invalid: &str) {
     let selector = spec.at("selector");
     if !selector.set() {
+        // which selects nothing
         selector.required("");
+        let labels = spec.down(&["template", "metadata", "labels"]);
+        labels.invalid("`selector` does not match template `labels`");
         return;
     }
     label_selector(&selector);
@@ -239,19 +242,10 @@ pub fn stateful_set_update(new: &At<'_>, old: &At<'_>) {
 /// A job.
 pub fn job(job: &At<'_>) {
     let spec = job.at("spec");
-    job_spec(&spec);
     let selector = spec.at("selector");
-    if !selector.set() {
-        selector.required("");
-        return;
-    }
-    label_selector(&selector);
     let labels = spec.down(&["template", "metadata", "labels"]);
     let parsed = Labels::from_label_selector(selector.v);
-    if parsed.as_ref().is_ok_and(|s| !s.matches(labels.v)) {
-        labels.invalid("`selector` does not match template `labels`");
-    }
-    if !spec.at("manualSelector").yes() {
+    if !spec.at("manualSelector").yes() && selector.set() {
         let (uid, name) = (job.down(&["metadata", "uid"]).text(), job.down(&["metadata", "name"]).text());
         let expected = serde_json::json!({
             "batch.kubernetes.io/controller-uid": uid, "batch.kubernetes.io/job-name": name, "controller-uid": uid, "job-name": name
@@ -269,12 +263,27 @@ pub fn job(job: &At<'_>) {
             selector.invalid("`selector` not auto-generated");
         }
     }
+    job_and_selector(&spec);
     if spec.at("completionMode").text() == "Indexed" && spec.at("completions").int_or(0) > 0 {
         let name = job.down(&["metadata", "name"]);
         let host = format!("{}-{}", name.text(), spec.at("completions").int_or(0) - 1);
         if !names::dns1123_label(&host).is_empty() {
             name.invalid(format!("will not able to create pod with invalid DNS label: {host}"));
         }
+    }
+}
+
+fn job_and_selector(spec: &At<'_>) {
+    job_spec(spec);
+    let selector = spec.at("selector");
+    if selector.set() {
+        label_selector(&selector);
+    } else {
+        selector.required("");
+    }
+    let labels = spec.down(&["template", "metadata", "labels"]);
+    if !selector.set() || Labels::from_label_selector(selector.v).is_ok_and(|s| !s.matches(labels.v)) {
+        labels.invalid("`selector` does not match template `labels`");
     }
 }
 
@@ -374,7 +383,9 @@ fn failure_policy(at: &At<'_>, spec: &At<'_>) {
 /// A change of a job.
 pub fn job_update(new: &At<'_>, old: &At<'_>) {
     let (spec, before) = (new.at("spec"), old.at("spec"));
-    job_spec(&spec);
+    // once as a job, once as a change
+    job(new);
+    job_and_selector(&spec);
     let indexed = spec.at("completionMode").text() == "Indexed";
     if !same(spec.at("completions").v, before.at("completions").v) {
         let equal = same(spec.at("completions").v, spec.at("parallelism").v);
@@ -487,6 +498,7 @@ pub fn status_counts(status: &At<'_>, whole: &str, parts: &[&str]) {
     }
     let available = status.at("availableReplicas");
     if parts.contains(&"availableReplicas") && available.int_or(0) > status.at("readyReplicas").int_or(0) {
-        available.invalid("cannot be greater than readyReplicas");
+        let of_set = if parts.contains(&"currentReplicas") { "status." } else { "" };
+        available.invalid(format!("cannot be greater than {of_set}readyReplicas"));
     }
 }

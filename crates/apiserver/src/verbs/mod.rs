@@ -47,7 +47,9 @@ impl Op {
     }
 
     pub(crate) fn invalid(&self, name: &str, errors: &[FieldError]) -> Status {
-        api::status::invalid(self.ctx.resource.group, self.ctx.resource.kind, name, errors)
+        // both APIs of events have the kind of the older one here
+        let group = if crate::model::is_event(self.ctx.resource) { "" } else { self.ctx.resource.group };
+        api::status::invalid(group, self.ctx.resource.kind, name, errors)
     }
 
     pub(crate) async fn admit(&self, operation: Operation, old: Option<&Value>, options: &Value, object: &mut Value) -> Result<(), Status> {

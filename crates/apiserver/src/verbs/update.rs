@@ -29,7 +29,8 @@ impl Op {
     pub async fn update(&mut self, value: Value, options: &WriteOptions) -> Result<Updated, Status> {
         let given = object::name(&value);
         if given.is_empty() {
-            return Err(api::status::bad_request("name must be provided"));
+            let why = format!("the name of the object ({} based on URL) was undeterminable: name must be provided", self.ctx.name);
+            return Err(api::status::bad_request(why));
         }
         if given != self.ctx.name {
             return Err(api::status::bad_request(format!(

@@ -54,9 +54,15 @@ pub(crate) struct RequestStatus;
 impl Strategy for RequestStatus {
     fn prepare_update(&self, ctx: &Ctx, new: &mut Value, old: &Value) {
         restore(new, old, &["spec"]);
-        let decided = |c: &&Value| matches!(c["type"].as_str(), Some("Approved" | "Denied"));
-        let mut conditions: Vec<Value> = items(old, "/status/conditions").filter(decided).cloned().collect();
-        conditions.extend(items(new, "/status/conditions").filter(|c| !decided(c)).cloned());
+        let mut conditions: Vec<Value> = items(new, "/status/conditions").cloned().collect();
+        // what was decided stays; adding and removing is for validation to refuse
+        for decision in ["Approved", "Denied"] {
+            let before: Vec<&Value> = items(old, "/status/conditions").filter(|c| c["type"] == decision).collect();
+            let now: Vec<&mut Value> = conditions.iter_mut().filter(|c| c["type"] == decision).collect();
+            if before.len() == now.len() {
+                now.into_iter().zip(before).for_each(|(now, before)| now.clone_from(before));
+            }
+        }
         set_conditions(new, old, conditions, &ctx.now_string());
     }
 }
@@ -112,9 +118,13 @@ mod tests {
         assert!(approved["status"].get("certificate").is_none());
         assert_eq!(approved["status"]["conditions"][0]["lastUpdateTime"], "2026-05-01T10:00:00Z");
         let mut signed = approved.clone();
-        signed["status"] = json!({"certificate": "good"});
+        signed["status"] = json!({"certificate": "good", "conditions": [{"type": "Approved", "status": "True", "reason": "Forged"}]});
         RequestStatus.prepare_update(&ctx, &mut signed, &approved);
         assert_eq!(signed["status"]["conditions"], approved["status"]["conditions"]);
         assert_eq!(signed["status"]["certificate"], "good");
+        signed["status"] = json!({"conditions": []});
+        RequestStatus.prepare_update(&ctx, &mut signed, &approved);
+        let errors = api::validate::update_through(resource, "status", &signed, &approved);
+        assert!(errors.iter().any(|e| e.to_string() == "status.conditions: Forbidden: updates may not remove a condition of type \"Approved\""), "{errors:?}");
     }
 }

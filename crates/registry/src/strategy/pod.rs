@@ -15,6 +15,9 @@ impl Strategy for Pods {
     fn prepare_create(&self, ctx: &Ctx, pod: &mut Value) {
         generic_prepare_create(ctx, pod);
         object(pod, "metadata").insert("generation".into(), 1.into());
+        if number(pod, "/spec/terminationGracePeriodSeconds").is_some_and(|grace| grace < 0) {
+            object(pod, "spec").insert("terminationGracePeriodSeconds".into(), 1.into());
+        }
         let qos = qos_class(pod);
         let mut status = json!({"phase": "Pending", "qosClass": qos});
         if items(pod, "/spec/schedulingGates").next().is_some() {
@@ -30,6 +33,10 @@ impl Strategy for Pods {
     fn prepare_update(&self, ctx: &Ctx, new: &mut Value, old: &Value) {
         generic_prepare_update(ctx, new, old);
         copy(new, old, "status");
+        // the old name of the account's field follows the new one
+        if let Some(account) = new.pointer("/spec/serviceAccountName").cloned() {
+            object(new, "spec").insert("serviceAccount".into(), account);
+        }
         bump(new, old);
     }
 

@@ -288,6 +288,9 @@ impl Strategy for Services {
 
     fn prepare_update(&self, ctx: &Ctx, new: &mut Value, old: &Value) {
         generic_prepare_update(ctx, new, old);
+        if !ctx.subresource.is_empty() {
+            return;
+        }
         normalize_cluster_ips(new, Some(old));
         keep_allocated(new, old);
         drop_unused(new, old);

@@ -237,7 +237,7 @@ fn param_ref(reference: &Value, at: &Path, errors: &mut Vec<FieldError>) {
 fn actions(binding: &Value, at: &Path, errors: &mut Vec<FieldError>) {
     let actions: Vec<&str> = texts(binding, "/spec/validationActions").collect();
     if actions.is_empty() {
-        errors.push(FieldError::required(at, ""));
+        errors.push(FieldError::required(at, "at least one validation action is required"));
     }
     for (i, action) in actions.iter().enumerate() {
         if !matches!(*action, "Audit" | "Deny" | "Warn") {
@@ -360,7 +360,7 @@ mod tests {
     fn bindings_name_a_policy_and_what_follows() {
         let told = |spec: Value| told(of_binding(&json!({"spec": spec}), false));
         assert_eq!(told(json!({"policyName": "p", "validationActions": ["Deny", "Audit"]})), [""; 0]);
-        assert_eq!(told(json!({})), ["spec.policyName: Required value", "spec.validationActions: Required value"]);
+        assert_eq!(told(json!({})), ["spec.policyName: Required value", "spec.validationActions: Required value: at least one validation action is required"]);
         assert_eq!(
             told(json!({"policyName": "p", "validationActions": ["Audit", "Audit", "Shout"]})),
             [
