@@ -115,6 +115,26 @@ impl Cluster {
         (head.headers, String::from_utf8_lossy(&bytes).into())
     }
 
+    /// A request with a body, if there is one; the code, the answer, and the texts of its warnings.
+    pub async fn warned(&self, user: &UserInfo, method: &str, path: &str, body: &Value) -> (u16, Value, Vec<String>) {
+        let body = if body.is_null() { String::new() } else { body.to_string() };
+        let mut request = Self::request(method, path).body(Full::from(body)).unwrap();
+        request.extensions_mut().insert(InProcess(user.clone()));
+        let (head, body) = self.server.handle(request).await.into_parts();
+        let warnings = head.headers.get_all("warning").iter();
+        // 299 - "text"
+        let text = |w: &http::HeaderValue| w.to_str().unwrap().splitn(3, ' ').nth(2).unwrap().strip_prefix('"').unwrap().strip_suffix('"').unwrap().replace("\\\"", "\"");
+        let warnings = warnings.map(text).collect();
+        let bytes = body.collect().await.map(|b| b.to_bytes()).unwrap_or_default();
+        let answer = serde_json::from_slice(&bytes).unwrap_or_else(|_| Value::String(String::from_utf8_lossy(&bytes).into()));
+        (head.status.as_u16(), answer, warnings)
+    }
+
+    /// Puts a value into the store, past the server.
+    pub async fn overwrite(&self, key: &str, value: Vec<u8>) {
+        self.store.txn(store::Txn::put(key, value)).await.unwrap();
+    }
+
     async fn send(&self, mut request: Request<Full<bytes::Bytes>>, user: Option<&UserInfo>) -> (u16, Value) {
         if let Some(user) = user {
             request.extensions_mut().insert(InProcess(user.clone()));
