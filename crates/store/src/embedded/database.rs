@@ -161,6 +161,12 @@ impl Database {
         at(&self.fjall.snapshot(), &self.data, key, i64::MAX)
     }
 
+    /// The version of a key at a revision, if there is one and it is no deletion.
+    pub fn version(&self, key: &[u8], revision: i64) -> Result<Option<KeyValue>, Failed> {
+        let value = self.data.get(layout::version_key(key, revision))?;
+        Ok(value.and_then(|value| layout::parse_version(key, revision, &value)))
+    }
+
     /// A consistent view.
     pub fn view(&self) -> View<'_> {
         View {

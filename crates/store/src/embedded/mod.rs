@@ -62,7 +62,7 @@ impl Default for Options {
             keep_bytes: 256 << 20,
             memtable_bytes: MEMTABLE,
             cache_bytes: 1 << 20,
-            feed_bytes: 256 << 10,
+            feed_bytes: 1 << 20,
             patience: Duration::from_secs(10),
         }
     }

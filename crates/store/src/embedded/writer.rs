@@ -1,6 +1,7 @@
 //! The thread that writes: groups transactions into commits, compacts, expires, reopens.
 
 use std::collections::{HashMap, VecDeque};
+use std::hash::{BuildHasher, RandomState};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -13,7 +14,7 @@ use super::database::{Database, Failed, Writes};
 use super::layout::{self, COMPACTED, REVISION};
 use super::{Options, Shared};
 use crate::watch::Batch;
-use crate::{Error, Event, KeyValue, Op, Txn, TxnResponse};
+use crate::{Compare, Error, Event, KeyValue, Op, Txn, TxnResponse};
 
 /// A commit takes no more than this.
 const GROUP_TXNS: usize = 1024;
@@ -55,6 +56,7 @@ pub(super) struct Writer {
     deadline: Option<i64>,
     /// Deadlines before this one are done with.
     expired: i64,
+    newest: Newest,
     /// When the database failed last.
     failed: Option<Instant>,
 }
@@ -95,6 +97,7 @@ impl Writer {
             written: 0,
             deadline: None,
             expired: 0,
+            newest: Newest::default(),
             failed: None,
         };
         this.mark();
@@ -224,7 +227,10 @@ impl Writer {
             .map_or_else(|| self.shared.feed.revision(), |batch| batch.revision);
         let mut compared = Vec::with_capacity(txn.compare.len());
         for compare in &txn.compare {
-            compared.push(group.latest(database, &compare.key)?);
+            compared.push(match self.newest.expected(database, compare, group)? {
+                Some(kv) => Some(kv),
+                None => group.latest(database, &compare.key)?,
+            });
         }
         let holds = |(kv, wanted): (&Option<KeyValue>, i64)| {
             kv.as_ref().map_or(0, |kv| kv.mod_revision) == wanted
@@ -351,6 +357,7 @@ impl Writer {
         if result.is_ok() {
             self.deadline = self.deadline.into_iter().chain(group.deadline).min();
             self.written += group.bytes as u64;
+            group.batches.iter().for_each(|batch| self.newest.note(batch));
             self.shared.feed.publish(group.batches);
             self.mark();
         }
@@ -524,6 +531,7 @@ impl Writer {
 
     /// Opens the database anew: fjall refuses writes after an I/O error.
     fn reopen(&mut self) {
+        self.newest = Newest::default();
         let path = match self.shared.directory.lock().as_ref() {
             Some(directory) => directory.database(),
             None => return,
@@ -573,6 +581,38 @@ impl Writer {
                 self.failed_with("its files are damaged".to_owned(), Instant::now());
             }
         }
+    }
+}
+
+/// The last revisions of keys that were written lately, by hashes of the keys. To find a key's latest version in the
+/// database all tables are looked at; a version whose revision is known is found in one of them.
+#[derive(Default)]
+struct Newest {
+    hasher: RandomState,
+    revisions: HashMap<u64, i64>,
+}
+
+/// How many keys are known; 1 MB.
+const NEWEST_KEYS: usize = 1 << 15;
+
+impl Newest {
+    fn note(&mut self, batch: &Batch) {
+        if self.revisions.len() >= NEWEST_KEYS {
+            self.revisions.clear();
+        }
+        for event in &batch.events {
+            self.revisions.insert(self.hasher.hash_one(event.key()), batch.revision);
+        }
+    }
+
+    /// The version that a transaction expects, if it is known to be its key's latest: neither the key nor another of the
+    /// same hash has been written since.
+    fn expected(&self, database: &Database, compare: &Compare, group: &Group) -> Result<Option<KeyValue>, Failed> {
+        let known = || self.revisions.get(&self.hasher.hash_one(&compare.key)) == Some(&compare.mod_revision);
+        if compare.mod_revision == 0 || group.latest.contains_key(&compare.key) || !known() {
+            return Ok(None);
+        }
+        database.version(&compare.key, compare.mod_revision)
     }
 }
 
