@@ -51,7 +51,7 @@ pub struct Parts {
     pub(crate) creaters: HashMap<Key, Arc<dyn Creater>>,
     pub(crate) virtuals: HashMap<Key, Arc<dyn Virtual>>,
     pub(crate) locators: HashMap<Key, Arc<dyn Locator>>,
-    pub(crate) admission: Vec<Arc<dyn Admission>>,
+    pub(crate) admission: Arc<Vec<Arc<dyn Admission>>>,
     pub(crate) authenticators: Vec<Arc<dyn Authenticator>>,
     pub(crate) authorizers: Vec<Arc<dyn Authorizer>>,
     pub(crate) post_start: Vec<(String, PostStart)>,
@@ -97,7 +97,7 @@ impl Parts {
 
     /// Appends to the admission chain.
     pub fn admission(&mut self, plugin: Arc<dyn Admission>) {
-        self.admission.push(plugin);
+        Arc::make_mut(&mut self.admission).push(plugin);
     }
 
     pub fn authenticator(&mut self, authenticator: Arc<dyn Authenticator>) {

@@ -230,6 +230,11 @@ impl Ctx {
         self.warnings.lock().clone()
     }
 
+    /// The warnings so far, and those that are still to come.
+    pub(crate) fn warned(&self) -> Arc<Mutex<Vec<String>>> {
+        self.warnings.clone()
+    }
+
     /// The time of the request as the API writes it (RFC 3339, whole seconds, `Z`).
     pub fn now_string(&self) -> String {
         format_time(self.now)

@@ -19,6 +19,7 @@ use crate::request::RequestInfo;
 use crate::select::Selection;
 use crate::server::{Rq, Server};
 use crate::types::Status;
+use crate::verbs::list::Page;
 use crate::verbs::patch::{Patch, PatchType};
 use crate::verbs::{DeleteOptions, ListOptions, Op, WriteOptions, scale};
 
@@ -63,13 +64,13 @@ impl Server {
             ctx.warn(text);
             ctx.audit("k8s.io/deprecated", || "true".into());
         }
-        let warnings = ctx.clone();
+        let warnings = ctx.warned();
         let result = if info.subresource.is_empty() { self.main(rq, ctx).await } else { self.subresource(rq, ctx).await };
         let mut response = match result {
             Ok(response) => response,
             Err(Failure { status, headers }) => negotiate::respond_status(&headers, &status),
         };
-        for text in warnings.warnings() {
+        for text in warnings.lock().drain(..) {
             if let Some(value) = filters::warning_header(&text) {
                 response.headers_mut().append(http::header::WARNING, value);
             }
@@ -82,7 +83,7 @@ impl Server {
         Op {
             core: self.core.clone(),
             strategy: self.core.strategy_of(&ctx, &ctx.subresource),
-            admission: Arc::new(self.core.parts().admission.clone()),
+            admission: self.core.parts().admission.clone(),
             user_agent: agent.to_string(),
             ctx,
         }
@@ -178,11 +179,10 @@ impl Server {
                 let options = self.delete_options(rq).await?;
                 let selection = Selection::parse(&ctx, "", &list.label_selector, &list.field_selector)?;
                 let page = self.core.list(&ctx, &selection, &list).await?;
-                let items = page.items.iter().map(|e| self.core.served(r, e.parse())).collect();
                 let op = self.op(rq, with_dry_run(ctx, options.dry_run));
-                let items = op.delete_collection(items, &options).await?;
-                let meta = json!({"resourceVersion": page.revision.to_string()});
-                Ok(self.presenter(rq, &op.ctx, accepted).values(rq.headers(), items, meta))
+                let items = op.delete_collection(page.items, &options).await?;
+                let page = Page { items, continue_token: String::new(), remaining: None, ..page };
+                Ok(self.presenter(rq, &op.ctx, accepted).page(rq.headers(), page))
             }
             _ => Err(unsupported()),
         }

@@ -105,8 +105,7 @@ impl Core {
         let r = found.storage().resource;
         self.catch_up().await?;
         let cached = self.cached(r)?;
-        let entries: Vec<_> = cached.snapshot().map.from("").map(|(_, entry)| entry.clone()).collect();
-        let fresh = entries.iter().map(|e| e.tree()).filter(|o| !object::deleting(o)).map(|o| (*o).clone()).collect::<Vec<_>>();
+        let fresh: Vec<_> = cached.snapshot().map.from("").map(|(_, entry)| entry.clone()).filter(|e| !object::deleting(&e.tree())).collect();
         if !fresh.is_empty() {
             let mut ctx = Ctx::new(r, "", "", server_user(), jiff::Timestamp::now(), self.backend());
             ctx.custom = self.custom(r);

@@ -1,9 +1,12 @@
 //! DELETE: grace, finalizers, propagation, preconditions; and deletecollection.
+use std::sync::Arc;
+
 use futures::StreamExt;
 use serde_json::Value;
 
 use super::{DeleteOptions, Op, same};
 use crate::admission::Operation;
+use crate::cache::Entry;
 use crate::core::{Object, Stored, Written};
 use crate::ctx::format_time;
 use crate::object;
@@ -200,11 +203,12 @@ impl Op {
 
     /// Deletes each of these; what is gone already does not matter. Many at once, so that they share
     /// the store's commits; all are tried, and the first failure is told.
-    pub async fn delete_collection(&self, items: Vec<Value>, options: &DeleteOptions) -> Result<Vec<Value>, Status> {
+    pub async fn delete_collection(&self, items: Vec<Arc<Entry>>, options: &DeleteOptions) -> Result<Vec<Arc<Entry>>, Status> {
         let deletions = items.into_iter().map(|item| {
             let mut op = self.clone();
-            op.ctx.name = object::name(&item).to_string();
-            op.ctx.namespace = object::meta(&item, "namespace").to_string();
+            let object = item.parse();
+            op.ctx.name = object::name(&object).to_string();
+            op.ctx.namespace = object::meta(&object, "namespace").to_string();
             async move {
                 match op.delete(options).await {
                     Ok(_) => Ok(Some(item)),
@@ -213,7 +217,7 @@ impl Op {
                 }
             }
         });
-        let results: Vec<Result<Option<Value>, Status>> = futures::stream::iter(deletions).buffered(AT_ONCE).collect().await;
+        let results: Vec<Result<Option<Arc<Entry>>, Status>> = futures::stream::iter(deletions).buffered(AT_ONCE).collect().await;
         results.into_iter().filter_map(Result::transpose).collect()
     }
 }
