@@ -144,7 +144,7 @@ impl Runner {
         let version = meta["resourceVersion"].as_str().unwrap().to_owned();
         let mut stored = object.clone();
         stored["metadata"].as_object_mut().unwrap().remove("resourceVersion");
-        let key = format!("/registry/{}/{name}", resource.storage_prefix);
+        let key = format!("{}{name}", resource.storage_prefix);
         self.cluster.overwrite(&key, stored.to_string().into_bytes()).await;
         for _ in 0..2000 {
             let (_, now, _) = self.send("GET", &self.item(), &Value::Null).await;
