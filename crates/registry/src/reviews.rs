@@ -185,7 +185,7 @@ impl Creater for TokenReview {
                 // Tokens without audiences are for the API server.
                 let has = granted.lock().take().unwrap_or_else(|| self.audiences.clone());
                 let common: Vec<&String> = wanted.iter().filter(|a| has.contains(a)).collect();
-                json!({"authenticated": true, "user": user_value(&user), "audiences": common})
+                if common.is_empty() { json!({}) } else { json!({"authenticated": true, "user": user_value(&user), "audiences": common}) }
             }
             Ok(None) => json!({}),
             Err(why) => json!({"error": why}),

@@ -137,10 +137,12 @@ async fn tokens_of_an_issuer_are_users() {
     assert_eq!(c.whoami(&good).await.0, 201);
     assert_eq!(issuer.fetched("/keys"), 1, "known keys are not fetched again");
     // what is wrong with a token is not for its holder to know, but for who reviews it
-    let review = async |token: &str| {
-        let review = json!({"apiVersion": "authentication.k8s.io/v1", "kind": "TokenReview", "spec": {"token": token}});
+    let review_for = async |token: &str, audiences: Value| {
+        let review = json!({"apiVersion": "authentication.k8s.io/v1", "kind": "TokenReview", "spec": {"token": token, "audiences": audiences}});
         c.post(&admin(), "/apis/authentication.k8s.io/v1/tokenreviews", &review).await.1["status"].clone()
     };
+    let review = async |token: &str| review_for(token, json!([])).await;
+    assert_eq!(review_for(&good, json!(["other"])).await, json!({}), "it is for the API server alone");
     let status = review(&good).await;
     assert_eq!((&status["user"], &status["audiences"]), (&jane, &json!(["https://kubernetes.default.svc.cluster.local"])));
     for (more, why) in [
