@@ -50,6 +50,7 @@ const STEPS: &[(&str, Run)] = &[
     ("a clock that is wrong, a copied link, a full disk: nothing half-joined", machines),
     ("a CA of RSA that is there is used", own_ca),
     ("a CA of somebody else: requests, signatures, init", external_ca),
+    ("an etcd of somebody else", external_etcd),
     ("a half-finished init is told of, and reset", half),
     ("a join that was killed is told of, and reset", killed),
     ("a worker joins by the printed command", join),
@@ -346,6 +347,48 @@ fn external_ca(t: &Test) -> Result<()> {
     let csr = t.worker(&format!("{get} get csr x -o jsonpath={{.status.conditions[*].type}}/{{.status.certificate}}"))?;
     ensure!(csr == "Approved/", "it is {csr}");
     works(t)
+}
+
+/// The objects are in an etcd that others run, behind TLS; a reset leaves them there.
+fn external_etcd(t: &Test) -> Result<()> {
+    let dir = t.env.home.join("etcd-elsewhere");
+    let _ = std::fs::remove_dir_all(&dir);
+    std::fs::create_dir_all(&dir)?;
+    let (at, url) = (dir.display(), "https://127.0.0.1:12379");
+    for name in ["etcd-ca", "etcd-server", "apiserver-etcd-client"] {
+        t.worker(&format!("kubeadm init phase certs {name} --cert-dir {at}"))?;
+    }
+    let etcd = beside(t, WORKER, &format!(
+        "etcd --data-dir {at}/data --listen-client-urls {url} --advertise-client-urls {url} --listen-peer-urls http://127.0.0.1:12380 \
+         --client-cert-auth --trusted-ca-file {at}/etcd/ca.crt --cert-file {at}/etcd/server.crt --key-file {at}/etcd/server.key"
+    ))?;
+    let access = format!("caFile: {at}/etcd/ca.crt, certFile: {at}/apiserver-etcd-client.crt, keyFile: {at}/apiserver-etcd-client.key");
+    let config = |url: &str| -> Result<String> {
+        let file = dir.join("init.yaml");
+        std::fs::write(&file, format!("apiVersion: kubeadm.k8s.io/v1beta4\nkind: ClusterConfiguration\nnetworking: {{podSubnet: 192.168.0.0/16}}\netcd: {{external: {{endpoints: [\"{url}\"], {access}}}}}\n"))?;
+        Ok(format!("kubeadm init --config {}", file.display()))
+    };
+    let fails = |line: &str, parts: &[&str]| contains(&t.with(|h| h.fails(WORKER, line))?, parts);
+    fails(&config("http://127.0.0.1:12379")?, &["etcd.external.endpoints", "http://127.0.0.1:12379"])?;
+    fails(&config("https://127.0.0.1:12381")?, &["[ERROR ExternalEtcdVersion]", "https://127.0.0.1:12381"])?;
+    t.untouched()?;
+    let said = t.worker(&config(url)?)?;
+    contains(&said, &["[certs] External etcd mode: Skipping etcd/ca certificate authority generation", "has initialized successfully"])?;
+    let stored = || -> Result<u64> {
+        let ask = format!(
+            "curl -sS --cacert {at}/etcd/ca.crt --cert {at}/apiserver-etcd-client.crt --key {at}/apiserver-etcd-client.key {url}/v3/kv/range -d '{{\"key\":\"'$(printf /registry/ | base64)'\",\"range_end\":\"'$(printf /registry0 | base64)'\",\"count_only\":true}}'"
+        );
+        let answer: Value = serde_json::from_str(&sh(t, WORKER, &ask)?)?;
+        Ok(answer["count"].as_str().and_then(|n| n.parse().ok()).unwrap_or_default())
+    };
+    let before = stored()?;
+    ensure!(before > 100, "{before} objects are in it");
+    works(t)?;
+    // Leases, endpoints and what the node had are given up in an orderly end.
+    let after = stored()?;
+    ensure!(after + 20 > before, "of {before} objects {after} are left after a reset");
+    drop(etcd);
+    Ok(std::fs::remove_dir_all(&dir)?)
 }
 
 fn half(t: &Test) -> Result<()> {

@@ -232,6 +232,9 @@ impl<'a> Init<'a> {
         gates(&mut findings, &self.config.cluster);
         let driver = kubelet::cgroup_driver(&kubelet::yaml(&self.config)?);
         preflight::runtime::check(&mut findings, &self.config.init.node_registration.cri_socket, &driver).await;
+        if let Some(external) = &self.config.cluster.etcd.external {
+            preflight::etcd::check(&mut findings, external).await;
+        }
         if self.external {
             findings.warn(
                 "ExternalCA",

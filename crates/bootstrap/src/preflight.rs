@@ -2,6 +2,7 @@
 //! matters, and what to do.
 
 mod disk;
+pub mod etcd;
 pub mod firewall;
 pub mod peers;
 pub mod runtime;
