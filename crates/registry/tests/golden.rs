@@ -118,11 +118,22 @@ impl Runner {
                 let (sub, edits) = rest.split_once(' ').unwrap_or((rest, ""));
                 let (sub, edits) = if sub.starts_with('/') { (sub, edits) } else { ("", rest) };
                 let path = format!("{}{sub}", self.item());
-                let (code, old, _) = self.send("GET", &path, &Value::Null).await;
-                assert_eq!(code, 200, "{line}: {old}");
-                let sent = edited(&old, edits);
                 let dry = if verb == "put" { "?dryRun=All" } else { "" };
-                let answer = self.send("PUT", &format!("{path}{dry}"), &sent).await;
+                let (mut code, mut read, _) = self.send("GET", &path, &Value::Null).await;
+                let (sent, answer) = loop {
+                    assert_eq!(code, 200, "{line}: {read}");
+                    let sent = edited(&read, edits);
+                    let answer = self.send("PUT", &format!("{path}{dry}"), &sent).await;
+                    if answer.0 != 409 {
+                        break (sent, answer);
+                    }
+                    // the server's own controllers may have written between the two requests
+                    let before = std::mem::take(&mut read["metadata"]["resourceVersion"]);
+                    (code, read, _) = self.send("GET", &path, &Value::Null).await;
+                    if read["metadata"]["resourceVersion"] == before {
+                        break (sent, answer);
+                    }
+                };
                 return Some(self.shown(&sent, answer, false));
             }
             _ => panic!("{line}: expected at, object, create, make, store, put or write"),

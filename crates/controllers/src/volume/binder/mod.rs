@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use k8s_openapi::api::core::v1::{self, PersistentVolume, PersistentVolumeClaim};
 use k8s_openapi::api::storage::v1::StorageClass;
-use kube::api::{Api, DeleteParams, PostParams};
+use kube::api::{Api, DeleteParams, PostParams, Preconditions};
 use kube::{Client, ResourceExt};
 use reconcile::{EventType, Informer, Queue, Recorder, Reference, Requeue, run_workers};
 use rules::storage;
@@ -234,7 +234,7 @@ impl Binder {
         let claim = self.claim_of(&volume).await?;
         let users = users(&volume, &self.pods);
         let recycler = self.pods.get(recycle::NAMESPACE, &recycle::name(name));
-        for action in plan_volume(&volume, claim.as_ref(), &users, recycler.as_deref()) {
+        for action in plan_volume(&volume, claim.as_ref(), &users, recycler.as_ref()) {
             let again = matches!(action, VolumeAction::Tell(_));
             let done = self.act(&volume, claim.as_ref(), action).await;
             let done = passing(done, if again { Requeue::After(AGAIN) } else { Requeue::No })?;
@@ -276,12 +276,22 @@ impl Binder {
                 Ok(())
             }
             VolumeAction::Recycle(pod) => {
+                // What is known of the volume may be of before it found its next claim, whose data would be wiped.
+                let now = self.volume_api().get_metadata(&volume.name_any()).await?;
+                if now.metadata.resource_version != volume.metadata.resource_version {
+                    return Err(outdated());
+                }
                 let api = Api::<v1::Pod>::namespaced(self.client.clone(), recycle::NAMESPACE);
                 api.create(&PostParams::default(), &pod).await.map(|_| ())
             }
-            VolumeAction::EndRecycler => {
-                let api = Api::<Pod>::namespaced(self.client.clone(), recycle::NAMESPACE);
-                api.delete(&recycle::name(&volume.name_any()), &DeleteParams::default()).await.map(|_| ())
+            VolumeAction::EndRecycler(pod) => {
+                // Only what is known of it now tells that the volume is clean: it may be of the last time it was released.
+                let preconditions = Preconditions { uid: pod.metadata.uid.clone(), resource_version: pod.metadata.resource_version.clone() };
+                let params = DeleteParams { preconditions: Some(preconditions), ..DeleteParams::default() };
+                match Api::<Pod>::namespaced(self.client.clone(), recycle::NAMESPACE).delete(&pod.name_any(), &params).await {
+                    Err(kube::Error::Api(status)) if status.code == 404 => Err(outdated()),
+                    done => done.map(|_| ()),
+                }
             }
             VolumeAction::Tell(note) => {
                 self.tell(volume, &note);
@@ -297,6 +307,11 @@ fn users(volume: &PersistentVolume, pods: &Informer<Pod>) -> Vec<Arc<Pod>> {
     let name = reference.name.clone().unwrap_or_default();
     let all = pods.in_namespace(reference.namespace.as_deref().unwrap_or_default());
     all.into_iter().filter(|p| p.claims().contains(&name)).collect()
+}
+
+/// What an action rests on is no longer so.
+fn outdated() -> kube::Error {
+    kube::Error::Api(Box::new(kube::core::Status::failure("the object has been modified", "Conflict").with_code(409)))
 }
 
 /// A conflict means that something newer is on its way here; what is gone needs nothing more.

@@ -190,14 +190,14 @@ pub enum VolumeAction {
     /// A pod that wipes it is started.
     Recycle(Box<v1::Pod>),
     /// The pod that wiped it is removed.
-    EndRecycler,
+    EndRecycler(Arc<Pod>),
     /// The event is told, nothing else changes.
     Tell(Note),
 }
 
 /// Decides on a volume. `claim` is the claim that it refers to by name, looked up without a doubt:
 /// that there is none must be true now. `recycler` is the pod that wipes the volume.
-pub fn plan_volume(volume: &PersistentVolume, claim: Option<&PersistentVolumeClaim>, users: &[Arc<Pod>], recycler: Option<&Pod>) -> Vec<VolumeAction> {
+pub fn plan_volume(volume: &PersistentVolume, claim: Option<&PersistentVolumeClaim>, users: &[Arc<Pod>], recycler: Option<&Arc<Pod>>) -> Vec<VolumeAction> {
     let Some(reference) = volume.spec.as_ref().and_then(|s| s.claim_ref.as_ref()) else { return vec![VolumeAction::Phase("Available")] };
     let uid = reference.uid.as_deref().unwrap_or_default();
     if uid.is_empty() {
@@ -232,7 +232,7 @@ fn policy(volume: &PersistentVolume) -> &str {
 }
 
 /// The claim is gone: what the reclaim policy says.
-fn released(volume: &PersistentVolume, users: &[Arc<Pod>], recycler: Option<&Pod>) -> Vec<VolumeAction> {
+fn released(volume: &PersistentVolume, users: &[Arc<Pod>], recycler: Option<&Arc<Pod>>) -> Vec<VolumeAction> {
     if !matches!(storage::volume_phase(volume), "Released" | "Failed") {
         // The policy follows once that is written.
         return vec![VolumeAction::Phase("Released")];

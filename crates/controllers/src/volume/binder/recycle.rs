@@ -23,7 +23,7 @@ pub fn name(volume: &str) -> String {
 }
 
 /// Decides on a released volume. `users` are pods that use its former claim's name.
-pub fn plan(volume: &PersistentVolume, users: &[Arc<Pod>], recycler: Option<&Pod>) -> Vec<VolumeAction> {
+pub fn plan(volume: &PersistentVolume, users: &[Arc<Pod>], recycler: Option<&Arc<Pod>>) -> Vec<VolumeAction> {
     let failed = |message: String| VolumeAction::Failed(Note { kind: Warning, reason: "VolumeFailedRecycle", message });
     let running: Vec<String> = users.iter().filter(|p| !ended(p)).map(|p| format!("{}/{}", p.namespace().unwrap_or_default(), p.name_any())).collect();
     if !running.is_empty() {
@@ -34,12 +34,12 @@ pub fn plan(volume: &PersistentVolume, users: &[Arc<Pod>], recycler: Option<&Pod
         Some(pod) if pod.metadata.deletion_timestamp.is_some() => Vec::new(),
         Some(pod) => match crate::pods::phase(pod) {
             "Succeeded" => vec![
-                VolumeAction::EndRecycler,
+                VolumeAction::EndRecycler(pod.clone()),
                 VolumeAction::Unbind(Some(Note { kind: Normal, reason: "VolumeRecycled", message: "Volume recycled".into() })),
             ],
             "Failed" => {
                 let message = pod.status.as_ref().and_then(|s| s.message.clone()).unwrap_or_else(|| "pod failed, pod.Status.Message unknown".into());
-                vec![VolumeAction::EndRecycler, failed(format!("Recycle failed: failed to recycle volume: {message}"))]
+                vec![VolumeAction::EndRecycler(pod.clone()), failed(format!("Recycle failed: failed to recycle volume: {message}"))]
             }
             _ => Vec::new(),
         },

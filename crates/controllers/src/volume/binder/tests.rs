@@ -207,7 +207,7 @@ fn what_is_released_is_kept_or_left_to_its_maker() {
 #[test]
 fn recycling_wipes_and_frees() {
     let dirty = volume(mine(json!({"spec": {"persistentVolumeReclaimPolicy": "Recycle", "capacity": {"storage": "5Gi"}}, "status": {"phase": "Released"}})));
-    let step = |users: &[Arc<Pod>], recycler: Option<&Pod>| plan_volume(&dirty, None, users, recycler);
+    let step = |users: &[Arc<Pod>], recycler: Option<&Pod>| plan_volume(&dirty, None, users, recycler.cloned().map(Arc::new).as_ref());
     let started = step(&[], None);
     let [VolumeAction::Recycle(pod)] = started.as_slice() else { panic!("{started:?}") };
     assert_eq!(pod.name_any(), "recycler-for-v");
@@ -219,12 +219,12 @@ fn recycling_wipes_and_frees() {
     let user = Arc::new(pod.clone());
     assert!(matches!(step(&[user], None).as_slice(), [VolumeAction::Tell(_)]), "it is in use");
     pod.status = serde_json::from_value(json!({"phase": "Succeeded"})).ok();
-    assert!(matches!(step(&[], Some(&pod)).as_slice(), [VolumeAction::EndRecycler, VolumeAction::Unbind(Some(_))]));
+    assert!(matches!(step(&[], Some(&pod)).as_slice(), [VolumeAction::EndRecycler(_), VolumeAction::Unbind(Some(_))]));
     let mut leaving = pod.clone();
     leaving.metadata.deletion_timestamp = serde_json::from_value(json!("2026-01-01T00:00:00Z")).expect("a time");
     assert_eq!(step(&[], Some(&leaving)), [], "it has been told of");
     pod.status = serde_json::from_value(json!({"phase": "Failed"})).ok();
-    assert!(matches!(step(&[], Some(&pod)).as_slice(), [VolumeAction::EndRecycler, VolumeAction::Failed(_)]));
+    assert!(matches!(step(&[], Some(&pod)).as_slice(), [VolumeAction::EndRecycler(_), VolumeAction::Failed(_)]));
     let local = volume(mine(json!({"spec": {"persistentVolumeReclaimPolicy": "Recycle", "hostPath": null, "local": {"path": "/d"}}, "status": {"phase": "Released"}})));
     assert!(matches!(plan_volume(&local, None, &[], None).as_slice(), [VolumeAction::Failed(_)]));
 }
