@@ -76,12 +76,22 @@ pub fn run() -> Result<()> {
     layers(&metadata, &mut wrong);
     packages(&metadata, &mut wrong);
     sources(&mut wrong)?;
+    guided(&mut wrong)?;
     if wrong.is_empty() {
         println!("tidy: 1 passed, 0 failed");
         return Ok(());
     }
     wrong.iter().for_each(|w| println!("tidy: {w}"));
     bail!("{} things are not tidy", wrong.len())
+}
+
+/// What is fuzzed under libFuzzer is a workspace of its own; its lock file has to follow the manifests.
+fn guided(wrong: &mut Vec<String>) -> Result<()> {
+    let output = cargo().current_dir(root().join("fuzz/guided")).args(["metadata", "--format-version=1", "--locked"]).output().context("cargo metadata")?;
+    if !output.status.success() {
+        wrong.push(format!("fuzz/guided, where `cargo update --workspace` may help: {}", String::from_utf8_lossy(&output.stderr).trim()));
+    }
+    Ok(())
 }
 
 fn layers(metadata: &Value, wrong: &mut Vec<String>) {
