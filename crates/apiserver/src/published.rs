@@ -29,7 +29,7 @@ struct Document {
 #[derive(Default)]
 pub struct Published {
     built_in: OnceLock<Vec<GroupEntry>>,
-    /// All groups, and the generation of custom resources that they are of.
+    /// All groups, and the generation that they are of.
     groups: Mutex<Option<(u64, Arc<Vec<GroupEntry>>)>>,
     /// Documents by name, each with the generation that it is of.
     documents: Mutex<HashMap<String, (u64, Arc<Document>)>>,
@@ -38,7 +38,7 @@ pub struct Published {
 const V2_PROTOBUF: &str = "application/com.github.proto-openapi.spec.v2.v1.0+protobuf";
 
 impl Published {
-    /// The document under this name, made by `make` the first time and after custom resources changed.
+    /// The document under this name, made by `make` the first time and after what it is of changed.
     fn get(&self, name: &str, generation: u64, content_type: &'static str, make: impl FnOnce() -> Vec<u8>) -> Result<Arc<Document>, Status> {
         if let Some((of, document)) = self.documents.lock().get(name)
             && *of == generation
@@ -53,7 +53,7 @@ impl Published {
         let document = Arc::new(Document { content_type, etag, gzip: gzip.into() });
         let mut documents = self.documents.lock();
         if generation != 0 {
-            // what custom resources changed is never asked for again
+            // those of another generation are never asked for again
             documents.retain(|_, (of, _)| *of == generation || *of == 0);
         }
         documents.insert(name.to_string(), (generation, document.clone()));
@@ -112,7 +112,7 @@ impl Server {
         groups
     }
 
-    /// Changes with what discovery shows of definitions and of other servers.
+    /// Changes with what discovery and OpenAPI show of definitions and of other servers.
     fn shown(&self) -> u64 {
         self.core.customs().generation ^ self.core.aggregated().generation
     }
@@ -185,16 +185,15 @@ impl Server {
     /// `/openapi/v2`, `/openapi/v3` and below.
     pub(crate) fn openapi(&self, rq: &Rq, path: &str) -> Result<Response<Body>, Status> {
         let accept = rq.headers().get(header::ACCEPT).and_then(|v| v.to_str().ok()).unwrap_or_default();
-        let customs = self.core.customs();
-        let generation = customs.generation;
+        let (customs, aggregated, generation) = (self.core.customs(), self.core.aggregated(), self.shown());
         let published = customs.published();
         if path == "/openapi/v2" {
             let kinds = || published.iter().flat_map(|(_, _, customs)| customs.iter().map(|c| c.openapi())).collect::<Vec<_>>();
             let protobuf = accept.contains("proto-openapi.spec.v2.v1.0+protobuf") || accept.contains("proto-openapi.spec.v2@v1.0+protobuf");
             let document = if protobuf {
-                self.documents.get("v2 protobuf", generation, V2_PROTOBUF, || api::openapi::v2_protobuf(&kinds()))?
+                self.documents.get("v2 protobuf", generation, V2_PROTOBUF, || api::openapi::v2_protobuf(&kinds(), &aggregated.spoken()))?
             } else {
-                self.documents.get("v2", generation, Format::Json.media_type(), || api::openapi::v2(&kinds()))?
+                self.documents.get("v2", generation, Format::Json.media_type(), || api::openapi::v2(&kinds(), &aggregated.spoken()))?
             };
             return document.respond(rq.headers());
         }
@@ -204,7 +203,6 @@ impl Server {
                 index.push((path.clone(), api::openapi::hash(format!("{path} {mark}").as_bytes())));
             }
         }
-        let aggregated = self.core.aggregated();
         for path in aggregated.paths() {
             index.retain(|(p, _)| *p != path);
             let hash = api::openapi::hash(format!("{path} {}", aggregated.generation).as_bytes());

@@ -38,6 +38,11 @@ fn answer(request: &Request<Bytes>) -> Value {
     match request.uri().path() {
         "/apis/wardle.io/v1" => json!({"kind": "APIResourceList", "groupVersion": "wardle.io/v1", "resources": [
             {"name": "flunders", "singularName": "flunder", "kind": "Flunder", "namespaced": true, "verbs": ["get", "list"], "shortNames": ["fl"]}]}),
+        "/openapi/v2" => {
+            let get = |name: &str| json!({"get": {"responses": {"200": {"description": "OK", "schema": {"$ref": format!("#/definitions/{name}")}}}}});
+            json!({"swagger": "2.0", "paths": {"/apis/wardle.io/v1/flunders": get("io.wardle.v1.Flunder"), "/apis/else.io/v1/things": get("io.else.v1.Thing")},
+                "definitions": {"io.wardle.v1.Flunder": {"type": "object"}, "io.else.v1.Thing": {"type": "object"}}})
+        }
         _ => json!({"method": request.method().as_str(), "path": request.uri().to_string(), "user": header("x-remote-user"),
             "groups": header("x-remote-group"), "token": header("authorization")}),
     }
@@ -92,6 +97,12 @@ async fn another_server_answers_for_its_group() {
     let shown = all["items"].as_array().unwrap().iter().find(|g| g["metadata"]["name"] == "wardle.io").cloned().unwrap();
     assert_eq!((&shown["versions"][0]["freshness"], &shown["versions"][0]["resources"][0]["resource"]), (&json!("Current"), &json!("flunders")));
 
+    // What it says of its own group is in the document of all, and nothing else.
+    let document = c.get("/openapi/v2").await.ok();
+    let there = |part: &str, name: &str| document[part].get(name).is_some();
+    assert!(there("paths", "/apis/wardle.io/v1/flunders") && there("definitions", "io.wardle.v1.Flunder") && there("definitions", "io.k8s.api.core.v1.Pod"));
+    assert!(!there("paths", "/apis/else.io/v1/things") && !there("definitions", "io.else.v1.Thing"));
+
     // A certificate for another name is not taken.
     c.patch(&format!("{SERVICES}/v1.wardle.io"), "merge-patch+json", json!({"spec": {"service": {"name": "else"}}})).await.ok();
     condition(&c, "v1.wardle.io", "ServiceNotFound").await;
@@ -100,6 +111,7 @@ async fn another_server_answers_for_its_group() {
         let groups = c.get("/apis").await.ok();
         if !groups["groups"].as_array().unwrap().iter().any(|g| g["name"] == "wardle.io") {
             assert_eq!(c.get(uri).await.code, 404);
+            assert!(c.get("/openapi/v2").await.ok()["paths"].get("/apis/wardle.io/v1/flunders").is_none());
             return;
         }
         tokio::time::sleep(Duration::from_millis(50)).await;

@@ -5,6 +5,7 @@
 mod custom;
 mod definitions;
 mod descriptions;
+mod foreign;
 mod gnostic;
 mod paths;
 
@@ -17,6 +18,7 @@ use serde_json::{Map, Value, json};
 use std::collections::BTreeSet;
 
 pub use custom::{CustomKind, definition_name};
+pub use foreign::Foreign;
 
 fn fnv(bytes: &[u8]) -> u64 {
     bytes.iter().fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3))
@@ -138,8 +140,8 @@ fn roots(group: &str, version: &str, entries: &[Entry]) -> BTreeSet<String> {
     names
 }
 
-/// All paths and definitions of version 2, handed over one group version or definition at a time.
-fn visit_v2(custom: &[CustomKind], mut on_paths: impl FnMut(Map<String, Value>), mut on_definition: impl FnMut(&str, &Value)) {
+/// All paths and definitions of version 2, ours and then what other servers say of theirs, handed over one by one.
+fn visit_v2(custom: &[CustomKind], others: &[&Foreign], mut on_paths: impl FnMut(Map<String, Value>), mut on_definition: impl FnMut(&str, &Value)) {
     let mut names = BTreeSet::new();
     let mut all = Map::new();
     for group in groups() {
@@ -152,26 +154,37 @@ fn visit_v2(custom: &[CustomKind], mut on_paths: impl FnMut(Map<String, Value>),
     for kind in custom {
         all.extend(paths::paths(&custom_scope(kind), std::slice::from_ref(&kind.entry), Dialect::V2));
     }
-    on_paths(all);
     let texts = Descriptions::load();
-    for name in definitions::reachable(names) {
-        on_definition(&name, &definitions::definition(&name, Dialect::V2, &texts));
+    let names = definitions::reachable(names);
+    let of_custom: Vec<(String, Value)> = custom.iter().flat_map(|kind| kind.definitions(Dialect::V2)).collect();
+    let ours = |name: &str| {
+        let built_in = names.contains(name).then(|| definitions::definition(name, Dialect::V2, &texts));
+        built_in.or_else(|| of_custom.iter().find(|(n, _)| n == name).map(|(_, schema)| schema.clone()))
+    };
+    let mut joined = foreign::join(others.iter().copied(), |path| all.contains_key(path), ours);
+    all.append(&mut joined.paths);
+    on_paths(all);
+    for name in &names {
+        let mut definition = definitions::definition(name, Dialect::V2, &texts);
+        joined.extend(name, &mut definition);
+        on_definition(name, &definition);
     }
-    for kind in custom {
-        for (name, schema) in kind.definitions(Dialect::V2) {
-            on_definition(&name, &schema);
-        }
+    for (name, mut schema) in of_custom {
+        joined.extend(&name, &mut schema);
+        on_definition(&name, &schema);
     }
+    joined.definitions.iter().for_each(|(name, schema)| on_definition(name, schema));
 }
 
 /// The document of version 2 as JSON.
-pub fn v2(custom: &[CustomKind]) -> Vec<u8> {
+pub fn v2(custom: &[CustomKind], others: &[&Foreign]) -> Vec<u8> {
     let info = json!({"title": "Kubernetes", "version": crate::VERSION});
     let paths = std::cell::RefCell::new(Map::new());
     let mut out = b"{\"definitions\":{".to_vec();
     let mut first = true;
     visit_v2(
         custom,
+        others,
         |p| *paths.borrow_mut() = p,
         |name, schema| {
             if !std::mem::take(&mut first) {
@@ -197,11 +210,12 @@ pub fn v2(custom: &[CustomKind]) -> Vec<u8> {
 }
 
 /// The document of version 2 in the form `application/com.github.proto-openapi.spec.v2.v1.0+protobuf`.
-pub fn v2_protobuf(custom: &[CustomKind]) -> Vec<u8> {
+pub fn v2_protobuf(custom: &[CustomKind], others: &[&Foreign]) -> Vec<u8> {
     let out = std::cell::RefCell::new(Vec::new());
     gnostic::head(&mut out.borrow_mut(), "Kubernetes", crate::VERSION);
     visit_v2(
         custom,
+        others,
         |paths| gnostic::paths(&mut out.borrow_mut(), &paths),
         |name, schema| gnostic::definition(&mut out.borrow_mut(), name, schema),
     );

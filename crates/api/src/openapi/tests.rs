@@ -83,7 +83,7 @@ fn foo() -> CustomKind {
 
 #[test]
 fn version_2_is_closed_and_takes_custom_resources() {
-    let document = parsed(&v2(&[foo()]));
+    let document = parsed(&v2(&[foo()], &[]));
     assert_eq!(document["swagger"], "2.0");
     let definitions = document["definitions"].as_object().unwrap();
     check_references(&document, "#/definitions/", definitions);
@@ -97,7 +97,7 @@ fn version_2_is_closed_and_takes_custom_resources() {
 
 #[test]
 fn the_protobuf_form_holds_the_definitions() {
-    let bytes = v2_protobuf(&[foo()]);
+    let bytes = v2_protobuf(&[foo()], &[]);
     let mut reader = Reader::new(&bytes);
     let mut names = Vec::new();
     while let Some((number, part)) = reader.next().unwrap() {

@@ -8,14 +8,16 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use api::discovery::Entry;
+use api::openapi::Foreign;
 use bytes::Bytes;
 use http::{Method, Request, header};
 use http_body_util::Full;
 use serde_json::{Value, json};
+use tokio::time::error::Elapsed;
 use tokio_rustls::TlsConnector;
 
 use super::plan::{self, Availability, Target};
-use super::{Aggregated, Table, identity};
+use super::{Aggregated, Spoken, Table, identity};
 use crate::ctx::UserInfo;
 use crate::model;
 use crate::object;
@@ -148,8 +150,12 @@ impl Server {
             },
         };
         // One that does not answer is still shown as it was.
+        let mut openapi = before.as_ref().and_then(|b| b.entry.openapi.clone());
+        if availability.ok {
+            openapi = self.openapi_of(&target, &tls, openapi).await;
+        }
         let resources = resources.or_else(|| before.map(|b| b.entry.resources.clone())).unwrap_or_default();
-        let entry = Arc::new(Aggregated { target: target.clone(), tls, available: availability.ok, resources });
+        let entry = Arc::new(Aggregated { target: target.clone(), tls, available: availability.ok, resources, openapi });
         Seen { target, essence, at: Instant::now(), availability, entry }
     }
 
@@ -157,20 +163,7 @@ impl Server {
     async fn ask(&self, target: &Target, tls: &Result<TlsConnector, String>) -> Result<Vec<Entry>, String> {
         let path = target.path();
         let url = format!("https://{}:{}{path}", target.host(), target.port);
-        let answer = async {
-            let tls = tls.as_ref().map_err(Clone::clone)?;
-            let addresses = self.core.services().targets(&target.namespace, &target.service, target.port).await?;
-            let mut request: Request<Full<Bytes>> = Request::builder()
-                .method(Method::GET)
-                .uri(&path)
-                .header(header::HOST, target.host())
-                .header(header::ACCEPT, "application/json")
-                .body(Full::default())
-                .map_err(|e| e.to_string())?;
-            request.headers_mut().extend(identity(&UserInfo::new("system:kube-aggregator", &["system:masters"])));
-            webhook::exchange(tls, &target.host(), &addresses, request).await
-        };
-        match tokio::time::timeout(PATIENCE, answer).await {
+        match self.fetch(target, tls, &path, &UserInfo::new("system:kube-aggregator", &["system:masters"])).await {
             Err(_) => Err(format!("timed out waiting for {url}")),
             Ok(Err(why)) => Err(format!("failing or missing response from {url}: Get {url:?}: {why}")),
             Ok(Ok((code, bytes))) if (200..300).contains(&code) => {
@@ -179,6 +172,46 @@ impl Server {
             }
             Ok(Ok((code, _))) => Err(format!("failing or missing response from {url}: bad status from {url}: {code}")),
         }
+    }
+
+    /// What a server says of its group in its OpenAPI document of version 2; what it said before when it does not answer.
+    async fn openapi_of(&self, target: &Target, tls: &Result<TlsConnector, String>, before: Option<Arc<Spoken>>) -> Option<Arc<Spoken>> {
+        let why = match self.fetch(target, tls, "/openapi/v2", &UserInfo::new("system:aggregator", &[])).await {
+            Err(_) => "it does not answer".to_string(),
+            Ok(Err(why)) => why,
+            Ok(Ok((404, _))) => return None,
+            Ok(Ok((code, bytes))) if (200..300).contains(&code) => {
+                let hash = api::openapi::hash(&bytes);
+                if before.as_ref().is_some_and(|b| b.hash == hash) {
+                    return before;
+                }
+                match Foreign::read(&bytes, &format!("{}/", target.path())) {
+                    Ok(document) => return Some(Arc::new(Spoken { hash, document })),
+                    Err(why) => why,
+                }
+            }
+            Ok(Ok((code, _))) => format!("it answers with {code}"),
+        };
+        tracing::warn!(apiservice = target.name, why, "its OpenAPI document cannot be had");
+        before
+    }
+
+    /// Asks a server for a path, in somebody's name: code and body. The outer error is one that took too long.
+    async fn fetch(&self, target: &Target, tls: &Result<TlsConnector, String>, path: &str, user: &UserInfo) -> Result<Result<(u16, Bytes), String>, Elapsed> {
+        let answer = async {
+            let tls = tls.as_ref().map_err(Clone::clone)?;
+            let addresses = self.core.services().targets(&target.namespace, &target.service, target.port).await?;
+            let mut request: Request<Full<Bytes>> = Request::builder()
+                .method(Method::GET)
+                .uri(path)
+                .header(header::HOST, target.host())
+                .header(header::ACCEPT, "application/json")
+                .body(Full::default())
+                .map_err(|e| e.to_string())?;
+            request.headers_mut().extend(identity(user));
+            webhook::exchange(tls, &target.host(), &addresses, request).await
+        };
+        tokio::time::timeout(PATIENCE, answer).await
     }
 
     /// Writes a condition; false when that has to be tried again.

@@ -10,6 +10,7 @@ use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 
 use api::discovery::{Entry, GroupEntry, VersionEntry};
+use api::openapi::Foreign;
 use arc_swap::ArcSwap;
 use http::{HeaderMap, HeaderName, HeaderValue, Response};
 use tokio_rustls::TlsConnector;
@@ -30,12 +31,19 @@ pub(crate) struct Aggregated {
     available: bool,
     /// What it served when it was last asked.
     resources: Vec<Entry>,
+    openapi: Option<Arc<Spoken>>,
+}
+
+/// What a server's OpenAPI document of version 2 says of its group version, with a hash of the whole document.
+struct Spoken {
+    hash: String,
+    document: Foreign,
 }
 
 /// All of them.
 #[derive(Default)]
 pub(crate) struct Table {
-    /// Changes with everything that discovery shows; 0 while there is none.
+    /// Changes with everything that discovery and OpenAPI show; 0 while there is none.
     pub generation: u64,
     all: Vec<Arc<Aggregated>>,
 }
@@ -49,7 +57,7 @@ impl Table {
         all.sort_by(|a, b| (b.target.priority, &a.target.name).cmp(&(a.target.priority, &b.target.name)));
         let mut hasher = DefaultHasher::new();
         for a in &all {
-            (&a.target, a.available, format!("{:?}", a.resources)).hash(&mut hasher);
+            (&a.target, a.available, format!("{:?}", a.resources), a.openapi.as_ref().map(|o| &o.hash)).hash(&mut hasher);
         }
         Table { generation: if all.is_empty() { 0 } else { hasher.finish() }, all }
     }
@@ -62,6 +70,11 @@ impl Table {
     /// What those that are available have OpenAPI documents of, as `apis/GROUP/VERSION`.
     pub fn paths(&self) -> impl Iterator<Item = String> {
         self.all.iter().filter(|a| a.available).map(|a| a.target.path().trim_start_matches('/').to_string())
+    }
+
+    /// What they say of their groups, for the OpenAPI document of version 2.
+    pub fn spoken(&self) -> Vec<&Foreign> {
+        self.all.iter().filter_map(|a| a.openapi.as_ref()).map(|o| &o.document).collect()
     }
 
     /// Adds to the groups of discovery. `fixed` of them are built in, and come first whatever others say.
@@ -187,7 +200,7 @@ mod tests {
             insecure: true,
             priority,
         };
-        Arc::new(Aggregated { target, tls: Err(String::new()), available, resources: Vec::new() })
+        Arc::new(Aggregated { target, tls: Err(String::new()), available, resources: Vec::new(), openapi: None })
     }
 
     #[test]
