@@ -100,6 +100,7 @@ impl Ty {
             Ty::Strings => "[]string".into(),
             Ty::Struct(id) => id.get().go(),
             Ty::List(t) => format!("[]{}", t.go()),
+            Ty::Map(Ty::Quantity) => "v1.ResourceList".into(),
             Ty::Map(t) => format!("map[string]{}", t.go()),
         }
     }

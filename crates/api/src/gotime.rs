@@ -119,6 +119,21 @@ fn quote(text: &str) -> String {
     format!("\"{text}\"")
 }
 
+/// Parses a time with exactly six digits behind the second. The error is Go's.
+pub fn parse_micro(text: &str) -> Result<(i64, u32), String> {
+    let micro = |m: String| m.replacen("15:04:05Z07:00", "15:04:05.000000Z07:00", 1);
+    let parsed = parse(text).ok_or_else(|| micro(parse_error(text)))?;
+    // it has been parsed, so the seconds end here
+    let rest = text.get(19..).unwrap_or_default();
+    let digits = rest.strip_prefix('.').map_or(0, |d| d.bytes().take_while(u8::is_ascii_digit).count());
+    let (at, element) = match digits {
+        6 => return Ok(parsed),
+        0..6 => (rest, ".000000"),
+        _ => (&rest[7..], "Z07:00"),
+    };
+    Err(format!("parsing time {text:?} as \"2006-01-02T15:04:05.000000Z07:00\": cannot parse {at:?} as {element:?}"))
+}
+
 /// Parses a Go duration (`1h30m`, `1.5s`, `-2us`) into nanoseconds.
 pub fn parse_duration(text: &str) -> Option<i64> {
     let (negative, mut rest) = match text.as_bytes().first()? {
@@ -213,6 +228,15 @@ mod tests {
             assert_eq!(parse(bad), None, "{bad}");
         }
         assert_eq!(parse_error("x"), "parsing time \"x\" as \"2006-01-02T15:04:05Z07:00\": cannot parse \"x\" as \"2006\"");
+    }
+
+    #[test]
+    fn six_digits() {
+        assert_eq!(parse_micro("2026-01-02T03:04:05.250000Z").unwrap().1, 250_000_000);
+        let end = |text: &str| parse_micro(text).unwrap_err().rsplit(": ").next().unwrap().to_owned();
+        assert_eq!(end("2026-01-02T03:04:05Z"), "cannot parse \"Z\" as \".000000\"");
+        assert_eq!(end("2026-01-02T03:04:05.25Z"), "cannot parse \".25Z\" as \".000000\"");
+        assert_eq!(end("2026-01-02T03:04:05.1234567Z"), "cannot parse \"7Z\" as \"Z07:00\"");
     }
 
     #[test]

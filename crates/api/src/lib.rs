@@ -13,6 +13,7 @@ pub mod facts;
 pub mod field;
 pub mod field_labels;
 pub mod flowcontrol;
+pub mod gates;
 pub mod gotime;
 pub mod names;
 pub mod openapi;

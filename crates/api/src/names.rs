@@ -13,6 +13,7 @@ macro_rules! pattern {
 
 const DNS1123_LABEL: &str = "[a-z0-9]([-a-z0-9]*[a-z0-9])?";
 const DNS1123_SUBDOMAIN: &str = "[a-z0-9]([-a-z0-9]*[a-z0-9])?(\\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*";
+const DNS1123_SUBDOMAIN_UNDERSCORE: &str = "_?[a-z0-9]([-_a-z0-9]*[a-z0-9])?(\\._?[a-z0-9]([-_a-z0-9]*[a-z0-9])?)*";
 const DNS1035_LABEL: &str = "[a-z]([-a-z0-9]*[a-z0-9])?";
 const QUALIFIED_NAME: &str = "([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9]";
 const LABEL_VALUE: &str = "(([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9])?";
@@ -33,6 +34,7 @@ fn full(re: &str) -> String {
 
 pattern!(LABEL_RE, &full(DNS1123_LABEL));
 pattern!(SUBDOMAIN_RE, &full(DNS1123_SUBDOMAIN));
+pattern!(SUBDOMAIN_UNDERSCORE_RE, &full(DNS1123_SUBDOMAIN_UNDERSCORE));
 pattern!(DNS1035_RE, &full(DNS1035_LABEL));
 pattern!(QUALIFIED_RE, &full(QUALIFIED_NAME));
 pattern!(LABEL_VALUE_RE, &full(LABEL_VALUE));
@@ -100,6 +102,22 @@ pub fn dns1123_subdomain(v: &str) -> Vec<String> {
     }
     if !SUBDOMAIN_RE.is_match(v) {
         errs.push(subdomain_text());
+    }
+    errs
+}
+
+/// A DNS subdomain whose labels may have underscores.
+pub fn dns1123_subdomain_with_underscore(v: &str) -> Vec<String> {
+    let mut errs = Vec::new();
+    if v.len() > SUBDOMAIN_MAX {
+        errs.push(max_chars(SUBDOMAIN_MAX));
+    }
+    if !SUBDOMAIN_UNDERSCORE_RE.is_match(v) {
+        errs.push(regex_error(
+            "a lowercase RFC 1123 subdomain must consist of lower case alphanumeric characters, '_', '-' or '.', and must start and end with an alphanumeric character",
+            DNS1123_SUBDOMAIN_UNDERSCORE,
+            &["example.com"],
+        ));
     }
     errs
 }

@@ -175,6 +175,11 @@ struct Walk {
     error: Option<String>,
 }
 
+/// Whether objects with such a struct are stored as JSON.
+fn json_stored(ty: &Type) -> bool {
+    ty.name.starts_with("io.k8s.apiextensions") || ty.name.starts_with("io.k8s.kube-aggregator")
+}
+
 fn json_type(value: &Value) -> String {
     match value {
         Value::Null => "null".into(),
@@ -216,6 +221,11 @@ impl Walk {
             }
             self.value(field.ty, value, &path.then(Step::Field(ty, field.json)));
             match field.presence {
+                // the stored form knows no difference between an empty list and none
+                Presence::Always if !field.pointer && matches!(field.ty, Ty::List(_) | Ty::Strings) && is_empty(field.ty, value) && !json_stored(ty) => {
+                    *value = Value::Null;
+                    true
+                }
                 Presence::Always => true,
                 Presence::OmitEmpty => field.pointer || !is_empty(field.ty, value),
                 Presence::OmitZero => field.pointer || !(value.is_null() || is_empty(field.ty, value)),
@@ -254,10 +264,10 @@ impl Walk {
                 }
                 None => self.fail(gotime::parse_error(text)),
             },
-            (Ty::MicroTime, Value::String(text)) => match gotime::parse(text) {
-                Some((gotime::ZERO, 0)) => *value = Value::Null,
-                Some((seconds, nanos)) => *text = gotime::format_micro(seconds, nanos),
-                None => self.fail(gotime::parse_error(text).replacen("15:04:05Z07:00", "15:04:05.000000Z07:00", 1)),
+            (Ty::MicroTime, Value::String(text)) => match gotime::parse_micro(text) {
+                Ok((gotime::ZERO, 0)) => *value = Value::Null,
+                Ok((seconds, nanos)) => *text = gotime::format_micro(seconds, nanos),
+                Err(message) => self.fail(message),
             },
             (Ty::Duration, Value::String(text)) => match gotime::parse_duration(text) {
                 Some(nanos) => *text = gotime::format_duration(nanos),
@@ -312,9 +322,7 @@ impl Walk {
                 // Go's own unmarshalers see a plain string
                 let ty = match ty {
                     Ty::IntOrString => Ty::Int32,
-                    Ty::Time | Ty::MicroTime | Ty::Duration => {
-                        return self.fail(format!("json: cannot unmarshal {what} into Go value of type string"));
-                    }
+                    Ty::Time | Ty::MicroTime | Ty::Duration => Ty::String,
                     Ty::Quantity => return self.fail(crate::quantity::QuantityError::Format.to_string()),
                     other => other,
                 };

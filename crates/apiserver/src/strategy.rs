@@ -112,6 +112,7 @@ impl Strategy for Generic {}
 
 /// See [`Strategy::prepare_create`]; for strategies that only add to it.
 pub fn generic_prepare_create(ctx: &Ctx, object: &mut Value) {
+    api::gates::drop_disabled(ctx.resource.group, ctx.resource.kind, object, None);
     if crate::model::has_subresource(ctx.resource, "status") {
         crate::object::map_of(object).remove("status");
     }
@@ -123,6 +124,7 @@ pub fn generic_prepare_create(ctx: &Ctx, object: &mut Value) {
 /// See [`Strategy::prepare_update`]; for strategies that only add to it.
 pub fn generic_prepare_update(ctx: &Ctx, new: &mut Value, old: &Value) {
     reset_fields(ctx, new, old);
+    api::gates::drop_disabled(ctx.resource.group, ctx.resource.kind, new, Some(old));
     if ctx.subresource.is_empty() && crate::model::tracks_generation(ctx.resource) {
         let before = crate::object::meta_i64(old, "generation").unwrap_or(0);
         let now = if same_desire(new, old) { before } else { before + 1 };

@@ -119,7 +119,9 @@ impl Runner {
                 let (sub, edits) = if sub.starts_with('/') { (sub, edits) } else { ("", rest) };
                 let path = format!("{}{sub}", self.item());
                 let dry = if verb == "put" { "?dryRun=All" } else { "" };
-                let (mut code, mut read, _) = self.send("GET", &path, &Value::Null).await;
+                // of a namespace's finalizers only the namespace is read
+                let whole = if sub == "/finalize" { self.item() } else { path.clone() };
+                let (mut code, mut read, _) = self.send("GET", &whole, &Value::Null).await;
                 let (sent, answer) = loop {
                     assert_eq!(code, 200, "{line}: {read}");
                     let sent = edited(&read, edits);
@@ -129,14 +131,39 @@ impl Runner {
                     }
                     // the server's own controllers may have written between the two requests
                     let before = std::mem::take(&mut read["metadata"]["resourceVersion"]);
-                    (code, read, _) = self.send("GET", &path, &Value::Null).await;
+                    (code, read, _) = self.send("GET", &whole, &Value::Null).await;
                     if read["metadata"]["resourceVersion"] == before {
                         break (sent, answer);
                     }
                 };
                 return Some(self.shown(&sent, answer, false));
             }
-            _ => panic!("{line}: expected at, object, create, make, store, put or write"),
+            "get" => {
+                let answer = self.send("GET", &format!("{}{rest}", self.item()), &Value::Null).await;
+                return Some(self.shown(&json!({}), answer, false));
+            }
+            "post" => {
+                let (sub, body) = rest.split_once(' ').unwrap_or_else(|| panic!("{line}: expected a subresource and a body"));
+                let sent: Value = serde_json::from_str(body).unwrap_or_else(|e| panic!("{line}: {e}"));
+                let answer = self.send("POST", &format!("{}{sub}?dryRun=All", self.item()), &sent).await;
+                return Some(self.shown(&sent, answer, false));
+            }
+            "patch" => {
+                let mut words = rest.splitn(3, ' ');
+                let (sub, form, body) = (words.next().unwrap_or_default(), words.next().unwrap_or_default(), words.next().unwrap_or_default());
+                let body: Value = serde_json::from_str(body).unwrap_or_else(|e| panic!("{line}: {e}"));
+                let path = format!("{}{sub}", self.item());
+                let (_, read, _) = self.send("GET", &path, &Value::Null).await;
+                let media = match form {
+                    "json" => "application/json-patch+json",
+                    "merge" => "application/merge-patch+json",
+                    "strategic" => "application/strategic-merge-patch+json",
+                    _ => panic!("{line}: expected json, merge or strategic"),
+                };
+                let answer = self.cluster.warned_as(&admin(), "PATCH", &format!("{path}?dryRun=All"), media, &body).await;
+                return Some(self.shown(&read, answer, false));
+            }
+            _ => panic!("{line}: expected at, object, create, make, store, put, write, get, post or patch"),
         }
         None
     }
@@ -238,6 +265,9 @@ fn one_line(message: &str) -> String {
 fn usual_form(object: &Value) -> Value {
     let mut object = unvaried(object);
     let addresses = object["kind"] == "Service";
+    if object["kind"] == "TokenRequest" && object["status"]["token"].is_string() {
+        object["status"]["token"] = json!("TOKEN");
+    }
     let meta = object["metadata"].as_object_mut();
     if let Some(meta) = meta {
         for k in ["uid", "creationTimestamp", "resourceVersion", "managedFields"] {

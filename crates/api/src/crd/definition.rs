@@ -313,10 +313,10 @@ pub fn client_config(client: &Value, at: &Path, check_ca: bool, errors: &mut Vec
         (None, Some(service)) => {
             let at = at.child("service");
             if text(service, "/name").is_empty() {
-                errors.push(FieldError::required(&at.child("name"), "service name is required"));
+                errors.push(FieldError::required(&at.child("name"), ""));
             }
             if text(service, "/namespace").is_empty() {
-                errors.push(FieldError::required(&at.child("namespace"), "service namespace is required"));
+                errors.push(FieldError::required(&at.child("namespace"), ""));
             }
             let port = service.get("port").and_then(Value::as_i64).unwrap_or(443);
             for why in names::port_number(port) {
@@ -337,25 +337,33 @@ pub fn client_config(client: &Value, at: &Path, check_ca: bool, errors: &mut Vec
 
 fn webhook_url(url: &str, at: &Path, errors: &mut Errors) {
     const FORM: &str = "; desired format: https://host[/path]";
-    let mut wrong = |why: &str| errors.push(FieldError::invalid(at, url, format!("{why}{FORM}")));
-    let Some((scheme, rest)) = url.split_once("://") else {
-        return errors.push(FieldError::required(at, "url must be a valid URL".to_owned() + FORM));
+    let is_scheme = |s: &str| s.starts_with(|c: char| c.is_ascii_alphabetic()) && s.bytes().all(|b| b.is_ascii_alphanumeric() || b"+-.".contains(&b));
+    let (scheme, rest) = match url.split_once(':') {
+        Some(("", _)) => {
+            let why = format!("url must be a valid URL: parse {}: missing protocol scheme{FORM}", crate::field::go_quote(url));
+            return errors.push(FieldError::required(at, why));
+        }
+        Some((scheme, rest)) if is_scheme(scheme) => (scheme.to_lowercase(), rest),
+        _ => (String::new(), url),
     };
+    let (rest, fragment) = rest.split_once('#').unwrap_or((rest, ""));
+    let (rest, query) = rest.split_once('?').unwrap_or((rest, ""));
+    let authority = rest.strip_prefix("//").map_or("", |r| r.split('/').next().unwrap_or_default());
+    let (user, host) = authority.rsplit_once('@').map_or((None, authority), |(user, host)| (Some(user), host));
     if scheme != "https" {
-        wrong(&format!("'https' is the only allowed URL scheme"));
+        errors.push(FieldError::invalid(at, scheme, format!("'https' is the only allowed URL scheme{FORM}")));
     }
-    let host = rest.split(['/', '?', '#']).next().unwrap_or_default();
     if host.is_empty() {
-        wrong("host must be specified");
+        errors.push(FieldError::invalid(at, host, format!("host must be specified{FORM}")));
     }
-    if host.contains('@') {
-        wrong("user information is not permitted in the URL");
+    if let Some(user) = user {
+        errors.push(FieldError::invalid(at, user, "user information is not permitted in the URL"));
     }
-    if rest.contains('#') {
-        wrong("fragments are not permitted in the URL");
+    if !fragment.is_empty() {
+        errors.push(FieldError::invalid(at, fragment, "fragments are not permitted in the URL"));
     }
-    if rest.contains('?') {
-        wrong("query parameters are not permitted in the URL");
+    if !query.is_empty() {
+        errors.push(FieldError::invalid(at, query, "query parameters are not permitted in the URL"));
     }
 }
 

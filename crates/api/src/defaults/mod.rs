@@ -23,7 +23,7 @@ pub fn apply(group: &str, version: &str, kind: &str, object: &mut Value) {
         ("", "Secret") => text(object, "type", "Opaque"),
         ("", "PersistentVolume") => persistent_volume(object),
         ("", "PersistentVolumeClaim") => {
-            text(child(object, "spec"), "volumeMode", "Filesystem");
+            put(child(object, "spec"), "volumeMode", || json!("Filesystem"));
             text(child(object, "status"), "phase", "Pending");
         }
         ("", "LimitRange") => list(existing(object, "spec"), "limits", limit_range_item),
@@ -37,10 +37,9 @@ pub fn apply(group: &str, version: &str, kind: &str, object: &mut Value) {
         ("networking.k8s.io", "NetworkPolicy") => network_policy(object),
         ("networking.k8s.io", "IngressClass") => {
             if let Some(parameters) = existing(object, "spec").and_then(|s| existing(s, "parameters")) {
-                text(parameters, "scope", "Cluster");
+                put(parameters, "scope", || json!("Cluster"));
             }
         }
-        ("networking.k8s.io", "Ingress") => ingress(object),
         ("rbac.authorization.k8s.io", "RoleBinding" | "ClusterRoleBinding") => {
             text(child(object, "roleRef"), "apiGroup", "rbac.authorization.k8s.io");
             list(Some(object), "subjects", |subject| {
@@ -50,15 +49,15 @@ pub fn apply(group: &str, version: &str, kind: &str, object: &mut Value) {
             });
         }
         ("storage.k8s.io", "StorageClass") => {
-            text(object, "reclaimPolicy", "Delete");
-            text(object, "volumeBindingMode", "Immediate");
+            put(object, "reclaimPolicy", || json!("Delete"));
+            put(object, "volumeBindingMode", || json!("Immediate"));
         }
         ("storage.k8s.io", "CSIDriver") => csi_driver(child(object, "spec")),
         ("discovery.k8s.io", "EndpointSlice") => list(Some(object), "ports", |port| {
             put(port, "name", || json!(""));
             put(port, "protocol", || json!("TCP"));
         }),
-        ("scheduling.k8s.io", "PriorityClass") => text(object, "preemptionPolicy", "PreemptLowerPriority"),
+        ("scheduling.k8s.io", "PriorityClass") => put(object, "preemptionPolicy", || json!("PreemptLowerPriority")),
         ("admissionregistration.k8s.io", "ValidatingWebhookConfiguration") => list(Some(object), "webhooks", webhook),
         ("admissionregistration.k8s.io", "MutatingWebhookConfiguration") => list(Some(object), "webhooks", |hook| {
             webhook(hook);
@@ -198,7 +197,21 @@ fn namespace(object: &mut Object) {
     text(child(object, "status"), "phase", "Active");
 }
 
+/// A text and a list of texts that begins with it: the text counts where they differ. `item` makes an item of it.
+fn first_of(object: &mut Object, one: &str, all: &str, item: fn(&str) -> Value) {
+    let text = str_of(object, one).to_owned();
+    let first = object.get(all).and_then(|l| l.get(0)).cloned();
+    match first {
+        _ if !text.is_empty() && first != Some(item(&text)) => drop(object.insert(all.into(), json!([item(&text)]))),
+        Some(first) if text.is_empty() => drop(object.insert(one.into(), first.get("ip").cloned().unwrap_or(first))),
+        _ => {}
+    }
+}
+
 fn node(object: &mut Object) {
+    if let Some(spec) = existing(object, "spec") {
+        first_of(spec, "podCIDR", "podCIDRs", |range| json!(range));
+    }
     if let Some(status) = existing(object, "status")
         && let Some(capacity) = status.get("capacity").cloned()
     {
@@ -210,7 +223,7 @@ fn persistent_volume(object: &mut Object) {
     text(child(object, "status"), "phase", "Pending");
     let spec = child(object, "spec");
     text(spec, "persistentVolumeReclaimPolicy", "Retain");
-    text(spec, "volumeMode", "Filesystem");
+    put(spec, "volumeMode", || json!("Filesystem"));
     pod::volume_source(spec);
     if let Some(io) = existing(spec, "scaleIO") {
         text(io, "storageMode", "ThinProvisioned");
@@ -252,21 +265,13 @@ fn limit_range_item(item: &mut Object) {
 fn network_policy(object: &mut Object) {
     let spec = child(object, "spec");
     for rules in ["ingress", "egress"] {
-        list(Some(spec), rules, |rule| list(Some(rule), "ports", |port| text(port, "protocol", "TCP")));
+        list(Some(spec), rules, |rule| list(Some(rule), "ports", |port| put(port, "protocol", || json!("TCP"))));
     }
     let empty = |spec: &Object, key: &str| spec.get(key).and_then(Value::as_array).is_none_or(|a| a.is_empty());
     if empty(spec, "policyTypes") {
         let types = if empty(spec, "egress") { json!(["Ingress"]) } else { json!(["Ingress", "Egress"]) };
         spec.insert("policyTypes".into(), types);
     }
-}
-
-fn ingress(object: &mut Object) {
-    list(existing(object, "spec"), "rules", |rule| {
-        list(existing(rule, "http"), "paths", |path| {
-            put(path, "pathType", || json!("ImplementationSpecific"));
-        });
-    });
 }
 
 fn csi_driver(spec: &mut Object) {

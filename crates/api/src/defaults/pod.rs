@@ -6,6 +6,9 @@ use super::{Object, child, existing, fill, list, number, put, str_of, text};
 
 /// A pod itself, which gets more defaults than a template.
 pub(super) fn pod(object: &mut Object) {
+    if let Some(status) = existing(object, "status") {
+        super::first_of(status, "podIP", "podIPs", |ip| json!({"ip": ip}));
+    }
     let pod = child(object, "spec");
     spec(pod);
     for containers in ["containers", "initContainers"] {
@@ -37,6 +40,15 @@ pub(super) fn template(template: &mut Object) {
 
 /// A pod spec, wherever it stands.
 pub fn spec(spec: &mut Object) {
+    // the account under its old name
+    let account = Some(str_of(spec, "serviceAccountName")).filter(|a| !a.is_empty()).unwrap_or(str_of(spec, "serviceAccount")).to_owned();
+    if !account.is_empty() {
+        for key in ["serviceAccountName", "serviceAccount"] {
+            if str_of(spec, key) != account {
+                spec.insert(key.into(), json!(account));
+            }
+        }
+    }
     text(spec, "dnsPolicy", "ClusterFirst");
     text(spec, "restartPolicy", "Always");
     put(spec, "securityContext", || json!({}));
@@ -131,7 +143,7 @@ fn volume(volume: &mut Object) {
         text(image, "pullPolicy", policy);
     }
     if let Some(claim) = existing(volume, "ephemeral").and_then(|e| existing(e, "volumeClaimTemplate")) {
-        text(child(claim, "spec"), "volumeMode", "Filesystem");
+        super::put(child(claim, "spec"), "volumeMode", || json!("Filesystem"));
     }
 }
 

@@ -128,9 +128,13 @@ pub(super) fn cron_job(object: &mut Object) {
 }
 
 pub(super) fn autoscaler(version: &str, object: &mut Object) {
+    let kept = existing(object, "metadata").and_then(|m| existing(m, "annotations")).is_some_and(|a| a.contains_key("autoscaling.alpha.kubernetes.io/metrics"));
     let spec = child(object, "spec");
     put(spec, "minReplicas", || json!(1));
     if version == "v1" {
+        if !kept {
+            put(spec, "targetCPUUtilizationPercentage", || json!(80));
+        }
         return;
     }
     if spec.get("metrics").and_then(Value::as_array).is_none_or(|m| m.is_empty()) {

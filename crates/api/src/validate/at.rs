@@ -198,13 +198,12 @@ impl<'a> At<'a> {
     }
 }
 
-/// Whether two values mean the same: missing, null and empty are one.
+/// Whether two values mean the same: missing, null and an empty list are one. An empty object is a structure that is there.
 pub fn same(a: &Value, b: &Value) -> bool {
     fn empty(v: &Value) -> bool {
         match v {
             Value::Null => true,
             Value::Array(l) => l.is_empty(),
-            Value::Object(m) => m.values().all(empty),
             _ => false,
         }
     }

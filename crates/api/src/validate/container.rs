@@ -288,6 +288,10 @@ pub fn field_ref(at: &At<'_>, valid: &[&str]) {
         path.required("");
         return;
     };
+    if at.at("apiVersion").text() != "v1" {
+        path.invalid(format!("error converting fieldPath: unsupported pod version: {}", at.at("apiVersion").text()));
+        return;
+    }
     let known = [
         "metadata.annotations", "metadata.labels", "metadata.name", "metadata.namespace", "metadata.uid", "spec.nodeName",
         "spec.restartPolicy", "spec.serviceAccountName", "spec.schedulerName", "status.phase", "status.hostIP", "status.hostIPs",
@@ -466,11 +470,13 @@ fn handler(at: &At<'_>, grace: Option<i64>, kinds: &[&str]) {
     }
 }
 
-fn is_huge_page(name: &str) -> bool {
+/// Whether a resource is pages of memory.
+pub fn is_huge_page(name: &str) -> bool {
     name.starts_with("hugepages-")
 }
 
-fn is_native(name: &str) -> bool {
+/// Whether a resource is one of Kubernetes' own.
+pub fn is_native(name: &str) -> bool {
     !name.contains('/') || name.contains("kubernetes.io/")
 }
 
@@ -497,7 +503,8 @@ pub fn resource_name(at: &At<'_>, name: &str) -> bool {
     true
 }
 
-fn container_resource_name(at: &At<'_>, name: &str) {
+/// The name of a resource of a container.
+pub fn container_resource_name(at: &At<'_>, name: &str) {
     resource_name(at, name);
     if !name.contains('/') {
         if !["cpu", "memory", "ephemeral-storage"].contains(&name) && !is_huge_page(name) {
@@ -520,6 +527,15 @@ pub fn resource_amount(at: &At<'_>, name: &str) {
     }
     if (WHOLE.contains(&name) || names::is_extended_resource(name)) && q.milli_value() % 1000 != 0 {
         at.invalid_as(q.canonical(), "must be an integer");
+    }
+}
+
+/// What a pod takes besides its containers.
+pub fn overhead(at: &At<'_>) {
+    for (name, q) in at.entries() {
+        let q = q.named(at.path.child("limits").key(name));
+        container_resource_name(&q, name);
+        resource_amount(&q, name);
     }
 }
 
@@ -550,11 +566,26 @@ pub fn resources(at: &At<'_>, claims: &[&str]) {
     if huge && !compute {
         at.forbidden("HugePages require cpu or memory");
     }
+    let mut seen: Vec<(&str, &str)> = Vec::new();
     for c in at.at("claims").items() {
-        let name = c.at("name");
+        let (name, request) = (c.at("name"), c.at("request"));
+        let key = (name.text(), request.text());
         if name.filled().is_none() {
             c.required("");
-        } else if !claims.contains(&name.text()) {
+            continue;
+        }
+        if seen.contains(&(key.0, "")) {
+            c.push(crate::field::FieldError::duplicate(&c.path, key.0));
+        } else {
+            request.check_if_filled(names::dns1123_label);
+            if seen.contains(&key) {
+                c.push(crate::field::FieldError::duplicate(&c.path, format!("{}/{}", key.0, key.1)));
+            } else if key.1.is_empty() {
+                seen.iter().filter(|s| s.0 == key.0).for_each(|_| c.push(crate::field::FieldError::duplicate(&c.path, key.0)));
+            }
+            seen.push(key);
+        }
+        if !claims.contains(&name.text()) {
             let mut e = crate::field::FieldError::not_found(&c.path, name.text());
             e.detail = "must be one of the names in pod.spec.resourceClaims".to_owned();
             e.detail.push_str(&if claims.is_empty() { " which is empty".to_owned() } else { format!(": {}", claims.join(", ")) });
@@ -576,8 +607,10 @@ pub fn profile(at: &At<'_>, kind: &str) {
         _ => t.not_supported(&["Localhost", "RuntimeDefault", "Unconfined"]),
     }
     if t.text() == "Localhost" {
-        if !local.set() {
+        if !local.set() || kind == "AppArmor" && local.text().is_empty() {
             local.required(&format!("must be set when {kind} type is Localhost"));
+        } else if kind == "AppArmor" && local.text().trim() != local.text() {
+            local.invalid("must not be padded with whitespace");
         } else if kind == "seccomp" {
             descending_path(&local);
         }

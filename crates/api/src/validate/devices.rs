@@ -605,8 +605,7 @@ fn device_status(at: &At<'_>, allocated: &[Value]) {
         at.invalid_as(id, "must be an allocated device in the claim");
     }
     fits(&at.at("conditions"), MOST_DEVICE_CONDITIONS);
-    at.at("conditions").items().for_each(|c| condition(&c));
-    once_by(&at.at("conditions"), "type");
+    super::meta::conditions(&at.at("conditions"));
     if at.at("data").set() {
         json_object(&at.at("data"), LONGEST_PARAMETERS);
     }
@@ -618,20 +617,4 @@ fn device_status(at: &At<'_>, allocated: &[Value]) {
     }
     fits(&network.at("ips"), MOST_IPS);
     once(&network.at("ips"), |ip| ip.v.clone());
-}
-
-fn condition(at: &At<'_>) {
-    let (kind, status) = (at.at("type"), at.at("status"));
-    match kind.filled() {
-        None => kind.required("must be set"),
-        Some(_) => kind.check(names::qualified_name),
-    }
-    if !["False", "True", "Unknown"].contains(&status.text()) {
-        status.not_supported(&["False", "True", "Unknown"]);
-    }
-    for field in ["lastTransitionTime", "reason"] {
-        if at.at(field).filled().is_none() {
-            at.at(field).required("must be set");
-        }
-    }
 }

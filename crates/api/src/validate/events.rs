@@ -11,10 +11,9 @@ const MAX_NOTE: usize = 1024;
 pub fn event(at: &At<'_>, core: bool, old: Option<&At<'_>>) {
     let field = |of, name| named(of, name, core);
     let (metadata, about) = (at.at("metadata"), field(at, "involvedObject"));
-    match old {
+    if old.is_none() {
         // old clients may use any name that can be part of a path
-        None => meta::create(&metadata, true, if core { names::path_segment } else { names::dns1123_subdomain }),
-        Some(old) => meta::update(&metadata, &old.at("metadata")),
+        meta::create(&metadata, true, if core { names::path_segment } else { names::dns1123_subdomain });
     }
     let namespace = metadata.at("namespace").text();
     let of = about.at("namespace");
@@ -81,7 +80,14 @@ pub fn event(at: &At<'_>, core: bool, old: Option<&At<'_>>) {
         check_series();
     }
     for name in FIXED {
-        field(at, name).immutable(&field(old, name));
+        let (now, before) = (field(at, name), field(old, name));
+        if ["reason", "message", "type", "action", "reportingController", "reportingInstance"].contains(&name) {
+            if now.text() != before.text() {
+                now.invalid_as(now.text(), "field is immutable");
+            }
+        } else {
+            now.immutable(&before);
+        }
     }
 }
 

@@ -123,7 +123,10 @@ fn intervals(text: &str, completions: i64) -> Result<Vec<(i64, i64)>, String> {
 
 /// A failure policy's rule about exit codes.
 pub fn exit_codes(codes: &At<'_>, spec: &At<'_>) {
-    codes.at("operator").one_of(&["In", "NotIn"]);
+    match codes.at("operator").filled() {
+        None => codes.at("operator").required("valid values: [\"In\" \"NotIn\"]"),
+        Some(_) => codes.at("operator").one_of(&["In", "NotIn"]),
+    }
     let container = codes.at("containerName");
     if container.set() {
         let template = spec.down(&["template", "spec"]);

@@ -65,12 +65,40 @@ fn owner_references(at: &At<'_>) {
     }
 }
 
+fn is_known_finalizer(name: &str) -> bool {
+    name.contains('/') || ["kubernetes", "orphan", "foregroundDeletion"].contains(&name)
+}
+
 /// Names of finalizers are upstream's own, or have a domain.
 pub fn finalizer_names(at: &At<'_>) {
-    const STANDARD: [&str; 3] = ["kubernetes", "orphan", "foregroundDeletion"];
     for f in at.at("finalizers").items() {
-        if !f.text().contains('/') && !STANDARD.contains(&f.text()) {
+        if !is_known_finalizer(f.text()) {
             f.invalid("name is neither a standard finalizer name nor is it fully qualified");
+        }
+    }
+}
+
+/// How often an update looks at metadata, besides once as an object and once as a change: as a change, and as an object;
+/// and whether names of finalizers must be known ones.
+pub struct Rounds {
+    pub changes: u8,
+    pub objects: u8,
+    pub known: bool,
+}
+
+/// Metadata of a changed object, as often as it is looked at. Names are as they were, so only what is wrong anyway is told again.
+pub fn updated(at: &At<'_>, old: &At<'_>, rounds: &Rounds) {
+    let before = at.errs.borrow().len();
+    object(at);
+    update(at, old);
+    let known = rounds.known && at.at("finalizers").items().any(|f| !is_known_finalizer(f.text()));
+    if at.errs.borrow().len() == before && !known {
+        return;
+    }
+    for round in 0..rounds.changes + rounds.objects {
+        if round < rounds.changes { update(at, old) } else { object(at) }
+        if known {
+            finalizer_names(at);
         }
     }
 }
@@ -131,6 +159,11 @@ pub fn create(at: &At<'_>, namespaced: bool, name: NameCheck) {
         (false, Some(_)) => namespace.forbidden("not allowed on this type"),
         (false, None) => {}
     }
+    object(at);
+}
+
+/// Metadata of any object but for its name.
+fn object(at: &At<'_>) {
     at.at("generation").nonnegative();
     common(at);
     finalizers(&at.at("finalizers"));
@@ -201,6 +234,52 @@ pub fn selects_everything(at: &At<'_>) -> bool {
     at.set() && at.at("matchLabels").is_empty() && at.at("matchExpressions").is_empty()
 }
 
+/// A list of `metav1.Condition`s, each type once.
+pub fn conditions(list: &At<'_>) {
+    let mut seen: Vec<&str> = Vec::new();
+    for c in list.items() {
+        let kind = c.at("type");
+        if seen.contains(&kind.text()) {
+            kind.push(crate::field::FieldError::duplicate(&kind.path, kind.text()));
+        }
+        seen.push(kind.text());
+        condition(&c);
+    }
+}
+
+/// One `metav1.Condition`.
+fn condition(c: &At<'_>) {
+    const REASON: &str = "[A-Za-z]([A-Za-z0-9_,:]*[A-Za-z0-9_])?";
+    c.at("type").check(names::qualified_name);
+    if !["False", "True", "Unknown"].contains(&c.at("status").text()) {
+        c.at("status").not_supported_as(&["False", "True", "Unknown"]);
+    }
+    if c.at("observedGeneration").int_or(0) < 0 {
+        c.at("observedGeneration").invalid("must be greater than or equal to zero");
+    }
+    if !c.at("lastTransitionTime").set() {
+        c.at("lastTransitionTime").required("");
+    }
+    let reason = c.at("reason");
+    let word = |b: u8| b.is_ascii_alphanumeric() || b == b'_';
+    let good = |r: &str| r.starts_with(|c: char| c.is_ascii_alphabetic()) && r.bytes().all(|b| word(b) || b == b',' || b == b':') && r.bytes().last().is_some_and(word);
+    match reason.filled() {
+        None => reason.required(""),
+        Some(r) => {
+            if !good(r) {
+                let what = "a condition reason must start with alphabetic character, optionally followed by a string of alphanumeric characters or '_,:', and must end with an alphanumeric character or '_'";
+                reason.invalid(names::regex_error(what, REASON, &["my_name", "MY_NAME", "MyName", "ReasonA,ReasonB", "ReasonA:ReasonB"]));
+            }
+            if r.len() > 1024 {
+                reason.too_long(1024);
+            }
+        }
+    }
+    if c.at("message").text().len() > 32 * 1024 {
+        c.at("message").too_long(32 * 1024);
+    }
+}
+
 /// A number or a percentage.
 pub fn int_or_percent(at: &At<'_>) {
     match at.v {
@@ -211,7 +290,7 @@ pub fn int_or_percent(at: &At<'_>) {
 
 /// The number before the percent sign, if it is a percentage.
 pub fn percentage(v: &Value) -> Option<i64> {
-    v.as_str()?.strip_suffix('%')?.parse().ok()
+    v.as_str()?.strip_suffix('%').filter(|n| n.bytes().all(|b| b.is_ascii_digit()))?.parse().ok()
 }
 
 /// The number, of things or percent.
@@ -232,4 +311,10 @@ pub fn spec_unchanged_but(new: &At<'_>, old: &At<'_>, mutable: &[&str]) -> bool 
     let mut all = keys(new);
     all.extend(keys(old));
     all.iter().filter(|k| !mutable.contains(&k.as_str())).all(|k| same(new.at(k).v, old.at(k).v))
+}
+
+/// Whether two lists of texts have the same members, however often and in whatever order.
+pub fn same_members(a: &At<'_>, b: &At<'_>) -> bool {
+    let within = |a: &At<'_>, b: &At<'_>| a.items().all(|x| b.items().any(|y| x.v == y.v));
+    within(a, b) && within(b, a)
 }

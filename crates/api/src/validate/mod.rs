@@ -13,11 +13,13 @@ mod drivers;
 mod events;
 mod flowcontrol;
 mod jobs;
+mod limits;
 mod meta;
 mod net;
 mod networks;
 mod objects;
 mod pod;
+mod scaling;
 mod scheduling;
 mod service;
 mod services;
@@ -55,12 +57,15 @@ pub fn create(resource: &Resource, obj: &Value) -> Vec<FieldError> {
         return errs.into_inner();
     }
     meta::create(&at.at("metadata"), resource.namespaced, name_check(group, kind));
+    if rounds(group, kind, "").known {
+        meta::finalizer_names(&at.at("metadata"));
+    }
     if changing(group, kind, &at, None) {
         return errs.into_inner();
     }
     match (group, kind) {
         ("", "Service") => service::service(&at, None),
-        ("", "Node") => objects::node(&at, None),
+        ("", "Node") => objects::node(&at, None, false),
         ("apps", "StatefulSet") => workloads::stateful_set(&spec, true),
         ("batch", "Job") => workloads::job(&at),
         ("batch", "CronJob") => {
@@ -90,6 +95,7 @@ pub fn update(resource: &Resource, new: &Value, old: &Value) -> Vec<FieldError> 
     let (at, before) = (At::root(new, &errs), At::root(old, &errs));
     let (group, kind) = (resource.group, resource.kind);
     let (spec, old_spec) = (at.at("spec"), before.at("spec"));
+    meta::updated(&at.at("metadata"), &before.at("metadata"), &rounds(group, kind, ""));
     if (group, kind) == ("", "Pod") {
         pod::update(&at, &before);
         return errs.into_inner();
@@ -98,13 +104,12 @@ pub fn update(resource: &Resource, new: &Value, old: &Value) -> Vec<FieldError> 
         events::event(&at, group.is_empty(), Some(&before));
         return errs.into_inner();
     }
-    meta::update(&at.at("metadata"), &before.at("metadata"));
     if changing(group, kind, &at, Some(&before)) {
         return errs.into_inner();
     }
     match (group, kind) {
         ("", "Service") => service::service(&at, Some(&before)),
-        ("", "Node") => objects::node(&at, Some(&before)),
+        ("", "Node") => objects::node(&at, Some(&before), false),
         // may be updated whatever else they say
         ("", "Namespace") => {}
         ("apps", "Deployment" | "ReplicaSet" | "DaemonSet") => {
@@ -166,9 +171,36 @@ fn changing(group: &str, kind: &str, at: &At<'_>, old: Option<&At<'_>>) -> bool 
         ("networking.k8s.io", "ServiceCIDR") => networks::service_cidr(&spec, old_spec.as_ref()),
         ("networking.k8s.io", "IngressClass") => networks::ingress_class(&spec, old_spec.as_ref()),
         ("apiregistration.k8s.io", "APIService") => services::api_service(at),
+        ("networking.k8s.io", "NetworkPolicy") => service::network_policy(&spec, old_spec.as_ref()),
+        ("", "ResourceQuota") => limits::resource_quota(&spec, old_spec.as_ref()),
+        ("autoscaling", "HorizontalPodAutoscaler") => scaling::autoscaler(&spec, old_spec.as_ref()),
         _ => return false,
     }
     true
+}
+
+/// How upstream looks at the metadata of changed objects of a kind.
+fn rounds(group: &str, kind: &str, subresource: &str) -> meta::Rounds {
+    let (changes, objects, known) = match (group, kind, subresource) {
+        ("certificates.k8s.io", "CertificateSigningRequest", "status") => (1, 1, true),
+        ("batch", "CronJob", "status") | ("policy", "PodDisruptionBudget", _) | ("", "Event", _) => (0, 0, false),
+        (_, _, "status") => (1, 0, true),
+        ("", "PodTemplate" | "ReplicationController" | "Service" | "ResourceQuota", _)
+        | ("apps", "Deployment" | "ReplicaSet" | "StatefulSet" | "DaemonSet", _)
+        | ("batch", "CronJob", _)
+        | ("networking.k8s.io", "NetworkPolicy" | "ServiceCIDR", _)
+        | ("autoscaling" | "events.k8s.io" | "scheduling.k8s.io", ..)
+        | ("storage.k8s.io", "CSIDriver", _)
+        | ("resource.k8s.io", "ResourceSlice", _) => (1, 0, true),
+        ("", "LimitRange", _)
+        | ("discovery.k8s.io" | crate::flowcontrol::GROUP, ..)
+        | ("storage.k8s.io", "CSINode" | "VolumeAttachment", _) => (0, 1, true),
+        ("admissionregistration.k8s.io", ..) => (0, 1, false),
+        ("apiextensions.k8s.io" | "coordination.k8s.io", ..) => (1, 0, false),
+        ("apiregistration.k8s.io" | "node.k8s.io", ..) => (1, 1, false),
+        _ => (1, 1, true),
+    };
+    meta::Rounds { changes, objects, known }
 }
 
 /// What is wrong with an object whose status changed.
@@ -176,36 +208,50 @@ pub fn update_status(resource: &Resource, new: &Value, old: &Value) -> Vec<Field
     let errs = Errors::default();
     let (at, before) = (At::root(new, &errs), At::root(old, &errs));
     let status = at.at("status");
+    meta::updated(&at.at("metadata"), &before.at("metadata"), &rounds(resource.group, resource.kind, "status"));
     if (resource.group, resource.kind) == ("", "Pod") {
         pod::update_status(&at, &before);
         return errs.into_inner();
     }
-    meta::update(&at.at("metadata"), &before.at("metadata"));
-    // upstream's rules for these two do not ask about the names of finalizers
-    if !matches!(resource.kind, "CronJob" | "PodDisruptionBudget") {
-        meta::finalizer_names(&at.at("metadata"));
-    }
     match (resource.group, resource.kind) {
         ("", "Namespace") => objects::namespace_status(&at),
-        ("", "Node") => objects::node(&at, Some(&before)),
+        ("", "Node") => objects::node(&at, Some(&before), true),
         ("", "Service") => service::balancer_status(&status.at("loadBalancer"), at.down(&["spec", "type"]).text() == "LoadBalancer"),
         ("networking.k8s.io", "Ingress") => service::ingress_status(&status.at("loadBalancer")),
         ("apps", "Deployment") => {
             workloads::status_counts(&status, "replicas", &["updatedReplicas", "readyReplicas", "availableReplicas"]);
+            ["unavailableReplicas", "terminatingReplicas"].iter().for_each(|k| status.at(k).nonnegative());
+            workloads::collisions(&status, &before.at("status"));
         }
         ("apps", "ReplicaSet") | ("", "ReplicationController") => {
             workloads::status_counts(&status, "replicas", &["fullyLabeledReplicas", "readyReplicas", "availableReplicas"]);
+            status.at("terminatingReplicas").nonnegative();
         }
-        ("apps", "StatefulSet") => workloads::status_counts(
-            &status,
-            "replicas",
-            &["readyReplicas", "currentReplicas", "updatedReplicas", "availableReplicas"],
-        ),
+        ("apps", "StatefulSet") => {
+            workloads::status_counts(&status, "replicas", &["readyReplicas", "currentReplicas", "updatedReplicas", "availableReplicas"]);
+            workloads::collisions(&status, &before.at("status"));
+        }
+        ("apps", "DaemonSet") => {
+            let counts = [
+                "currentNumberScheduled", "numberMisscheduled", "desiredNumberScheduled", "numberReady", "observedGeneration",
+                "updatedNumberScheduled", "numberAvailable", "numberUnavailable",
+            ];
+            counts.iter().for_each(|k| status.at(k).nonnegative());
+            workloads::collisions(&status, &before.at("status"));
+        }
+        ("policy", "PodDisruptionBudget") => {
+            meta::conditions(&status.at("conditions"));
+            ["disruptionsAllowed", "currentHealthy", "desiredHealthy", "expectedPods"].iter().for_each(|k| status.at(k).nonnegative());
+        }
+        ("admissionregistration.k8s.io", "ValidatingAdmissionPolicy") => objects::policy_status(&status),
         ("certificates.k8s.io", "CertificateSigningRequest") => objects::certificate_conditions(&at),
         ("batch", "Job") => jobs::status(&at, &before),
         ("resource.k8s.io", "ResourceClaim") => devices::claim_status(&at, &before),
         (crate::flowcontrol::GROUP, _) => flowcontrol::conditions(&at),
         ("storage.k8s.io", "VolumeAttachment") => drivers::attachment(&at, Some(&before)),
+        ("", "ResourceQuota") => limits::quota_status(&status),
+        ("", "PersistentVolumeClaim") => storage::claim_status(&at),
+        ("autoscaling", "HorizontalPodAutoscaler") => ["currentReplicas", "desiredReplicas"].iter().for_each(|k| status.at(k).nonnegative()),
         ("apiregistration.k8s.io", "APIService") => services::api_service_status(&status),
         _ => {}
     }
@@ -253,6 +299,14 @@ pub fn metadata_update(new: &Value, old: &Value) -> Vec<FieldError> {
     errs.into_inner()
 }
 
+/// What is wrong with a service's addresses and their families, before any are given to it.
+pub fn service_addresses(new: &Value, old: Option<&Value>) -> Vec<FieldError> {
+    let errs = Errors::default();
+    let old = old.map(|o| At::root(o, &errs).at("spec"));
+    service::addresses(&At::root(new, &errs).at("spec"), old.as_ref());
+    errs.into_inner()
+}
+
 /// What is wrong with a `metav1.LabelSelector`.
 pub fn label_selector(selector: &Value, path: &Path) -> Vec<FieldError> {
     let errs = Errors::default();
@@ -292,8 +346,7 @@ fn both(group: &str, kind: &str, at: &At<'_>) {
         ("", "Endpoints") => service::endpoints(at),
         ("", "PodTemplate") => pod::template(&at.at("template")),
         ("", "ReplicationController") => workloads::replication_controller(&spec),
-        ("", "ResourceQuota") => objects::resource_quota(&spec),
-        ("", "LimitRange") => objects::limit_range(&spec),
+                ("", "LimitRange") => limits::limit_range(&spec),
         ("", "PersistentVolumeClaim") => storage::claim_spec(&spec),
         ("", "PersistentVolume") => storage::volume_spec(&spec),
         ("apps", "Deployment") => workloads::deployment(&spec),
@@ -306,8 +359,6 @@ fn both(group: &str, kind: &str, at: &At<'_>) {
         ("coordination.k8s.io", "Lease") => objects::lease(&spec),
         ("discovery.k8s.io", "EndpointSlice") => service::endpoint_slice(at),
         ("networking.k8s.io", "Ingress") => service::ingress(&spec),
-        ("networking.k8s.io", "NetworkPolicy") => service::network_policy(&spec),
-        ("autoscaling", "HorizontalPodAutoscaler") => objects::autoscaler(&spec),
         ("storage.k8s.io", "StorageClass") => storage::storage_class(at),
         ("resource.k8s.io", "DeviceClass") => devices::class_spec(&spec),
         ("certificates.k8s.io", "CertificateSigningRequest") => objects::certificate_request(at),

@@ -55,6 +55,25 @@ pub fn ip(at: &At<'_>) -> Option<IpAddr> {
     }
 }
 
+/// An IP address that may be in any form if it was among those of before.
+pub fn new_ip(at: &At<'_>, before: &[&str]) -> Option<IpAddr> {
+    if before.contains(&at.text()) { sloppy_ip(at.text()) } else { ip(at) }
+}
+
+/// An IP address in any form that was ever accepted.
+pub fn sloppy_ip(text: &str) -> Option<IpAddr> {
+    text.parse().ok().or_else(|| without_leading_zeros(text).parse().ok())
+}
+
+/// A range that may be in any form if it was among those of before.
+pub fn new_cidr(at: &At<'_>, before: &[&str]) -> Option<(IpAddr, u8)> {
+    if !before.contains(&at.text()) {
+        return cidr(at);
+    }
+    let (ip, bits) = at.text().split_once('/')?;
+    parse_cidr(&format!("{}/{bits}", without_leading_zeros(ip)))
+}
+
 /// A range.
 pub fn cidr(at: &At<'_>) -> Option<(IpAddr, u8)> {
     let parsed = parse_cidr(at.text());

@@ -22,9 +22,13 @@ pub fn address_name(name: &str) -> Vec<String> {
 /// An IPAddress.
 pub fn address(spec: &At<'_>, old: Option<&At<'_>>) {
     let parent = spec.at("parentRef");
+    parent_reference(&parent);
     if let Some(old) = old {
-        return parent.immutable(&old.at("parentRef"));
+        parent.immutable(&old.at("parentRef"));
     }
+}
+
+fn parent_reference(parent: &At<'_>) {
     if !parent.set() {
         return parent.required("");
     }
@@ -82,7 +86,9 @@ pub fn service_cidr(spec: &At<'_>, old: Option<&At<'_>>) {
 pub fn ingress_class(spec: &At<'_>, old: Option<&At<'_>>) {
     let controller = spec.at("controller");
     if let Some(old) = old {
-        controller.immutable(&old.at("controller"));
+        if controller.text() != old.at("controller").text() {
+            controller.invalid_as(controller.text(), "field is immutable");
+        }
     }
     if controller.text().len() > MAX_CONTROLLER {
         controller.too_long(MAX_CONTROLLER);

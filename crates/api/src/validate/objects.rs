@@ -1,7 +1,7 @@
 //! Nodes, namespaces, configuration, permissions, budgets and the like.
 
 use super::at::{At, same};
-use super::container::{resource_amount, resource_name};
+use super::container::resource_amount;
 use super::meta::{at_most_100_percent, int_or_percent, label_selector};
 use super::{net, scheduling};
 use crate::field::{FieldError, Path};
@@ -14,24 +14,32 @@ const DATA_MAX: usize = 1024 * 1024;
 const RBAC: &str = "rbac.authorization.k8s.io";
 
 /// A node.
-pub fn node(node: &At<'_>, old: Option<&At<'_>>) {
+pub fn node(node: &At<'_>, old: Option<&At<'_>>, status: bool) {
     let spec = node.at("spec");
-    scheduling::taints(&spec.at("taints").named(Path::new("metadata").child("taints")));
+    let taints = spec.at("taints").named(Path::new("metadata").child("taints"));
+    scheduling::taints(&taints);
     for k in ["capacity", "allocatable"] {
         let list = node.down(&["status", k]);
         for (name, q) in list.entries() {
             resource_amount(&q.named(list.path.child(name)), name);
         }
     }
-    let ranges = spec.at("podCIDRs");
-    let Some(old) = old else {
+    declared_features(&node.down(&["status", "declaredFeatures"]));
+    if !status {
+        let ranges = spec.at("podCIDRs");
         let parsed: Vec<_> = ranges.items().filter_map(|r| net::cidr(&r)).map(|(ip, _)| ip).collect();
         if parsed.len() == ranges.len() && !net::one_a_family(&parsed) {
             ranges.invalid("may specify no more than one CIDR for each IP family");
         }
-        return;
-    };
-    let before = old.at("spec");
+    }
+    let Some(old) = old else { return };
+    if !status {
+        scheduling::taints(&taints);
+    }
+    let (before, ranges) = (old.at("spec"), spec.at("podCIDRs"));
+    if spec.at("externalID").text() != before.at("externalID").text() {
+        spec.at("externalID").forbidden("may not be updated");
+    }
     if !before.at("podCIDRs").is_empty() && !same(ranges.v, before.at("podCIDRs").v) {
         ranges.forbidden("node updates may not change podCIDR except from \"\" to valid");
     }
@@ -44,6 +52,33 @@ pub fn node(node: &At<'_>, old: Option<&At<'_>>) {
         if addresses[..i].iter().any(|b| b.v == a.v) {
             a.duplicate();
         }
+    }
+}
+
+/// The features that a kubelet says it has: named as features are, and sorted.
+fn declared_features(list: &At<'_>) {
+    let word = |s: &str| s.starts_with(|c: char| c.is_ascii_alphabetic()) && s.bytes().all(|c| c.is_ascii_alphanumeric());
+    let good = |n: &str| n.starts_with(|c: char| c.is_ascii_uppercase()) && n.split('/').all(word);
+    let mut before: Option<&str> = None;
+    for f in list.items() {
+        let name = f.text();
+        match before {
+            Some(b) if b == name => f.duplicate(),
+            Some(b) if b > name => f.invalid_as(name, "list must be sorted alphabetically"),
+            _ => {}
+        }
+        if name.len() > 253 {
+            f.invalid_as(name, format!("invalid feature name {}: must be no more than 253 characters", crate::field::go_quote(name)));
+        } else if !good(name) {
+            f.invalid_as(
+                name,
+                format!(
+                    "invalid feature name {}: must start with an UpperCamelCase segment, with subsequent segments separated by '/' (e.g., MyFeature or MyFeature/mySubFeature), and contain only alphanumeric characters and slashes",
+                    crate::field::go_quote(name)
+                ),
+            );
+        }
+        before = Some(name);
     }
 }
 
@@ -263,6 +298,19 @@ pub fn disruption_budget(spec: &At<'_>) {
     spec.at("unhealthyPodEvictionPolicy").one_of_if_set(&["AlwaysAllow", "IfHealthyBudget"]);
 }
 
+/// What has been found out about the expressions of a policy.
+pub fn policy_status(status: &At<'_>) {
+    for w in status.down(&["typeChecking", "expressionWarnings"]).items() {
+        if w.at("warning").filled().is_none() {
+            w.at("warning").required("");
+        }
+        if w.at("fieldRef").filled().is_none() {
+            w.at("fieldRef").required("");
+        }
+    }
+    super::meta::conditions(&status.at("conditions"));
+}
+
 /// A priority class.
 pub fn priority_class(at: &At<'_>) {
     let (name, value) = (at.down(&["metadata", "name"]), at.at("value"));
@@ -301,131 +349,6 @@ pub fn lease(spec: &At<'_>) {
     spec.at("leaseTransitions").nonnegative();
     if spec.at("preferredHolder").filled().is_some() && spec.at("strategy").filled().is_none() {
         spec.at("preferredHolder").forbidden("may only be specified if `strategy` is defined");
-    }
-}
-
-/// A quota's spec.
-pub fn resource_quota(spec: &At<'_>) {
-    for (name, q) in spec.at("hard").entries() {
-        if name.starts_with("count/") {
-            resource_amount(&q, "pods");
-            continue;
-        }
-        resource_name(&q, name);
-        resource_amount(&q, name);
-    }
-    for s in spec.at("scopes").items() {
-        let scopes = ["BestEffort", "CrossNamespacePodAffinity", "NotBestEffort", "NotTerminating", "PriorityClass", "Terminating", "VolumeAttributesClass"];
-        if !scopes.contains(&s.text()) {
-            s.named(spec.path.child("scopes")).invalid("unsupported scope");
-        }
-    }
-}
-
-/// A limit range's spec.
-pub fn limit_range(spec: &At<'_>) {
-    let mut seen: Vec<&str> = Vec::new();
-    for l in spec.at("limits").items() {
-        let kind = l.at("type");
-        kind.check(names::qualified_name);
-        if names::qualified_name(kind.text()).is_empty() && !kind.text().contains('/') && !["Pod", "Container", "PersistentVolumeClaim"].contains(&kind.text()) {
-            kind.invalid("must be a standard limit type or fully qualified");
-        }
-        if seen.contains(&kind.text()) {
-            kind.duplicate();
-        }
-        seen.push(kind.text());
-        for list in ["max", "min", "default", "defaultRequest", "maxLimitRequestRatio"] {
-            for (name, q) in l.at(list).entries() {
-                resource_name(&q, name);
-                resource_amount(&q, name);
-            }
-        }
-        if kind.text() == "Pod" {
-            for k in ["default", "defaultRequest"] {
-                if !l.at(k).is_empty() {
-                    l.at(k).forbidden("may not be specified when `type` is 'Pod'");
-                }
-            }
-        }
-        for (name, min) in l.at("min").entries() {
-            let (Some(lo), Some(hi)) = (min.quantity(), l.at("max").at(name).quantity()) else { continue };
-            if lo > hi {
-                min.invalid_as(lo.canonical(), format!("min value {} is greater than max value {}", lo.canonical(), hi.canonical()));
-            }
-        }
-    }
-}
-
-/// An autoscaler's spec, of either version.
-pub fn autoscaler(spec: &At<'_>) {
-    let (min, max) = (spec.at("minReplicas"), spec.at("maxReplicas"));
-    if min.int().is_some_and(|m| m < 1) {
-        min.invalid("must be greater than or equal to 1");
-    }
-    match max.int_or(0) {
-        0 => max.required("must be set and greater than 0"),
-        n if n < 0 => max.invalid("must be greater than or equal to 1"),
-        _ => {}
-    }
-    if min.int().is_some_and(|m| max.int_or(0) < m) {
-        max.invalid("must be greater than or equal to `minReplicas`");
-    }
-    let target = spec.at("scaleTargetRef");
-    for k in ["kind", "name"] {
-        match target.at(k).filled() {
-            None => target.at(k).required(""),
-            Some(_) => target.at(k).check(names::path_segment),
-        }
-    }
-    if target.at("apiVersion").filled().is_none() {
-        target.at("apiVersion").invalid_as("", "apiVersion must specify API group");
-    }
-    for m in spec.at("metrics").items() {
-        let kind = m.at("type");
-        if kind.filled().is_none() {
-            kind.required("must specify a metric source type");
-            continue;
-        }
-        kind.one_of_if_set(&["ContainerResource", "External", "Object", "Pods", "Resource"]);
-        let field = match kind.text() {
-            "ContainerResource" => "containerResource",
-            "External" => "external",
-            "Object" => "object",
-            "Pods" => "pods",
-            "Resource" => "resource",
-            _ => continue,
-        };
-        if !m.at(field).set() {
-            m.at(field).required("must populate information for the given metric source");
-        }
-    }
-    for k in ["scaleUp", "scaleDown"] {
-        let rules = spec.at("behavior").at(k);
-        if !rules.set() {
-            continue;
-        }
-        let window = rules.at("stabilizationWindowSeconds");
-        match window.int() {
-            Some(n) if n < 0 => window.invalid("must be greater than or equal to zero"),
-            Some(n) if n > 3600 => window.invalid("must be less than or equal to 3600"),
-            _ => {}
-        }
-        rules.at("selectPolicy").one_of_if_set(&["Disabled", "Max", "Min"]);
-        if rules.at("policies").is_empty() {
-            rules.at("policies").required("must specify at least one Policy");
-        }
-        for p in rules.at("policies").items() {
-            p.at("type").one_of_text(&["Percent", "Pods"]);
-            for n in ["value", "periodSeconds"] {
-                if p.at(n).int_or(0) <= 0 {
-                    p.at(n).invalid_as(p.at(n).int_or(0), "must be greater than zero");
-                }
-            }
-            if p.at("periodSeconds").int_or(0) > 1800 {
-                p.at("periodSeconds").invalid("must be less than or equal to 1800");
-            }
-        }
     }
 }
 
@@ -530,8 +453,11 @@ pub fn runtime_class(at: &At<'_>, old: Option<&At<'_>>) {
     if let Some(o) = old {
         at.at("handler").immutable(&o.at("handler"));
     }
-    for (name, q) in at.down(&["overhead", "podFixed"]).entries() {
-        resource_amount(&q, name);
-    }
-    scheduling::tolerations(&at.down(&["scheduling", "tolerations"]));
+    super::container::overhead(&at.down(&["overhead", "podFixed"]).named(Path::new("overhead")));
+    let scheduling = at.at("scheduling");
+    super::meta::labels(&scheduling.at("nodeSelector"));
+    let tolerations = scheduling.at("tolerations");
+    scheduling::tolerations(&tolerations);
+    let all: Vec<At<'_>> = tolerations.items().collect();
+    all.iter().enumerate().filter(|(i, t)| all[..*i].iter().any(|o| same(o.v, t.v))).for_each(|(_, t)| t.duplicate());
 }

@@ -22,7 +22,9 @@ pub fn template(at: &At<'_>) {
 
 /// A new pod.
 pub fn create(pod: &At<'_>) {
-    metadata_and_spec(pod);
+    meta::create(&pod.at("metadata"), true, names::dns1123_subdomain);
+    meta::finalizer_names(&pod.at("metadata"));
+    whole_spec(pod);
     let s = pod.at("spec");
     if !s.at("ephemeralContainers").is_empty() {
         s.at("ephemeralContainers").forbidden("cannot be set on create");
@@ -32,8 +34,7 @@ pub fn create(pod: &At<'_>) {
     }
 }
 
-fn metadata_and_spec(pod: &At<'_>) {
-    meta::create(&pod.at("metadata"), true, names::dns1123_subdomain);
+fn whole_spec(pod: &At<'_>) {
     let s = pod.at("spec");
     spec(&s, pod.at("metadata").at("name").text(), true);
     if s.at("serviceAccountName").filled().is_none() {
@@ -124,11 +125,10 @@ pub fn spec(s: &At<'_>, pod_name: &str, is_pod: bool) {
     if s.at("runtimeClassName").set() {
         s.at("runtimeClassName").check(names::dns1123_subdomain);
     }
-    s.at("preemptionPolicy").one_of_if_set(&["PreemptLowerPriority", "Never"]);
-    for (name, q) in s.at("overhead").entries() {
-        container::resource_name(&q, name);
-        container::resource_amount(&q, name);
+    if s.at("preemptionPolicy").set() {
+        s.at("preemptionPolicy").one_of(&["PreemptLowerPriority", "Never"]);
     }
+    container::overhead(&s.at("overhead"));
     let os = s.at("os").at("name");
     if s.at("os").set() && os.filled().is_none() {
         os.required("");
@@ -137,7 +137,7 @@ pub fn spec(s: &At<'_>, pod_name: &str, is_pod: bool) {
     }
     if s.at("resources").set() {
         let r = s.at("resources");
-        if !r.at("claims").is_empty() {
+        if r.at("claims").set() {
             r.at("claims").forbidden("claims may not be set for Resources at pod-level");
         }
         container::resources(&r, &claims);
@@ -252,8 +252,7 @@ fn dns_config(at: &At<'_>, policy: &str) {
     }
     for s in searches.items().filter(|s| s.text() != ".") {
         let name = s.text().strip_suffix('.').unwrap_or(s.text());
-        // an underscore may begin a label here
-        for m in names::dns1123_subdomain(&name.replace('_', "a")) {
+        for m in names::dns1123_subdomain_with_underscore(name) {
             s.invalid_as(name, m);
         }
     }
@@ -266,8 +265,7 @@ fn dns_config(at: &At<'_>, policy: &str) {
 
 /// A changed pod.
 pub fn update(pod: &At<'_>, old: &At<'_>) {
-    meta::update(&pod.at("metadata"), &old.at("metadata"));
-    metadata_and_spec(pod);
+    whole_spec(pod);
     let (s, o) = (pod.at("spec"), old.at("spec"));
     for k in ["containers", "initContainers"] {
         if s.at(k).len() != o.at(k).len() {
@@ -379,7 +377,7 @@ fn only_added_tolerations(new: &At<'_>, old: &At<'_>) {
 
 /// A pod that got containers for debugging: they can only be added.
 pub fn update_ephemeral(pod: &At<'_>, old: &At<'_>) {
-    meta::update(&pod.at("metadata"), &old.at("metadata"));
+    meta::updated(&pod.at("metadata"), &old.at("metadata"), &meta::Rounds { changes: 1, objects: 0, known: true });
     let s = pod.at("spec");
     spec(&s, pod.at("metadata").at("name").text(), true);
     let list = s.at("ephemeralContainers");
@@ -397,7 +395,7 @@ pub fn update_ephemeral(pod: &At<'_>, old: &At<'_>) {
 
 /// A pod whose containers got other requests and limits: of CPU and memory alone, and none may go.
 pub fn update_resize(pod: &At<'_>, old: &At<'_>) {
-    meta::update(&pod.at("metadata"), &old.at("metadata"));
+    meta::updated(&pod.at("metadata"), &old.at("metadata"), &meta::Rounds { changes: 1, objects: 0, known: true });
     let s = pod.at("spec");
     spec(&s, pod.at("metadata").at("name").text(), true);
     let mut foreign = false;
@@ -425,30 +423,125 @@ pub fn update_resize(pod: &At<'_>, old: &At<'_>) {
 
 /// A pod whose status changed.
 pub fn update_status(pod: &At<'_>, old: &At<'_>) {
-    meta::update(&pod.at("metadata"), &old.at("metadata"));
     let (s, o) = (pod.at("status"), old.at("status"));
+    const WHOLE: &str = "must be a non-negative integer";
+    for c in s.at("conditions").items() {
+        let (kind, generation) = (c.at("type"), c.at("observedGeneration"));
+        if generation.int_or(0) < 0 {
+            generation.invalid(WHOLE);
+        }
+        if !["PodScheduled", "Ready", "Initialized"].contains(&kind.text()) {
+            kind.named(c.path.child("Type")).check(names::qualified_name);
+        }
+    }
     if pod.down(&["spec", "nodeName"]).text() != old.down(&["spec", "nodeName"]).text() {
         s.at("nodeName").forbidden("may not be changed directly");
     }
     let nominated = s.at("nominatedNodeName");
     if nominated.text() != o.at("nominatedNodeName").text() {
         nominated.check_if_filled(names::dns1123_subdomain);
+        if old.down(&["spec", "nodeName"]).filled().is_some() && nominated.filled().is_some() {
+            nominated.forbidden("may not be set on pods that are already bound to a node");
+        }
+    }
+    if s.at("observedGeneration").int_or(0) < 0 {
+        s.at("observedGeneration").invalid(WHOLE);
     }
     if o.at("qosClass").set() {
         s.at("qosClass").immutable(&o.at("qosClass"));
     }
-    let host_ips = s.at("hostIPs");
-    if let Some(first) = host_ips.items().next().map(|i| i.at("ip")).filter(|ip| ip.text() != s.at("hostIP").text()) {
-        first.invalid_as(first.text(), "must be equal to `hostIP`");
-    }
     container_transitions(&s.at("containerStatuses"), &o.at("containerStatuses"), &old.at("spec"));
-    for (list, what) in [("podIPs", "podIPs"), ("hostIPs", "hostIPs")] {
-        let mut ips = Vec::new();
-        for i in s.at(list).items() {
-            ips.extend(net::ip(&i.at("ip").named(i.path.clone())));
+    claim_statuses(&s, &pod.at("spec"));
+    for list in ["podIPs", "hostIPs"] {
+        let (all, before) = (s.at(list), o.at(list));
+        let first = all.items().next().map(|i| i.at("ip"));
+        if let Some(first) = first.filter(|ip| list == "hostIPs" && ip.text() != s.at("hostIP").text()) {
+            first.invalid_as(first.text(), "must be equal to `hostIP`");
         }
-        if ips.len() == s.at(list).len() && !net::one_a_family(&ips) {
-            s.at(what).invalid("may specify no more than one IP for each IP family");
+        let was: Vec<&str> = before.items().map(|i| i.at("ip").text()).collect();
+        let mut ips = Vec::new();
+        for i in all.items() {
+            ips.extend(net::new_ip(&i.at("ip").named(i.path.clone()), &was));
+        }
+        if ips.len() == all.len() && !net::one_a_family(&ips) {
+            all.invalid("may specify no more than one IP for each IP family");
+        }
+    }
+    allocated_resources(&s.at("containerStatuses"), &pod.down(&["spec", "containers"]));
+    allocated_resources(&s.at("initContainerStatuses"), &pod.down(&["spec", "initContainers"]));
+    for c in s.at("ephemeralContainerStatuses").items() {
+        if !c.at("allocatedResourcesStatus").is_empty() {
+            c.at("allocatedResourcesStatus").forbidden("must not be specified in container status");
+        }
+    }
+}
+
+/// What became of the device claims of a pod.
+fn claim_statuses(status: &At<'_>, spec: &At<'_>) {
+    let mut seen: Vec<&str> = Vec::new();
+    for c in status.at("resourceClaimStatuses").items() {
+        let name = c.at("name");
+        if !spec.at("resourceClaims").items().any(|p| p.at("name").text() == name.text()) {
+            name.invalid_as(name.text(), "must match the name of an entry in `spec.resourceClaims`");
+        }
+        if seen.contains(&name.text()) {
+            name.duplicate();
+        }
+        seen.push(name.text());
+        if c.at("resourceClaimName").set() {
+            c.at("resourceClaimName").check(names::dns1123_subdomain);
+        }
+    }
+    let extended = status.at("extendedResourceClaimStatus");
+    if !extended.set() {
+        return;
+    }
+    let mappings = extended.at("requestMappings");
+    if mappings.is_empty() {
+        mappings.required("at least one request mapping is required");
+    }
+    let mut seen: Vec<[&str; 3]> = Vec::new();
+    for m in mappings.items() {
+        let [container, resource, request] = ["containerName", "resourceName", "requestName"].map(|k| m.at(k));
+        let of = spec.at("containers").items().chain(spec.at("initContainers").items()).find(|c| c.at("name").text() == container.text());
+        match of {
+            None => container.invalid_as(container.text(), "must match the name of an entry in spec.initContainers.name or spec.containers.name"),
+            Some(c) if !c.down(&["resources", "requests"]).v.get(resource.text()).is_some_and(|q| !q.is_null()) => resource.invalid_as(
+                resource.text(),
+                "must match the extended resource name of an entry in spec.initContainers.resources.requests or spec.containers.resources.requests",
+            ),
+            Some(_) => {}
+        }
+        request.named(extended.path.child("requestName")).check(names::dns1123_label);
+        let key = [container.text(), resource.text(), request.text()];
+        if seen.contains(&key) {
+            [&container, &resource, &request].iter().for_each(|a| a.duplicate());
+        }
+        seen.push(key);
+    }
+    match extended.at("resourceClaimName").filled() {
+        None => extended.at("resourceClaimName").required(""),
+        Some(_) => extended.at("resourceClaimName").check(names::dns1123_subdomain),
+    }
+}
+
+/// The health of devices is told of what the containers asked for.
+fn allocated_resources(statuses: &At<'_>, containers: &At<'_>) {
+    for s in statuses.items() {
+        let Some(container) = containers.items().find(|c| c.at("name").text() == s.at("name").text()) else { continue };
+        for r in s.at("allocatedResourcesStatus").items() {
+            let name = r.at("name");
+            let claimed = |c: At<'_>| {
+                let request = c.at("request").filled().map(|r| format!("/{r}")).unwrap_or_default();
+                format!("claim:{}{request}", c.at("name").text()) == name.text()
+            };
+            if name.text().starts_with("claim:") {
+                if !container.down(&["resources", "claims"]).items().any(claimed) {
+                    name.invalid("must match one of the container's resource claims in a format 'claim:<claimName>/<request>' or 'claim:<claimName>' if request is empty");
+                }
+            } else if !container.down(&["resources", "requests"]).v.get(name.text()).is_some_and(|q| !q.is_null()) {
+                name.invalid_as(name.text(), "must match one of the container's resource requests");
+            }
         }
     }
 }

@@ -17,6 +17,7 @@ pub fn service(svc: &At<'_>, old: Option<&At<'_>>) {
     let spec = svc.at("spec");
     if let Some(o) = old {
         addresses_update(&spec, &o.at("spec"));
+        balancer_class(&spec, Some(&o.at("spec")));
     }
     let kind = spec.at("type");
     let ports = spec.at("ports");
@@ -75,10 +76,12 @@ pub fn service(svc: &At<'_>, old: Option<&At<'_>>) {
     meta::labels(&spec.at("selector"));
     session_affinity(&spec);
     if !external_name {
-        addresses(&spec);
+        addresses(&spec, old.map(|o| o.at("spec")).as_ref());
     }
+    let was = old.map(|o| o.down(&["spec", "externalIPs"]));
+    let was: Vec<&str> = was.iter().flat_map(|b| b.items()).map(|i| i.text()).collect();
     for e in spec.at("externalIPs").items() {
-        if let Some(ip) = net::ip(&e) {
+        if let Some(ip) = net::new_ip(&e, &was) {
             net::endpoint_ip(&e, ip);
         }
     }
@@ -104,7 +107,7 @@ pub fn service(svc: &At<'_>, old: Option<&At<'_>>) {
         }
         own_ports.push(id);
     }
-    load_balancer(&spec);
+    load_balancer(&spec, old.map(|o| o.at("spec")).as_ref());
     traffic(&spec, old);
 }
 
@@ -131,7 +134,10 @@ fn session_affinity(spec: &At<'_>) {
     }
 }
 
-fn addresses(spec: &At<'_>) {
+/// Cluster addresses and their families.
+pub fn addresses(spec: &At<'_>, old: Option<&At<'_>>) {
+    let before = old.map(|o| o.at("clusterIPs"));
+    let before: Vec<&str> = before.iter().flat_map(|b| b.items()).map(|i| i.text()).collect();
     let (one, all) = (spec.at("clusterIP"), spec.at("clusterIPs"));
     match one.filled() {
         Some(_) if all.is_empty() => all.required(""),
@@ -141,7 +147,7 @@ fn addresses(spec: &At<'_>) {
     }
     let mut seen: Vec<&str> = Vec::new();
     for f in spec.at("ipFamilies").items() {
-        f.one_of_if_set(&["IPv4", "IPv6"]);
+        f.one_of_text(&["IPv4", "IPv6"]);
         if seen.contains(&f.text()) {
             f.duplicate();
         }
@@ -158,7 +164,7 @@ fn addresses(spec: &At<'_>) {
             }
             continue;
         }
-        match net::ip(&a) {
+        match net::new_ip(&a, &before) {
             Some(ip) => ips.push((a, ip)),
             None => good = false,
         }
@@ -209,21 +215,32 @@ fn addresses_update(new: &At<'_>, old: &At<'_>) {
             }
         }
     }
+}
+
+/// A class is for balanced services alone, and stays.
+fn balancer_class(new: &At<'_>, old: Option<&At<'_>>) {
     let lb = |s: &At<'_>| s.at("type").text() == "LoadBalancer";
     let class = new.at("loadBalancerClass");
-    if lb(new) && lb(old) && !same(class.v, old.at("loadBalancerClass").v) {
+    if old.is_some_and(|o| lb(new) && lb(o) && !same(class.v, o.at("loadBalancerClass").v)) {
         class.invalid("may not change once set");
+    }
+    if class.set() && lb(new) {
+        class.check(names::qualified_name);
+    } else if class.set() {
+        class.forbidden("may only be used when `type` is 'LoadBalancer'");
     }
 }
 
-fn load_balancer(spec: &At<'_>) {
+fn load_balancer(spec: &At<'_>, old: Option<&At<'_>>) {
     let lb = spec.at("type").text() == "LoadBalancer";
     let ranges = spec.at("loadBalancerSourceRanges").named(spec.path.child("LoadBalancerSourceRanges"));
     if !ranges.is_empty() && !lb {
         ranges.forbidden("may only be used when `type` is 'LoadBalancer'");
     }
+    let was = old.map(|o| o.at("loadBalancerSourceRanges"));
+    let was: Vec<&str> = was.iter().flat_map(|b| b.items()).map(|i| i.text()).collect();
     ranges.items().for_each(|r| {
-        net::cidr(&r);
+        net::new_cidr(&r, &was);
     });
     let allocate = spec.at("allocateLoadBalancerNodePorts");
     if allocate.set() && !lb {
@@ -232,12 +249,7 @@ fn load_balancer(spec: &At<'_>) {
     if !allocate.set() && lb {
         allocate.named("allocateLoadBalancerNodePorts".into()).required("");
     }
-    let class = spec.at("loadBalancerClass");
-    if class.set() && lb {
-        class.check(names::qualified_name);
-    } else if class.set() {
-        class.forbidden("may only be used when `type` is 'LoadBalancer'");
-    }
+    balancer_class(spec, None);
 }
 
 fn traffic(spec: &At<'_>, old: Option<&At<'_>>) {
@@ -246,7 +258,7 @@ fn traffic(spec: &At<'_>, old: Option<&At<'_>>) {
     let policy = spec.at("externalTrafficPolicy");
     if accessible {
         policy.one_of(&["Cluster", "Local"]);
-    } else if policy.filled().is_some() {
+    } else if policy.filled().is_some() && ["ClusterIP", "ExternalName"].contains(&kind) {
         policy.invalid("may only be set for externally-accessible services");
     }
     let health = spec.at("healthCheckNodePort");
@@ -280,8 +292,10 @@ pub fn endpoints(at: &At<'_>) {
         }
         for list in ["addresses", "notReadyAddresses"] {
             for a in s.at(list).items() {
-                if let Some(ip) = net::ip(&a.at("ip")) {
-                    net::endpoint_ip(&a.at("ip"), ip);
+                match net::ip(&a.at("ip")) {
+                    Some(ip) => net::endpoint_ip(&a.at("ip"), ip),
+                    None if net::sloppy_ip(a.at("ip").text()).is_none() => a.at("ip").invalid_as(a.at("ip").text(), "must be a valid IP address"),
+                    None => {}
                 }
                 a.at("hostname").check_if_filled(names::dns1123_label);
                 if a.at("nodeName").set() {
@@ -319,7 +333,11 @@ pub fn endpoint_slice(at: &At<'_>) {
             name.duplicate();
         }
         seen.push(name.text());
-        p.at("protocol").one_of(PROTOCOLS);
+        if p.at("protocol").set() {
+            p.at("protocol").one_of_text(PROTOCOLS);
+        } else {
+            p.at("protocol").required("");
+        }
         if p.at("appProtocol").set() {
             p.at("appProtocol").check(names::qualified_name);
         }
@@ -356,8 +374,21 @@ pub fn endpoint_slice(at: &At<'_>) {
         if e.at("hostname").set() {
             e.at("hostname").check(names::dns1123_label);
         }
-        for z in e.down(&["hints", "forZones"]).items() {
-            z.at("name").check(names::label_value);
+        for (list, check) in [("forZones", names::label_value as fn(&str) -> Vec<String>), ("forNodes", names::dns1123_subdomain)] {
+            let all = e.at("hints").at(list);
+            if all.len() > 8 {
+                all.push(FieldError::too_many(&all.path, all.len(), 8));
+                break;
+            }
+            let mut seen: Vec<&str> = Vec::new();
+            for h in all.items() {
+                let name = h.at("name");
+                if seen.contains(&name.text()) {
+                    name.duplicate();
+                }
+                seen.push(name.text());
+                name.check(check);
+            }
         }
     }
 }
@@ -389,8 +420,11 @@ pub fn ingress(spec: &At<'_>) {
         }
         for p in paths.items() {
             let (path, kind) = (p.at("path"), p.at("pathType"));
+            if !kind.set() {
+                kind.required("pathType must be specified");
+                continue;
+            }
             match kind.text() {
-                "" => kind.required("pathType must be specified"),
                 "Exact" | "Prefix" => {
                     if !path.text().starts_with('/') {
                         path.invalid_as(path.text(), "must be an absolute path");
@@ -450,17 +484,41 @@ fn ingress_backend(at: &At<'_>) {
                 (false, true) => number.in_range(1, 65535),
             }
         }
-        (false, true) => {}
+        (false, true) => {
+            if resource.at("apiGroup").set() {
+                resource.at("apiGroup").check(names::dns1123_subdomain);
+            }
+            for field in ["kind", "name"] {
+                match resource.at(field).filled() {
+                    None => resource.at(field).required(""),
+                    Some(_) => resource.at(field).check(names::path_segment),
+                }
+            }
+        }
     }
 }
 
-/// A network policy's spec.
-pub fn network_policy(spec: &At<'_>) {
+/// The ranges of a network policy.
+fn ranges(spec: &At<'_>) -> Vec<String> {
+    let mut all = Vec::new();
+    for (list, peers) in [("ingress", "from"), ("egress", "to")] {
+        for block in spec.at(list).items().flat_map(|r| r.at(peers).items()).map(|p| p.at("ipBlock")) {
+            all.push(block.at("cidr").text().to_owned());
+            all.extend(block.at("except").items().map(|e| e.text().to_owned()));
+        }
+    }
+    all
+}
+
+/// A network policy's spec. Ranges that it had before may be in any form.
+pub fn network_policy(spec: &At<'_>, old: Option<&At<'_>>) {
+    let before = old.map(ranges).unwrap_or_default();
+    let before: Vec<&str> = before.iter().map(String::as_str).collect();
     meta::label_selector(&spec.at("podSelector"));
     for (list, peers) in [("ingress", "from"), ("egress", "to")] {
         for rule in spec.at(list).items() {
             rule.at("ports").items().for_each(|p| policy_port(&p));
-            rule.at(peers).items().for_each(|p| policy_peer(&p));
+            rule.at(peers).items().for_each(|p| policy_peer(&p, &before));
         }
     }
     let kinds = spec.at("policyTypes");
@@ -472,7 +530,9 @@ pub fn network_policy(spec: &At<'_>) {
 }
 
 fn policy_port(p: &At<'_>) {
-    p.at("protocol").one_of_if_set(&["TCP", "UDP", "SCTP"]);
+    if p.at("protocol").set() {
+        p.at("protocol").one_of_text(&["TCP", "UDP", "SCTP"]);
+    }
     let (from, to) = (p.at("port"), p.at("endPort"));
     match from.v {
         Value::Null => {
@@ -498,7 +558,7 @@ fn policy_port(p: &At<'_>) {
     }
 }
 
-fn policy_peer(p: &At<'_>) {
+fn policy_peer(p: &At<'_>, before: &[&str]) {
     let block = p.at("ipBlock");
     let mut peers = 0;
     for k in ["podSelector", "namespaceSelector"] {
@@ -512,9 +572,9 @@ fn policy_peer(p: &At<'_>) {
         let range = block.at("cidr");
         if range.filled().is_none() {
             range.required("");
-        } else if let Some(outer) = net::cidr(&range) {
+        } else if let Some(outer) = net::new_cidr(&range, before) {
             for e in block.at("except").items() {
-                let Some((ip, bits)) = net::cidr(&e) else { continue };
+                let Some((ip, bits)) = net::new_cidr(&e, before) else { continue };
                 if !net::contains(outer, ip) || outer.1 >= bits {
                     e.invalid("must be a strict subset of `cidr`");
                 }

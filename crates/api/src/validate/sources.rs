@@ -29,7 +29,7 @@ pub fn source(holder: &At<'_>, kind: &str, volume: bool) {
             super::volumes::descending_path(&at.at("directory"));
         }
         "gcePersistentDisk" => {
-            let at = at.named(holder.path.child(if volume { "gcePersistentDisk" } else { "persistentDisk" }));
+            let at = at.named(holder.path.child("persistentDisk"));
             needed(&at, &["pdName"]);
             partition(&at);
         }

@@ -54,7 +54,11 @@ pub fn claim_spec(spec: &At<'_>) {
         d.at("apiGroup").check_if_filled(names::dns1123_subdomain);
     }
     let (source, reference) = (spec.at("dataSource"), spec.at("dataSourceRef"));
-    if source.set() && reference.set() && reference.at("namespace").filled().is_none() && !same(source.v, reference.v) {
+    let elsewhere = reference.at("namespace").filled().is_some();
+    let differs = || ["apiGroup", "kind", "name"].iter().any(|k| source.v.get(k) != reference.v.get(k));
+    if source.set() && reference.set() && elsewhere {
+        spec.invalid_as(source.v.clone(), "may not be specified when dataSourceRef.namespace is specified");
+    } else if source.set() && reference.set() && differs() {
         spec.invalid_as(source.v.clone(), "must match dataSourceRef");
     }
     spec.at("volumeAttributesClassName").check_if_filled(names::dns1123_subdomain);
@@ -96,6 +100,7 @@ pub fn claim_update(new: &At<'_>, old: &At<'_>) {
     spec.at("volumeMode").named("volumeMode".into()).immutable(&before.at("volumeMode"));
 }
 
+/// In the order in which they are looked at.
 const SOURCES: &[&str] = &[
     "hostPath", "gcePersistentDisk", "awsElasticBlockStore", "glusterfs", "flocker", "nfs", "rbd", "quobyte", "cephfs", "iscsi",
     "cinder", "fc", "flexVolume", "azureFile", "vsphereVolume", "photonPersistentDisk", "portworxVolume", "azureDisk", "scaleIO",
@@ -112,10 +117,11 @@ pub fn volume_spec(spec: &At<'_>) {
     if !capacity.at("storage").set() || capacity.len() > 1 {
         capacity.not_supported(&["storage"]);
     }
-    for (k, q) in capacity.entries() {
-        match q.quantity() {
-            Some(n) if n.sign() <= 0 => q.invalid_as(n.canonical(), "must be greater than zero"),
-            _ => resource_amount(&q, k),
+    for (_, q) in capacity.entries() {
+        let Some(n) = q.quantity() else { continue };
+        valid_amount(&q, &n);
+        if n.sign() <= 0 {
+            q.invalid_as(n.canonical(), "must be greater than zero");
         }
     }
     let reclaim = spec.at("persistentVolumeReclaimPolicy");
@@ -131,44 +137,120 @@ pub fn volume_spec(spec: &At<'_>) {
         }
     }
     let mut found = false;
-    for k in SOURCES.iter().filter(|k| spec.at(k).set()) {
-        if found {
-            spec.at(k).forbidden("may not specify more than 1 volume type");
+    for kind in SOURCES.iter().filter(|k| spec.at(k).set()) {
+        // which of all does not ask for others
+        if found && *kind != "flexVolume" {
+            spec.at(if *kind == "cephfs" { "cephFS" } else { kind }).forbidden("may not specify more than 1 volume type");
+        } else {
+            volume_source(spec, kind);
         }
         found = true;
     }
     if !found {
         spec.required("must specify a volume type");
     }
-    if let Some(kind) = SOURCES.iter().find(|k| spec.at(k).set()) {
-        match *kind {
-            "hostPath" | "nfs" => super::volumes::source(spec, kind),
-            "csi" | "local" => {}
-            kind => super::sources::source(spec, kind, true),
-        }
-    }
     if reclaim.text() == "Recycle" && spec.down(&["hostPath", "path"]).filled().is_some_and(is_root) {
         reclaim.forbidden("may not be 'recycle' for a hostPath mount of '/'");
     }
-    if spec.at("csi").set() {
-        super::volumes::source(spec, "csi");
-        let handle = spec.down(&["csi", "volumeHandle"]);
-        if handle.filled().is_none() {
-            handle.required("");
-        }
-    }
-    if spec.at("local").set() {
-        let path = spec.down(&["local", "path"]);
-        match path.filled() {
-            None => path.required(""),
-            Some(_) => super::volumes::no_backsteps(&path),
-        }
-        if !spec.at("nodeAffinity").set() {
-            spec.at("nodeAffinity").required("Local volume requires node affinity");
-        }
-    }
     spec.at("storageClassName").check_if_filled(names::dns1123_subdomain);
     spec.at("volumeMode").one_of_if_set(VOLUME_MODES);
+    let class = spec.at("volumeAttributesClassName");
+    if class.set() {
+        match class.filled() {
+            None => class.required("an empty string is disallowed"),
+            Some(_) => class.check(names::dns1123_subdomain),
+        }
+        if !spec.at("csi").set() {
+            spec.at("csi").required("has to be specified when using volumeAttributesClassName");
+        }
+    }
+}
+
+fn volume_source(spec: &At<'_>, kind: &str) {
+    let at = spec.at(kind);
+    match kind {
+        "hostPath" | "nfs" => super::volumes::source(spec, kind),
+        "csi" => {
+            super::volumes::csi_driver(&at.at("driver"));
+            if at.at("volumeHandle").filled().is_none() {
+                at.at("volumeHandle").required("");
+            }
+            for secret in ["controllerPublishSecretRef", "controllerExpandSecretRef", "nodePublishSecretRef", "nodeExpandSecretRef"] {
+                let secret = at.at(secret);
+                if !secret.set() {
+                    continue;
+                }
+                for (field, check) in [("name", names::dns1123_subdomain as fn(&str) -> Vec<String>), ("namespace", names::dns1123_label)] {
+                    match secret.at(field).filled() {
+                        None => secret.at(field).required(""),
+                        Some(_) => secret.at(field).check(check),
+                    }
+                }
+            }
+        }
+        "local" => {
+            match at.at("path").filled() {
+                None => at.at("path").required(""),
+                Some(_) => super::volumes::no_backsteps(&at.at("path")),
+            }
+            if !spec.at("nodeAffinity").set() {
+                spec.at("nodeAffinity").required("Local volume requires node affinity");
+            }
+        }
+        kind => super::sources::source(spec, kind, true),
+    }
+}
+
+fn valid_amount(at: &At<'_>, amount: &Quantity) -> bool {
+    let good = amount.sign() >= 0;
+    if !good {
+        at.invalid_as(amount.value(), "must be a valid resource quantity");
+    }
+    good
+}
+
+/// The status of a claim: what it has got, and how far its growing is.
+pub fn claim_status(at: &At<'_>) {
+    const STATES: &[&str] =
+        &["ControllerResizeInProgress", "ControllerResizeInfeasible", "NodeResizeInProgress", "NodeResizeInfeasible", "NodeResizePending"];
+    let status = at.at("status");
+    if at.down(&["spec", "accessModes"]).is_empty() {
+        at.named("Spec".into()).at("accessModes").required("");
+    }
+    for (_, q) in status.at("capacity").entries() {
+        if let Some(n) = q.quantity() {
+            valid_amount(&q, &n);
+        }
+    }
+    let states = status.at("allocatedResourceStatuses");
+    for (name, state) in states.entries() {
+        claim_resource(&states, name);
+        if !STATES.contains(&state.text()) {
+            states.push(crate::field::FieldError::not_supported(&states.path, name, STATES));
+        }
+    }
+    let amounts = status.at("allocatedResources");
+    for (name, q) in amounts.entries() {
+        if let Some(n) = q.quantity()
+            && claim_resource(&amounts, name)
+            && valid_amount(&q, &n)
+        {
+            resource_amount(&q, "storage");
+        }
+    }
+}
+
+/// What is native of a claim is its storage.
+fn claim_resource(at: &At<'_>, name: &str) -> bool {
+    let bad = names::qualified_name(name);
+    for m in &bad {
+        at.invalid_as(name, m.as_str());
+    }
+    let foreign = bad.is_empty() && super::container::is_native(name) && name != "storage";
+    if foreign {
+        at.push(crate::field::FieldError::not_supported(&at.path, name, &["storage"]));
+    }
+    bad.is_empty() && !foreign
 }
 
 /// Whether a path is `/`, however it is written.
@@ -179,7 +261,16 @@ fn is_root(path: &str) -> bool {
 /// A change of a volume.
 pub fn volume_update(new: &At<'_>, old: &At<'_>) {
     let (spec, before) = (new.at("spec"), old.at("spec"));
-    if SOURCES.iter().any(|k| !same(spec.at(k).v, before.at(k).v)) {
+    let (csi, csi_before) = (spec.at("csi"), before.at("csi"));
+    // a secret for growing may be named later
+    let mut grown = csi.v.clone();
+    if csi_before.set()
+        && !csi_before.at("controllerExpandSecretRef").set()
+        && let Some(csi) = grown.as_object_mut()
+    {
+        csi.remove("controllerExpandSecretRef");
+    }
+    if SOURCES.iter().any(|k| !same(if *k == "csi" { &grown } else { spec.at(k).v }, before.at(k).v)) {
         let at = spec.named(spec.path.child("persistentvolumesource"));
         at.forbidden("spec.persistentvolumesource is immutable after creation\n");
     }
@@ -188,6 +279,10 @@ pub fn volume_update(new: &At<'_>, old: &At<'_>) {
     if before.at("nodeAffinity").set() && !same(spec.at("nodeAffinity").v, before.at("nodeAffinity").v) {
         let at = spec.at("nodeAffinity").named("nodeAffinity".into());
         at.invalid("field is immutable, except for updating from beta label to GA");
+    }
+    let class = "volumeAttributesClassName";
+    if before.at(class).set() && !spec.at(class).set() {
+        spec.at(class).forbidden("update from non-nil value to nil is forbidden");
     }
 }
 
@@ -213,10 +308,47 @@ pub fn storage_class(at: &At<'_>) {
     } else {
         mode.required("");
     }
+    allowed_topologies(&at.at("allowedTopologies"));
+}
+
+/// Where volumes of a class may be: labels and their values, each combination once.
+fn allowed_topologies(list: &At<'_>) {
+    let mut seen: Vec<Vec<(&str, Vec<&str>)>> = vec![Vec::new(); list.len()];
+    for term in list.items() {
+        let all = term.at("matchLabelExpressions");
+        let mut labels: Vec<(&str, Vec<&str>)> = Vec::new();
+        for e in all.items() {
+            let (key, values) = (e.at("key"), e.at("values"));
+            let mut of: Vec<&str> = Vec::new();
+            if values.is_empty() {
+                values.required("");
+            }
+            for v in values.items() {
+                if of.contains(&v.text()) {
+                    v.duplicate();
+                } else {
+                    of.push(v.text());
+                }
+            }
+            of.sort_unstable();
+            key.check(names::qualified_name);
+            if labels.iter().any(|(k, _)| *k == key.text()) {
+                key.duplicate();
+            }
+            labels.retain(|(k, _)| *k != key.text());
+            labels.push((key.text(), of));
+        }
+        labels.sort();
+        for _ in seen.iter().filter(|s| **s == labels) {
+            all.push(crate::field::FieldError::duplicate(&all.path, ""));
+        }
+        seen.push(labels);
+    }
 }
 
 /// A change of a storage class.
 pub fn storage_class_update(new: &At<'_>, old: &At<'_>) {
+    storage_class(new);
     for k in ["parameters", "provisioner", "reclaimPolicy", "volumeBindingMode"] {
         new.at(k).immutable(&old.at(k));
     }

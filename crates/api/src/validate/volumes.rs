@@ -130,6 +130,17 @@ fn projected(at: &At<'_>) {
     }
 }
 
+/// The name of a CSI driver.
+pub fn csi_driver(at: &At<'_>) {
+    let Some(name) = at.filled() else { return at.required("") };
+    if name.len() > 63 {
+        at.too_long(63);
+    }
+    for m in names::dns1123_subdomain(&name.to_lowercase()) {
+        at.invalid(m);
+    }
+}
+
 /// One source, of a volume or a spec that holds it.
 pub fn source(volume: &At<'_>, kind: &str) {
     let at = volume.at(kind);
@@ -165,22 +176,21 @@ pub fn source(volume: &At<'_>, kind: &str) {
             }
         }
         "csi" => {
-            needed(&at.at("driver"));
-            if let Some(d) = at.at("driver").filled() {
-                if d.len() > 63 {
-                    at.at("driver").too_long(63);
-                }
-                for m in names::dns1123_subdomain(&d.to_lowercase()) {
-                    at.at("driver").invalid(m);
-                }
+            csi_driver(&at.at("driver"));
+            let secret = at.at("nodePublishSecretRef");
+            if secret.set() && secret.at("name").filled().is_none() {
+                secret.at("name").required("");
             }
         }
         "ephemeral" => {
             let template = at.at("volumeClaimTemplate");
             if template.set() {
                 let m = template.at("metadata");
-                super::meta::labels(&m.at("labels"));
                 super::meta::annotations(&m.at("annotations"));
+                super::meta::labels(&m.at("labels"));
+                for k in m.v.as_object().into_iter().flatten().map(|(k, _)| k).filter(|k| !["annotations", "labels", "creationTimestamp"].contains(&k.as_str())) {
+                    m.at(k).forbidden("cannot be set");
+                }
                 super::storage::claim_spec(&template.at("spec"));
             } else {
                 template.required("");

@@ -392,7 +392,7 @@ pub fn job_update(new: &At<'_>, old: &At<'_>) {
         if !indexed || !spec.at("completions").set() || !before.at("completions").set() {
             spec.at("completions").immutable(&before.at("completions"));
         } else if !equal {
-            spec.at("completions").invalid("can only be modified in tandem with parallelism");
+            spec.at("completions").invalid("can only be modified in tandem with spec.parallelism");
         }
     }
     spec.at("selector").immutable(&before.at("selector"));
@@ -415,7 +415,10 @@ pub fn job_update(new: &At<'_>, old: &At<'_>) {
     };
     let (template, old_template) = (spec.at("template"), before.at("template"));
     let unchanged = if halted { same(&mutable(template.v), &mutable(old_template.v)) } else { same(template.v, old_template.v) };
-    if !unchanged {
+    if !unchanged && template.at("metadata").v == old_template.at("metadata").v {
+        // of a template alone its specification is named
+        template.at("spec").invalid("field is immutable");
+    } else if !unchanged {
         template.invalid("field is immutable");
     }
     for k in ["completionMode", "podFailurePolicy", "backoffLimitPerIndex", "managedBy", "successPolicy"] {
@@ -482,6 +485,15 @@ fn time_zone(zone: &At<'_>) {
         && let Err(e) = crate::cron::zone(name)
     {
         zone.invalid(e);
+    }
+}
+
+/// Collisions of names are counted, never forgotten.
+pub fn collisions(status: &At<'_>, old: &At<'_>) {
+    let (now, before) = (status.at("collisionCount"), old.at("collisionCount"));
+    now.nonnegative();
+    if before.set() && now.int_or(0) < before.int_or(0) || before.set() && !now.set() {
+        now.invalid_as(now.int_or(0), "cannot be decremented");
     }
 }
 

@@ -27,6 +27,15 @@ pub(super) fn needs_one_of(of: &Value, field: &str, known: &[&str], at: &Path, e
     }
 }
 
+/// The same of a field that is there when it is empty.
+pub(super) fn given_one_of(of: &Value, field: &str, known: &[&str], at: &Path, errors: &mut Vec<FieldError>) {
+    if of.get(field).is_none_or(Value::is_null) {
+        errors.push(FieldError::required(&at.child(field), ""));
+    } else {
+        one_of(of, field, known, at, errors);
+    }
+}
+
 /// Checks a rule.
 pub(super) fn validate(rule: &Value, at: &Path, errors: &mut Vec<FieldError>) {
     list(rule, "operations", "operations", at, errors);
@@ -94,7 +103,7 @@ fn resources(rule: &Value, at: &Path, errors: &mut Vec<FieldError>) {
 
 /// Checks `matchConstraints` or `matchResources`.
 pub(super) fn validate_resources(resources: &Value, at: &Path, errors: &mut Vec<FieldError>) {
-    needs_one_of(resources, "matchPolicy", &["Equivalent", "Exact"], at, errors);
+    given_one_of(resources, "matchPolicy", &["Equivalent", "Exact"], at, errors);
     for key in ["namespaceSelector", "objectSelector"] {
         match resources.get(key).filter(|s| !s.is_null()) {
             Some(selector) => errors.extend(api::validate::label_selector(selector, &at.child(key))),

@@ -334,8 +334,16 @@ impl Admission for Validating {
 }
 
 /// What is wrong with a configuration of webhooks.
-pub(crate) fn validate(configuration: &Value, mutating: bool) -> Vec<api::field::FieldError> {
+pub(crate) fn validate(configuration: &Value, mutating: bool, old: Option<&Value>) -> Vec<api::field::FieldError> {
     use api::field::{FieldError, Path};
+    let hooks = |v: &'_ Value| items(v, "/webhooks").cloned().collect::<Vec<_>>();
+    let before = old.map(hooks);
+    // what all webhooks of before kept to is asked of them still
+    let kept = |rule: fn(&Value) -> bool| before.as_ref().is_none_or(|b| b.iter().all(rule));
+    let harmless = kept(|h| ["None", "NoneOnDryRun"].contains(&text(h, "/sideEffects")));
+    let known_versions = kept(|h| texts(h, "/admissionReviewVersions").any(|v| REVIEWS.contains(&v)));
+    let unique = before.as_ref().is_none_or(|b| b.iter().map(|h| text(h, "/name")).collect::<BTreeSet<_>>().len() == b.len());
+    let effects: &[&str] = if harmless { &["None", "NoneOnDryRun"] } else { &["None", "NoneOnDryRun", "Some", "Unknown"] };
     let mut errors = Vec::new();
     let mut seen = BTreeSet::new();
     for (i, hook) in items(configuration, "/webhooks").enumerate() {
@@ -348,42 +356,58 @@ pub(crate) fn validate(configuration: &Value, mutating: bool) -> Vec<api::field:
             wrong_name(why.clone());
         } else if name.split('.').count() < 3 {
             wrong_name("should be a domain with at least three segments separated by dots".into());
-        } else if !seen.insert(name) {
-            errors.push(FieldError::duplicate(&at.child("name"), name));
+        }
+        for (j, rule) in items(hook, "/rules").enumerate() {
+            rules::validate(rule, &at.child("rules").index(j), &mut errors);
         }
         rules::one_of(hook, "failurePolicy", &["Fail", "Ignore"], &at, &mut errors);
         rules::one_of(hook, "matchPolicy", &["Equivalent", "Exact"], &at, &mut errors);
-        if mutating {
-            rules::one_of(hook, "reinvocationPolicy", &["IfNeeded", "Never"], &at, &mut errors);
-        }
-        let side_effects = text(hook, "/sideEffects");
-        if side_effects.is_empty() {
-            errors.push(FieldError::required(&at.child("sideEffects"), "must specify one of None, NoneOnDryRun"));
-        } else if !matches!(side_effects, "None" | "NoneOnDryRun") {
-            errors.push(FieldError::not_supported(&at.child("sideEffects"), side_effects, &["None", "NoneOnDryRun"]));
+        match hook.get("sideEffects").and_then(Value::as_str) {
+            None => errors.push(FieldError::required(&at.child("sideEffects"), format!("must specify one of {}", effects.join(", ")))),
+            Some(_) => rules::one_of(hook, "sideEffects", effects, &at, &mut errors),
         }
         let seconds = number(hook, "/timeoutSeconds").unwrap_or(10);
         if !(1..=30).contains(&seconds) {
             errors.push(FieldError::invalid(&at.child("timeoutSeconds"), seconds, "the timeout value must be between 1 and 30 seconds"));
         }
-        let versions: Vec<&str> = texts(hook, "/admissionReviewVersions").collect();
-        let versions_at = at.child("admissionReviewVersions");
-        if versions.is_empty() {
-            errors.push(FieldError::required(&versions_at, "must specify one of v1, v1beta1"));
-        } else if !versions.iter().any(|v| matches!(*v, "v1" | "v1beta1")) {
-            errors.push(FieldError::invalid(&versions_at, json!(versions), "must include at least one of v1, v1beta1"));
+        for selector in ["namespaceSelector", "objectSelector"] {
+            if let Some(found) = hook.get(selector).filter(|s| s.is_object()) {
+                errors.extend(api::validate::label_selector(found, &at.child(selector)));
+            }
         }
-        for (j, rule) in items(hook, "/rules").enumerate() {
-            rules::validate(rule, &at.child("rules").index(j), &mut errors);
+        if mutating {
+            rules::one_of(hook, "reinvocationPolicy", &["IfNeeded", "Never"], &at, &mut errors);
         }
         match map(hook, "/clientConfig") {
             Some(_) => api::crd::definition::client_config(&hook["clientConfig"], &at.child("clientConfig"), false, &mut errors),
             None => errors.push(FieldError::required(&at.child("clientConfig"), "exactly one of url or service is required")),
         }
         conditions::validate(&environment(), hook, &at.child("matchConditions"), &mut errors);
+        let versions: Vec<&str> = texts(hook, "/admissionReviewVersions").collect();
+        let versions_at = at.child("admissionReviewVersions");
+        let mut before: BTreeSet<&str> = BTreeSet::new();
+        for (j, version) in versions.iter().enumerate() {
+            let at = versions_at.index(j);
+            if before.insert(version) {
+                errors.extend(api::names::dns1035_label(version).into_iter().map(|why| FieldError::invalid(&at, *version, why)));
+            } else {
+                errors.push(FieldError::invalid(&at, *version, "duplicate version"));
+            }
+        }
+        if versions.is_empty() {
+            errors.push(FieldError::required(&versions_at, format!("must specify one of {}", REVIEWS.join(", "))));
+        } else if known_versions && !versions.iter().any(|v| REVIEWS.contains(v)) {
+            errors.push(FieldError::invalid(&versions_at, json!(versions), format!("must include at least one of {}", REVIEWS.join(", "))));
+        }
+        if unique && !name.is_empty() && !seen.insert(name) {
+            errors.push(FieldError::duplicate(&at.child("name"), name));
+        }
     }
     errors
 }
+
+/// The versions in which reviews can be sent.
+const REVIEWS: [&str; 2] = ["v1", "v1beta1"];
 
 #[cfg(test)]
 mod tests {
@@ -403,13 +427,13 @@ mod tests {
     fn configurations_are_checked() {
         let good = json!({"name": "a.b.c", "sideEffects": "None", "admissionReviewVersions": ["v1"], "clientConfig": {"url": "https://a/b"},
             "rules": [{"operations": ["*"], "apiGroups": ["*"], "apiVersions": ["*"], "resources": ["*"]}]});
-        assert_eq!(validate(&json!({"webhooks": [good]}), true), Vec::new());
+        assert_eq!(validate(&json!({"webhooks": [good]}), true, None), Vec::new());
         let mut bad = good.clone();
         bad["sideEffects"] = json!("Some");
         bad["name"] = json!("a.b");
         bad["clientConfig"] = json!({"url": "http://a"});
         bad["matchConditions"] = json!([{"name": "x", "expression": "1 +"}]);
-        let fields: Vec<String> = validate(&json!({"webhooks": [bad]}), true).iter().map(|e| e.path.to_string()).collect();
+        let fields: Vec<String> = validate(&json!({"webhooks": [bad]}), true, None).iter().map(|e| e.path.to_string()).collect();
         assert_eq!(fields, ["webhooks[0].name", "webhooks[0].sideEffects", "webhooks[0].clientConfig.url", "webhooks[0].matchConditions[0].expression"]);
     }
 }

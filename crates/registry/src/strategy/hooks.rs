@@ -14,7 +14,7 @@ pub(crate) struct HookConfigurations {
 impl Strategy for HookConfigurations {
     fn validate_create(&self, ctx: &Ctx, new: &Value) -> Vec<FieldError> {
         let mut errors = api::validate::create(ctx.resource, new);
-        errors.extend(webhooks::validate(new, self.mutating));
+        errors.extend(webhooks::validate(new, self.mutating, None));
         errors
     }
 
@@ -22,7 +22,7 @@ impl Strategy for HookConfigurations {
         let mut errors = api::validate::update(ctx.resource, new, old);
         // what was accepted once may stay, whatever is asked today
         if new.get("webhooks") != old.get("webhooks") {
-            errors.extend(webhooks::validate(new, self.mutating));
+            errors.extend(webhooks::validate(new, self.mutating, Some(old)));
         }
         errors
     }

@@ -64,10 +64,30 @@ impl Strategy for PodStatus {
                 None => metadata.remove(key),
             };
         }
+        keep_generations(new, old);
         if text(new, "/status/qosClass").is_empty()
             && let Some(qos) = old.pointer("/status/qosClass")
         {
             object(new, "status").insert("qosClass".into(), qos.clone());
+        }
+    }
+}
+
+/// Clients that do not know of observed generations leave them out; those of before stay.
+fn keep_generations(new: &mut Value, old: &Value) {
+    const KEY: &str = "observedGeneration";
+    let keep = |to: &mut Value, from: &Value| {
+        if number(to, "/observedGeneration").unwrap_or(0) == 0
+            && let (Some(to), Some(was)) = (to.as_object_mut(), from.get(KEY))
+        {
+            to.insert(KEY.into(), was.clone());
+        }
+    };
+    let Some(status) = new.get_mut("status") else { return };
+    keep(status, &old["status"]);
+    for condition in status.get_mut("conditions").and_then(Value::as_array_mut).into_iter().flatten() {
+        if let Some(was) = items(old, "/status/conditions").find(|c| c["type"] == condition["type"]) {
+            keep(condition, was);
         }
     }
 }

@@ -46,6 +46,11 @@ fn is_public(service: &Value) -> bool {
     matches!(kind(service), "NodePort" | "LoadBalancer")
 }
 
+/// Whether it is reached from outside of the cluster.
+fn is_reachable(service: &Value) -> bool {
+    is_public(service) || kind(service) == "ClusterIP" && items(service, "/spec/externalIPs").next().is_some()
+}
+
 fn wants_node_ports(service: &Value) -> bool {
     kind(service) == "NodePort"
         || kind(service) == "LoadBalancer" && service.pointer("/spec/allocateLoadBalancerNodePorts") != Some(&Value::Bool(false))
@@ -68,8 +73,6 @@ fn normalize_cluster_ips(new: &mut Value, old: Option<&Value>) {
     if old.is_none() || primary == old_primary {
         if list.is_empty() && !primary.is_empty() {
             spec.insert("clusterIPs".into(), json!([primary]));
-        } else if old.is_none() && primary.is_empty() && !list.is_empty() {
-            spec.insert("clusterIP".into(), list[0].clone().into());
         }
         return;
     }
@@ -134,7 +137,7 @@ fn drop_unused(new: &mut Value, old: &Value) {
     if kind(old) == "LoadBalancer" && kind(new) != "LoadBalancer" {
         gone.extend(["allocateLoadBalancerNodePorts", "loadBalancerClass"]);
     }
-    if is_public(old) && !is_public(new) {
+    if is_reachable(old) && !is_reachable(new) {
         gone.push("externalTrafficPolicy");
     }
     for key in gone {
@@ -151,6 +154,10 @@ impl Services {
     fn families(&self, new: &mut Value, old: Option<&Value>) -> Result<(), Vec<FieldError>> {
         if !has_cluster_ip(new) {
             return Ok(());
+        }
+        let wrong = api::validate::service_addresses(new, old);
+        if !wrong.is_empty() {
+            return Err(wrong);
         }
         let own = self.ips.family;
         let other = if own == "IPv4" { "IPv6" } else { "IPv4" };
@@ -185,6 +192,13 @@ impl Services {
             }
         }
         let path = Path::new("spec.ipFamilyPolicy");
+        let given = text(new, "/spec/ipFamilyPolicy");
+        for (list, what) in [("/spec/clusterIPs", "cluster IP"), ("/spec/ipFamilies", "IP family")] {
+            let released = old.is_some_and(|o| texts(o, list).count() == 2) && texts(new, list).count() == 1;
+            if released && !given.is_empty() && given != "SingleStack" {
+                errors.push(FieldError::invalid(&path, given, format!("must be 'SingleStack' to release the secondary {what}")));
+            }
+        }
         if policy == "SingleStack" && (ips.len() == 2 || families.len() == 2) {
             let what = if ips.len() == 2 { "cluster IPs" } else { "IP families" };
             let what = format!("must be 'RequireDualStack' or 'PreferDualStack' when multiple {what} are specified");

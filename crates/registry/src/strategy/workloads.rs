@@ -39,8 +39,7 @@ impl Strategy for DaemonSets {
         generic_prepare_update(ctx, new, old);
         let before: i64 = text(&old["metadata"]["annotations"], &format!("/{TEMPLATE_GENERATION}")).parse().unwrap_or(0);
         let differs = |pointer: &str| new.pointer(pointer) != old.pointer(pointer);
-        let changed = differs("/spec/template") || differs("/spec/updateStrategy");
-        let now = before + i64::from(changed);
+        let now = before + i64::from(differs("/spec/template"));
         object(&mut new["metadata"], "annotations").insert(TEMPLATE_GENERATION.into(), now.to_string().into());
     }
 }
@@ -85,7 +84,9 @@ impl Strategy for Jobs {
 pub(crate) struct Nodes;
 
 impl Strategy for Nodes {
-    fn prepare_create(&self, _ctx: &Ctx, _node: &mut Value) {}
+    fn prepare_create(&self, ctx: &Ctx, node: &mut Value) {
+        api::gates::drop_disabled(ctx.resource.group, ctx.resource.kind, node, None);
+    }
 }
 
 #[cfg(test)]

@@ -117,8 +117,14 @@ impl Cluster {
 
     /// A request with a body, if there is one; the code, the answer, and the texts of its warnings.
     pub async fn warned(&self, user: &UserInfo, method: &str, path: &str, body: &Value) -> (u16, Value, Vec<String>) {
+        self.warned_as(user, method, path, "application/json", body).await
+    }
+
+    /// The same with a body of another type.
+    pub async fn warned_as(&self, user: &UserInfo, method: &str, path: &str, media: &str, body: &Value) -> (u16, Value, Vec<String>) {
         let body = if body.is_null() { String::new() } else { body.to_string() };
         let mut request = Self::request(method, path).body(Full::from(body)).unwrap();
+        request.headers_mut().insert("content-type", media.parse().unwrap());
         request.extensions_mut().insert(InProcess(user.clone()));
         let (head, body) = self.server.handle(request).await.into_parts();
         let warnings = head.headers.get_all("warning").iter();

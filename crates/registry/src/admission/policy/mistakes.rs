@@ -21,8 +21,9 @@ pub(crate) fn of_validating(policy: &Value, before: Option<&Value>) -> Vec<Field
     let spec = Path::new("spec");
     let mut errors = Vec::new();
     let [full, plain] = of_policy(policy, before, [environment(policy, true, false), environment(policy, false, false)], &mut errors);
+    let same_names = before.is_some_and(|b| ["/spec/variables", "/spec/paramKind"].iter().all(|p| b.pointer(p) == policy.pointer(p)));
     let known = |list: &str, field: &str, expression: &str| {
-        before.is_some_and(|b| items(b, &format!("/spec/{list}")).any(|old| text(old, &format!("/{field}")) == expression))
+        same_names && before.is_some_and(|b| items(b, &format!("/spec/{list}")).any(|old| text(old, &format!("/{field}")) == expression))
     };
     let mut check = |env: &Env, list: &str, i: usize, field: &str, expression: &str, types: &[Type]| {
         let at = spec.child(list).index(i).child(field);
@@ -44,6 +45,7 @@ pub(crate) fn of_validating(policy: &Value, before: Option<&Value>) -> Vec<Field
     for (i, annotation) in items(policy, "/spec/auditAnnotations").enumerate() {
         check(&full, "auditAnnotations", i, "valueExpression", text(annotation, "/valueExpression"), &[Type::String, Type::Null]);
     }
+    errors.extend(annotation_keys(policy));
     for (i, validation) in items(policy, "/spec/validations").enumerate() {
         let at = spec.child("validations").index(i);
         let message = text(validation, "/message");
@@ -58,6 +60,26 @@ pub(crate) fn of_validating(policy: &Value, before: Option<&Value>) -> Vec<Field
         for list in ["validations", "auditAnnotations"] {
             errors.push(FieldError::required(&spec.child(list), "validations or auditAnnotations must contain at least one item".to_string()));
         }
+    }
+    errors
+}
+
+/// Keys of audit annotations stand behind the policy's name, each once.
+fn annotation_keys(policy: &Value) -> Vec<FieldError> {
+    let (name, mut errors, mut seen) = (text(policy, "/metadata/name"), Vec::new(), Vec::new());
+    for (i, annotation) in items(policy, "/spec/auditAnnotations").enumerate() {
+        let at = Path::new("spec").child("auditAnnotations").index(i).child("key");
+        let key = text(annotation, "/key");
+        if name.is_empty() {
+            errors.push(FieldError::invalid(&at, key, "requires metadata.name be non-empty"));
+        } else {
+            let whole = format!("{name}/{key}");
+            errors.extend(api::names::qualified_name(&whole).into_iter().map(|why| FieldError::invalid(&at, whole.as_str(), why)));
+        }
+        if seen.contains(&key) {
+            errors.push(FieldError::duplicate(&at, key));
+        }
+        seen.push(key);
     }
     errors
 }
@@ -117,7 +139,7 @@ fn operations(resources: &Value, at: &Path, errors: &mut Vec<FieldError>) {
 fn of_policy(policy: &Value, before: Option<&Value>, mut environments: [Env; 2], errors: &mut Vec<FieldError>) -> [Env; 2] {
     let at = Path::new("spec");
     let spec = &policy["spec"];
-    rules::needs_one_of(spec, "failurePolicy", &["Fail", "Ignore"], &at, errors);
+    rules::given_one_of(spec, "failurePolicy", &["Fail", "Ignore"], &at, errors);
     if let Some(kind) = spec.get("paramKind").filter(|k| !k.is_null()) {
         param_kind(kind, &at.child("paramKind"), errors);
     }
@@ -144,7 +166,7 @@ fn of_policy(policy: &Value, before: Option<&Value>, mut environments: [Env; 2],
             errors.push(FieldError::invalid(&at.child("name"), name, "must be a valid CEL identifier"));
         }
         let compiled = environments[0].compile(expression);
-        let t = compiled.as_ref().map_or(Type::Dyn, |p| p.result_type().clone());
+        let declared = (!expression.trim().is_empty()).then(|| compiled.as_ref().map_or(Type::Dyn, |p| p.result_type().clone()));
         if expression.trim().is_empty() {
             errors.push(FieldError::required(&at.child("expression"), "expression is not specified"));
         } else if let Err(e) = compiled {
@@ -154,7 +176,9 @@ fn of_policy(policy: &Value, before: Option<&Value>, mut environments: [Env; 2],
             }
         }
         for env in &mut environments {
-            env.declare_composed(name, t.clone());
+            // there are variables, but none of this name
+            let (name, t) = declared.clone().map_or(("", Type::Dyn), |t| (name, t));
+            env.declare_composed(name, t);
         }
     }
     environments
@@ -231,7 +255,7 @@ fn param_ref(reference: &Value, at: &Path, errors: &mut Vec<FieldError>) {
     } else if name.is_empty() {
         errors.push(FieldError::required(at, "one of name or selector must be specified"));
     }
-    rules::needs_one_of(reference, "parameterNotFoundAction", &["Deny", "Allow"], at, errors);
+    rules::given_one_of(reference, "parameterNotFoundAction", &["Deny", "Allow"], at, errors);
 }
 
 fn actions(binding: &Value, at: &Path, errors: &mut Vec<FieldError>) {
