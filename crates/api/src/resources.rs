@@ -199,6 +199,14 @@ impl Custom {
     }
 }
 
+/// What clients of before call a kind that is read under its new version alone and looks the same.
+pub fn also_read(group: &str, kind: &str) -> &'static [&'static str] {
+    match (group, kind) {
+        ("policy", "Eviction") => &["policy/v1beta1"],
+        _ => &[],
+    }
+}
+
 /// Splits an apiVersion into group and version.
 pub fn split_api_version(api_version: &str) -> (&str, &str) {
     api_version.split_once('/').unwrap_or(("", api_version))

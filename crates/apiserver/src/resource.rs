@@ -295,14 +295,8 @@ impl Server {
         let accepted = self.accepted(rq, &ctx, Endpoint::Plain)?;
         let options = WriteOptions::parse(&rq.query, "CreateOptions", false, false)?;
         let mut value = self.read_object(rq, &ctx, &expect, &options).await?;
+        // whose name it must have is for who makes something of it to say
         let op = self.op(rq, with_dry_run(ctx, options.dry_run));
-        let name = object::name(&value);
-        if !op.ctx.name.is_empty() && !name.is_empty() && name != op.ctx.name {
-            return Err(api::status::bad_request(format!(
-                "the name of the object ({name}) does not match the name on the URL ({})",
-                op.ctx.name
-            )));
-        }
         op.settle_namespace(&mut value)?;
         let wire = crate::verbs::options_value("CreateOptions", &options);
         op.admit(crate::Operation::Create, None, &wire, &mut value).await?;

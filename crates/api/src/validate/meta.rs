@@ -163,7 +163,7 @@ pub fn create(at: &At<'_>, namespaced: bool, name: NameCheck) {
 }
 
 /// Metadata of any object but for its name.
-fn object(at: &At<'_>) {
+pub fn object(at: &At<'_>) {
     at.at("generation").nonnegative();
     common(at);
     finalizers(&at.at("finalizers"));

@@ -269,16 +269,18 @@ pub fn update_through(resource: &Resource, subresource: &str, new: &Value, old: 
             out.extend(errs.into_inner());
             out
         }
-        "status" | "approval" => update_status(resource, new, old),
+        "approval" => {
+            let mut out = update_status(resource, new, old);
+            let errs = Errors::default();
+            objects::approval(&At::root(new, &errs), &At::root(old, &errs));
+            out.extend(errs.into_inner());
+            out
+        }
+        "status" => update_status(resource, new, old),
         "finalize" => namespace_finalize(new, old),
         "ephemeralcontainers" => {
             let errs = Errors::default();
             pod::update_ephemeral(&At::root(new, &errs), &At::root(old, &errs));
-            errs.into_inner()
-        }
-        "resize" => {
-            let errs = Errors::default();
-            pod::update_resize(&At::root(new, &errs), &At::root(old, &errs));
             errs.into_inner()
         }
         _ => update(resource, new, old),
@@ -299,6 +301,22 @@ pub fn metadata_update(new: &Value, old: &Value) -> Vec<FieldError> {
     errs.into_inner()
 }
 
+/// What is wrong with a pod whose containers want other resources; `class` is whether that makes it one of another quality of service.
+pub fn pod_resize(new: &Value, old: &Value, class: bool) -> Vec<FieldError> {
+    let errs = Errors::default();
+    pod::update_resize(&At::root(new, &errs), &At::root(old, &errs), class);
+    errs.into_inner()
+}
+
+/// What is wrong with the metadata of a Scale, but for its name.
+pub fn scale_metadata(scale: &Value) -> Vec<FieldError> {
+    let errs = Errors::default();
+    let metadata = At::root(scale, &errs).at("metadata");
+    meta::object(&metadata);
+    meta::finalizer_names(&metadata);
+    errs.into_inner()
+}
+
 /// What is wrong with a service's addresses and their families, before any are given to it.
 pub fn service_addresses(new: &Value, old: Option<&Value>) -> Vec<FieldError> {
     let errs = Errors::default();
@@ -316,11 +334,10 @@ pub fn label_selector(selector: &Value, path: &Path) -> Vec<FieldError> {
 
 /// What is wrong with the finalizers of a namespace's spec, after a write to its `finalize` subresource.
 pub fn namespace_finalize(new: &Value, old: &Value) -> Vec<FieldError> {
-    let mut out = metadata_update(new, old);
     let errs = Errors::default();
+    meta::updated(&At::root(new, &errs).at("metadata"), &At::root(old, &errs).at("metadata"), &meta::Rounds { changes: 1, objects: 1, known: true });
     At::root(new, &errs).down(&["spec", "finalizers"]).items().for_each(|f| objects::finalizer(&f));
-    out.extend(errs.into_inner());
-    out
+    errs.into_inner()
 }
 
 /// How objects of a kind may be named.

@@ -400,7 +400,6 @@ pub fn certificate_request(at: &At<'_>) {
 /// The conditions of a certificate signing request.
 pub fn certificate_conditions(at: &At<'_>) {
     let list = at.down(&["status", "conditions"]);
-    let has = |t: &str| list.items().any(|c| c.at("type").text() == t);
     for c in list.items() {
         let (kind, status) = (c.at("type"), c.at("status"));
         if kind.filled().is_none() {
@@ -410,9 +409,43 @@ pub fn certificate_conditions(at: &At<'_>) {
             "Approved" | "Denied" | "Failed" => status.one_of(&["True"]),
             _ => status.one_of(&["False", "True", "Unknown"]),
         }
-        if kind.text() == "Denied" && has("Approved") || kind.text() == "Approved" && has("Denied") {
-            kind.invalid("Approved and Denied conditions are mutually exclusive");
+        let first = list.items().position(|o| o.at("type").text() == kind.text());
+        if first.is_some_and(|first| list.path.index(first).child("type") != kind.path) {
+            kind.duplicate();
         }
+        let other = match kind.text() {
+            "Approved" => "Denied",
+            "Denied" => "Approved",
+            _ => continue,
+        };
+        let before = list.items().take_while(|o| o.path != c.path);
+        if before.into_iter().any(|o| o.at("type").text() == other) {
+            list.invalid_as(kind.text(), "Approved and Denied conditions are mutually exclusive");
+        }
+    }
+}
+
+/// What was decided about a request is not taken back.
+pub fn approval(at: &At<'_>, old: &At<'_>) {
+    let list = at.down(&["status", "conditions"]);
+    let count = |a: &At<'_>, t: &str| a.down(&["status", "conditions"]).items().filter(|c| c.at("type").text() == t).count();
+    for t in ["Approved", "Denied", "Failed"] {
+        if count(at, t) < count(old, t) {
+            list.forbidden(format!("updates may not remove a condition of type {}", crate::field::go_quote(t)));
+        }
+    }
+}
+
+/// What a certificate must be: blocks of PEM, all of them certificates.
+fn certificate(at: &At<'_>) {
+    let bytes = base64::engine::general_purpose::STANDARD.decode(at.text()).unwrap_or_default();
+    let text = String::from_utf8_lossy(&bytes);
+    let wrong = |why: String| at.invalid_as("<certificate data>", why);
+    let kinds: Vec<&str> = text.match_indices("-----BEGIN ").filter_map(|(i, begin)| text[i + begin.len()..].split_once("-----").map(|(kind, _)| kind)).collect();
+    if let Some(other) = kinds.iter().find(|k| **k != "CERTIFICATE") {
+        wrong(format!("only CERTIFICATE PEM blocks are allowed, found {}", crate::field::go_quote(other)));
+    } else if kinds.is_empty() {
+        wrong("must contain at least one CERTIFICATE PEM block".into());
     }
 }
 
@@ -422,11 +455,7 @@ pub fn decided_conditions(at: &At<'_>, old: &At<'_>) {
         a.down(&["status", "conditions"]).items().filter(|c| c.at("type").text() == t).map(|c| c.v.clone()).collect()
     };
     let list = at.down(&["status", "conditions"]);
-    for t in ["Approved", "Denied", "Failed"] {
-        if of(at, t).len() < of(old, t).len() {
-            list.forbidden(format!("updates may not remove a condition of type {}", crate::field::go_quote(t)));
-        }
-    }
+    approval(at, old);
     for t in ["Approved", "Denied"] {
         if of(at, t).len() > of(old, t).len() {
             list.forbidden(format!("updates may not add a condition of type {}", crate::field::go_quote(t)));
@@ -435,6 +464,8 @@ pub fn decided_conditions(at: &At<'_>, old: &At<'_>) {
     let (new, before) = (at.down(&["status", "certificate"]), old.down(&["status", "certificate"]));
     if before.filled().is_some() && new.text() != before.text() {
         new.forbidden("updates may not modify existing certificate content");
+    } else if new.filled().is_some() && new.text() != before.text() {
+        certificate(&new);
     }
 }
 

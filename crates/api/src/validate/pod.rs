@@ -394,30 +394,64 @@ pub fn update_ephemeral(pod: &At<'_>, old: &At<'_>) {
 }
 
 /// A pod whose containers got other requests and limits: of CPU and memory alone, and none may go.
-pub fn update_resize(pod: &At<'_>, old: &At<'_>) {
+pub fn update_resize(pod: &At<'_>, old: &At<'_>, class: bool) {
     meta::updated(&pod.at("metadata"), &old.at("metadata"), &meta::Rounds { changes: 1, objects: 0, known: true });
-    let s = pod.at("spec");
-    spec(&s, pod.at("metadata").at("name").text(), true);
-    let mut foreign = false;
+    whole_spec(pod);
+    let (s, o) = (pod.at("spec"), old.at("spec"));
+    if class {
+        s.invalid_as(pod.down(&["status", "qosClass"]).text(), "Pod QOS Class may not change as a result of resizing");
+    }
+    let before = s.errs.borrow().len();
+    for list in ["containers", "initContainers"] {
+        let (now, was) = (s.at(list), o.at(list));
+        if now.len() != was.len() {
+            now.forbidden(format!("{list} may not be added or removed on resize"));
+            continue;
+        }
+        for (n, _) in now.items().zip(was.items()).filter(|(n, w)| n.at("name").text() != w.at("name").text()) {
+            n.at("name").forbidden(format!("{list} may not be renamed or reordered on resize"));
+        }
+    }
+    if s.errs.borrow().len() > before {
+        return;
+    }
+    let compute = |k: &str| matches!(k, "cpu" | "memory");
     for list in ["initContainers", "containers"] {
-        for (c, o) in s.at(list).items().zip(old.at("spec").at(list).items()) {
+        for (c, o) in s.at(list).items().zip(o.at(list).items()) {
             for kind in ["requests", "limits"] {
                 let (now, before) = (c.at("resources").at(kind), o.at("resources").at(kind));
-                let gone = before.v.as_object().into_iter().flatten().any(|(k, _)| matches!(k.as_str(), "cpu" | "memory") && !now.at(k).set());
-                if gone {
+                if before.v.as_object().into_iter().flatten().any(|(k, _)| compute(k) && !now.at(k).set()) {
                     now.forbidden(format!("resource {kind} cannot be removed"));
                 }
-                let others = |v: &Value| {
-                    let mut v = v.as_object().cloned().unwrap_or_default();
-                    v.retain(|k, _| !matches!(k.as_str(), "cpu" | "memory"));
-                    Value::Object(v)
-                };
-                foreign |= !same(&others(now.v), &others(before.v));
             }
         }
     }
-    if foreign {
-        s.forbidden("only cpu and memory resources are mutable");
+    // but for what is computed with, containers are as they were
+    let rest = |c: &At<'_>| {
+        let mut c = c.v.clone();
+        for kind in ["requests", "limits"] {
+            if let Some(all) = c.get_mut("resources").and_then(|r| r.get_mut(kind)).and_then(Value::as_object_mut) {
+                all.retain(|k, _| !compute(k));
+            }
+            if let Some(r) = c.get_mut("resources").and_then(Value::as_object_mut)
+                && r.get(kind).and_then(Value::as_object).is_some_and(serde_json::Map::is_empty)
+            {
+                r.remove(kind);
+            }
+        }
+        c
+    };
+    for list in ["containers", "initContainers"] {
+        for (c, o) in s.at(list).items().zip(o.at(list).items()).filter(|(c, o)| !same(&rest(c), &rest(o))) {
+            if list == "containers" {
+                s.forbidden("only cpu and memory resources are mutable");
+            } else if c.at("restartPolicy").text() == "Always" || o.at("restartPolicy").text() == "Always" {
+                c.forbidden("only cpu and memory resources for init or sidecar containers are mutable");
+            }
+        }
+        for (_, _) in s.at(list).items().zip(o.at(list).items()).filter(|(c, o)| list == "initContainers" && o.at("restartPolicy").text() != "Always" && !same(c.v, o.v)) {
+            s.forbidden("resources for non-sidecar init containers are immutable");
+        }
     }
 }
 

@@ -85,11 +85,14 @@ impl Op {
     }
 
     fn check_preconditions(&self, options: &DeleteOptions, old: &Stored) -> Result<(), Status> {
+        // upstream names the kind here, not the resource
+        let r = self.ctx.resource;
+        let conflict = |why: String| api::status::conflict(r.group, r.kind, &self.ctx.name, &why);
         let uid = object::meta(&old.object, "uid");
         if let Some(wanted) = &options.uid
             && wanted != uid
         {
-            return Err(self.conflict(&format!(
+            return Err(conflict(format!(
                 "the UID in the precondition ({wanted}) does not match the UID in record ({uid}). The object might have been deleted and then recreated"
             )));
         }
@@ -97,7 +100,7 @@ impl Op {
         if let Some(wanted) = &options.resource_version
             && *wanted != version
         {
-            return Err(self.conflict(&format!(
+            return Err(conflict(format!(
                 "the ResourceVersion in the precondition ({wanted}) does not match the ResourceVersion in record ({version}). The object might have been modified"
             )));
         }

@@ -46,6 +46,17 @@ impl Op {
         api::status::conflict(self.ctx.resource.group, self.ctx.resource.plural, &self.ctx.name, why)
     }
 
+    /// That the object is another one than the client thinks it is, in the words of upstream's store.
+    pub(crate) fn another(&self, wanted: &str, uid: &str) -> Status {
+        let r = self.ctx.resource;
+        let prefix = r.storage_prefix.strip_prefix("/registry").unwrap_or(r.storage_prefix);
+        let namespace = if r.namespaced { format!("{}/", self.ctx.namespace) } else { String::new() };
+        self.conflict(&format!(
+            "StorageError: invalid object, Code: 4, Key: {prefix}{namespace}{}, ResourceVersion: 0, AdditionalErrorMsg: Precondition failed: UID in precondition: {wanted}, UID in object meta: {uid}",
+            self.ctx.name
+        ))
+    }
+
     pub(crate) fn invalid(&self, name: &str, errors: &[FieldError]) -> Status {
         // both APIs of events have the kind of the older one here
         let group = if crate::model::is_event(self.ctx.resource) { "" } else { self.ctx.resource.group };

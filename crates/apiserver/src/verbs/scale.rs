@@ -86,7 +86,7 @@ fn set_replicas(object: &mut Value, path: &str, replicas: i64) {
 
 impl Op {
     /// PUT of a Scale: sets the object's replicas.
-    pub async fn update_scale(&mut self, scale: Value, options: &WriteOptions) -> Result<Value, Status> {
+    pub async fn update_scale(&mut self, mut scale: Value, options: &WriteOptions) -> Result<Value, Status> {
         let given = object::name(&scale);
         if given != self.ctx.name {
             return Err(api::status::bad_request(format!(
@@ -94,6 +94,7 @@ impl Op {
                 self.ctx.name
             )));
         }
+        self.settle_namespace(&mut scale)?;
         self.scale_to(options, |_| Ok(scale.clone())).await
     }
 
@@ -103,6 +104,10 @@ impl Op {
         self.scale_to(options, |current| {
             let mut new = patch.on_scale(current)?;
             decode::patched(&mut new, &expect(), options.field_validation, Vec::new(), &ctx)?;
+            let name = object::name(&new);
+            if name != ctx.name {
+                return Err(api::status::bad_request(format!("the name of the object ({name}) does not match the name on the URL ({})", ctx.name)));
+            }
             if object::meta(&new, "resourceVersion") == object::meta(current, "resourceVersion") && patch.kind != PatchType::Apply {
                 object::set_meta(&mut new, "resourceVersion", "");
             }
@@ -121,14 +126,17 @@ impl Op {
             let before = of(&self.ctx, &old.object);
             let mut scale = change(&before)?;
             self.admit(Operation::Update, Some(&before), &wire, &mut scale).await?;
+            let mut errors = api::validate::scale_metadata(&scale);
             let replicas = match scale.get("spec").and_then(|s| s.get("replicas")) {
                 None | Some(Value::Null) => 0,
                 Some(v) => v.as_i64().unwrap_or(-1),
             };
             if replicas < 0 {
                 let path = api::field::Path::new("spec").child("replicas");
-                let error = api::field::FieldError::invalid(&path, replicas, "must be greater than or equal to 0");
-                return Err(api::status::invalid("autoscaling", "Scale", &self.ctx.name, &[error]));
+                errors.push(api::field::FieldError::invalid(&path, replicas, "must be greater than or equal to 0"));
+            }
+            if !errors.is_empty() {
+                return Err(api::status::invalid("autoscaling", "Scale", &self.ctx.name, &errors));
             }
             let version = object::meta(&scale, "resourceVersion");
             if !version.is_empty() && version != old.revision.to_string() {
@@ -136,10 +144,7 @@ impl Op {
             }
             let uid = object::meta(&scale, "uid");
             if !uid.is_empty() && uid != object::meta(&old.object, "uid") {
-                return Err(self.conflict(&format!(
-                    "Precondition failed: UID in precondition: {uid}, UID in object meta: {}",
-                    object::meta(&old.object, "uid")
-                )));
+                return Err(self.another(uid, object::meta(&old.object, "uid")));
             }
             let mut new = old.object.clone();
             object::set_meta(&mut new, "resourceVersion", version);

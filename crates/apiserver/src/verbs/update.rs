@@ -56,9 +56,7 @@ impl Op {
             let uid = object::meta(&value, "uid");
             let old_uid = object::meta(&old.object, "uid");
             if !uid.is_empty() && uid != old_uid {
-                return Err(self.conflict(&format!(
-                    "Precondition failed: UID in precondition: {uid}, UID in object meta: {old_uid}"
-                )));
+                return Err(self.another(uid, old_uid));
             }
             let new = value.clone();
             let manager = self.manager(&options.field_manager);
@@ -76,10 +74,7 @@ impl Op {
             return Err(self.conflict(api::status::OPTIMISTIC_LOCK));
         }
         if !object::meta(&value, "uid").is_empty() {
-            return Err(self.conflict(&format!(
-                "Precondition failed: UID in precondition: {}, UID in object meta: ",
-                object::meta(&value, "uid")
-            )));
+            return Err(self.another(object::meta(&value, "uid"), ""));
         }
         self.fill_system_fields(&mut value);
         let (now, manager) = (self.ctx.now_string(), self.manager(&options.field_manager));

@@ -86,9 +86,6 @@ fn set_conditions(new: &mut Value, old: &Value, mut conditions: Vec<Value>, now:
         if unset(&condition["lastTransitionTime"]) {
             condition["lastTransitionTime"] = before.map_or(now.into(), |b| b["lastTransitionTime"].clone());
         }
-        if unset(&condition["status"]) {
-            condition["status"] = "True".into();
-        }
     }
     if conditions.is_empty() {
         if let Some(status) = new.get_mut("status").and_then(Value::as_object_mut) {

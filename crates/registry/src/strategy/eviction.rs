@@ -34,6 +34,11 @@ impl Creater for Eviction {
             return Err(status::invalid("policy", "Eviction", &ctx.name, &[error]));
         }
         if ctx.dry_run {
+            let given: Vec<&str> = crate::util::texts(&options, "/dryRun").collect();
+            if !given.is_empty() && given != ["All"] {
+                let message = format!("Non-matching dry-run options in request and content: [All] and [{}]", given.join(" "));
+                return Err(Status { code: 500, reason: String::new(), message, details: None });
+            }
             options["dryRun"] = json!(["All"]);
         }
         let versioned = options.pointer("/preconditions/resourceVersion").is_some_and(|v| !v.is_null());
@@ -53,7 +58,7 @@ impl Creater for Eviction {
                 Ok(()) => break,
             }
         }
-        Ok(json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success"}))
+        Ok(json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "code": 201}))
     }
 }
 
@@ -74,7 +79,7 @@ fn with_version(options: &Value, pod: &Value) -> Value {
 
 async fn spend_and_delete(ctx: &Ctx, pod: &Value, options: &Value, versioned: bool) -> Result<Value, Status> {
     let dry_run = options.pointer("/dryRun/0").is_some();
-    let success = json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success"});
+    let success = json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "code": 201});
     let labels = pod.pointer("/metadata/labels").cloned().unwrap_or(json!({}));
     let selects = |b: &Value| b.pointer("/spec/selector").is_some_and(|s| Labels::from_label_selector(s).is_ok_and(|s| s.matches(&labels)));
     let mut budgets = ctx.backend.reader.list(&POD_DISRUPTION_BUDGETS, Some(&ctx.namespace));

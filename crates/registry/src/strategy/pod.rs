@@ -112,13 +112,18 @@ pub(crate) struct Resize;
 
 impl Strategy for Resize {
     fn prepare_update(&self, _ctx: &Ctx, new: &mut Value, old: &Value) {
+        // containers that came, went or moved are for validation to refuse
+        let names = |v: &Value, key: &str| items(v, &format!("/spec/{key}")).map(|c| text(c, "/name").to_owned()).collect::<Vec<_>>();
+        if ["containers", "initContainers"].iter().any(|key| names(new, key) != names(old, key)) {
+            copy(new, old, "status");
+            return bump(new, old);
+        }
         let wanted = new.clone();
         keep_old(new, old);
+        copy(&mut new["spec"], &wanted["spec"], "resources");
         for key in ["containers", "initContainers"] {
             let containers = new.pointer_mut(&format!("/spec/{key}")).and_then(Value::as_array_mut);
-            for container in containers.into_iter().flatten() {
-                let name = text(container, "/name").to_owned();
-                let Some(source) = items(&wanted, &format!("/spec/{key}")).find(|c| text(c, "/name") == name) else { continue };
+            for (container, source) in containers.into_iter().flatten().zip(items(&wanted, &format!("/spec/{key}"))) {
                 for field in ["resources", "resizePolicy"] {
                     copy(container, source, field);
                 }
@@ -127,13 +132,8 @@ impl Strategy for Resize {
         bump(new, old);
     }
 
-    fn validate_update(&self, ctx: &Ctx, new: &Value, old: &Value) -> Vec<api::field::FieldError> {
-        let mut errors = api::validate::update_through(ctx.resource, &ctx.subresource, new, old);
-        if qos_class(new) != text(old, "/status/qosClass") {
-            let detail = "Pod QOS Class may not change as a result of resizing";
-            errors.push(api::field::FieldError::invalid(&api::field::Path::new("spec"), text(new, "/status/qosClass"), detail));
-        }
-        errors
+    fn validate_update(&self, _ctx: &Ctx, new: &Value, old: &Value) -> Vec<api::field::FieldError> {
+        api::validate::pod_resize(new, old, qos_class(new) != text(old, "/status/qosClass"))
     }
 }
 

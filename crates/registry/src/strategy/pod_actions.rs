@@ -11,7 +11,7 @@ use super::pod::set_condition;
 use crate::util::{PODS, map, number, object, text};
 
 fn success() -> Value {
-    json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success"})
+    json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "code": 201})
 }
 
 /// The scheduler's decision: the pod gets its node.
@@ -35,7 +35,9 @@ impl Creater for Binding {
             errors.push(FieldError::required(&Path::new("target.name"), ""));
         }
         if !errors.is_empty() {
-            return Err(status::invalid("", "Binding", name, &errors));
+            // upstream's handler does not make field errors of them
+            let message = api::field::aggregate(errors.iter().map(ToString::to_string));
+            return Err(Status { code: 500, reason: String::new(), message, details: None });
         }
         let conflict = |why: String| Err(status::conflict("", "pods/binding", name, &why));
         let now = ctx.now_string();
@@ -43,7 +45,11 @@ impl Creater for Binding {
             for (key, what) in [("uid", "UID"), ("resourceVersion", "ResourceVersion")] {
                 let (wanted, actual) = (text(&binding, &format!("/metadata/{key}")), text(pod, &format!("/metadata/{key}")));
                 if !wanted.is_empty() && wanted != actual {
-                    return conflict(format!("Precondition failed: {what} in precondition: {wanted}, {what} in object meta: {actual}"));
+                    let why = format!(
+                        "StorageError: invalid object, Code: 4, Key: /pods/{}/{name}, ResourceVersion: 0, AdditionalErrorMsg: Precondition failed: {what} in precondition: {wanted}, {what} in object meta: {actual}",
+                        ctx.namespace
+                    );
+                    return Err(status::conflict("", "pods", name, &why));
                 }
             }
             if pod.pointer("/metadata/deletionTimestamp").is_some() {

@@ -105,6 +105,7 @@ impl TokenRequests {
             ("v1", "Pod") => (*PODS, &ctx.namespace),
             ("v1", "Secret") => (*SECRETS, &ctx.namespace),
             ("v1", "Node") => (*NODES, ""),
+            _ if name.is_empty() && !kind.is_empty() => return Err(status::bad_request("Name parameter required.")),
             _ => {
                 let (group, version) = api_version.split_once('/').unwrap_or(("", api_version));
                 return Err(status::bad_request(format!("cannot bind token to object of type {group}/{version}, Kind={kind}")));
