@@ -14,8 +14,6 @@ pub fn pod(name: &str, node: &str) -> Value {
             "name": name,
             "labels": {"app": "shop", "tier": "front", "pod-template-hash": "6d4cf56db6", "release": "stable"},
             "annotations": {"prometheus.io/scrape": "true"},
-            "ownerReferences": [{"apiVersion": "apps/v1", "kind": "ReplicaSet", "name": "shop-6d4cf56db6",
-                "uid": "3f2c1a9e-58f1-4b5e-9c61-1d2ad6e0b7aa", "controller": true, "blockOwnerDeletion": true}],
         },
         "spec": {
             "nodeName": node,
