@@ -503,8 +503,8 @@ fn ranges(spec: &At<'_>) -> Vec<String> {
     let mut all = Vec::new();
     for (list, peers) in [("ingress", "from"), ("egress", "to")] {
         for block in spec.at(list).items().flat_map(|r| r.at(peers).items()).map(|p| p.at("ipBlock")) {
-            all.push(block.at("cidr").text().to_owned());
-            all.extend(block.at("except").items().map(|e| e.text().to_owned()));
+            all.extend(block.at("cidr").filled().map(str::to_owned));
+            all.extend(block.at("except").items().filter_map(|e| e.filled().map(str::to_owned)));
         }
     }
     all

@@ -255,7 +255,7 @@ fn param_ref(reference: &Value, at: &Path, errors: &mut Vec<FieldError>) {
     } else if name.is_empty() {
         errors.push(FieldError::required(at, "one of name or selector must be specified"));
     }
-    rules::given_one_of(reference, "parameterNotFoundAction", &["Deny", "Allow"], at, errors);
+    rules::needs_one_of(reference, "parameterNotFoundAction", &["Deny", "Allow"], at, errors);
 }
 
 fn actions(binding: &Value, at: &Path, errors: &mut Vec<FieldError>) {
