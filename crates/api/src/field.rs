@@ -4,65 +4,44 @@
 //! Nothing here decides whether a value is right; see [`crate::validate`].
 
 use serde_json::Value;
-use std::cmp::Ordering;
+use smallvec::SmallVec;
 use std::fmt;
-use std::hash::{Hash, Hasher};
 
 /// A path to a field, as clients see it: `spec.containers[0].name`,
 /// `metadata.labels[example.com/a]`.
-#[derive(Clone)]
-pub struct Path(Text);
+#[derive(Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+pub struct Path(SmallVec<[u8; INLINE]>);
 
 /// There are many paths, few of them are ever shown, and most are no longer than this: those are made without allocating.
-const INLINE: usize = 94;
+const INLINE: usize = 96;
 
-#[derive(Clone)]
-enum Text {
-    Short(u8, [u8; INLINE]),
-    Long(Vec<u8>),
+// All at once: SmallVec's own way is byte by byte.
+impl Clone for Path {
+    fn clone(&self) -> Path {
+        Path(SmallVec::from_slice(&self.0))
+    }
 }
 
 impl Path {
     /// A path of one name.
     pub fn new(name: &str) -> Path {
-        Path::root().with(&[name])
+        Path(SmallVec::from_slice(name.as_bytes()))
     }
 
     /// The path of the object itself (prints as `<nil>`, as the API server does).
     pub fn root() -> Path {
-        Path(Text::Short(0, [0; INLINE]))
+        Path::default()
     }
 
     /// The field `name` of this object; dots in `name` go deeper.
     pub fn child(&self, name: &str) -> Path {
-        if self.bytes().is_empty() { Path::new(name) } else { self.with(&[".", name]) }
+        if self.0.is_empty() { Path::new(name) } else { self.with(&[".", name]) }
     }
 
     fn with(&self, parts: &[&str]) -> Path {
-        let length = self.bytes().len() + parts.iter().map(|p| p.len()).sum::<usize>();
-        match &self.0 {
-            Text::Short(end, text) if length <= INLINE => {
-                let (mut text, mut end) = (*text, usize::from(*end));
-                for part in parts {
-                    text[end..end + part.len()].copy_from_slice(part.as_bytes());
-                    end += part.len();
-                }
-                Path(Text::Short(end as u8, text))
-            }
-            _ => {
-                let mut text = Vec::with_capacity(length);
-                text.extend_from_slice(self.bytes());
-                parts.iter().for_each(|p| text.extend_from_slice(p.as_bytes()));
-                Path(Text::Long(text))
-            }
-        }
-    }
-
-    fn bytes(&self) -> &[u8] {
-        match &self.0 {
-            Text::Short(end, text) => &text[..usize::from(*end)],
-            Text::Long(text) => text,
-        }
+        let mut path = self.clone();
+        parts.iter().for_each(|p| path.0.extend_from_slice(p.as_bytes()));
+        path
     }
 
     /// The element `index` of this list.
@@ -77,51 +56,13 @@ impl Path {
 
     fn text(&self) -> &str {
         // made of texts alone
-        std::str::from_utf8(self.bytes()).unwrap_or_default()
+        std::str::from_utf8(&self.0).unwrap_or_default()
     }
 }
 
 impl fmt::Display for Path {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(if self.bytes().is_empty() { "<nil>" } else { self.text() })
-    }
-}
-
-impl fmt::Debug for Path {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.text().fmt(f)
-    }
-}
-
-impl Default for Path {
-    fn default() -> Path {
-        Path::root()
-    }
-}
-
-impl PartialEq for Path {
-    fn eq(&self, other: &Path) -> bool {
-        self.bytes() == other.bytes()
-    }
-}
-
-impl Eq for Path {}
-
-impl PartialOrd for Path {
-    fn partial_cmp(&self, other: &Path) -> Option<Ordering> {
-        Some(self.cmp(other))
-    }
-}
-
-impl Ord for Path {
-    fn cmp(&self, other: &Path) -> Ordering {
-        self.bytes().cmp(other.bytes())
-    }
-}
-
-impl Hash for Path {
-    fn hash<H: Hasher>(&self, state: &mut H) {
-        self.bytes().hash(state);
+        f.write_str(if self.0.is_empty() { "<nil>" } else { self.text() })
     }
 }
 

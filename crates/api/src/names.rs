@@ -66,24 +66,24 @@ pub fn range_error(lo: i64, hi: i64) -> String {
     format!("must be between {lo} and {hi}, inclusive")
 }
 
+/// What is wrong with a text that has a longest form and a pattern, which `text` tells.
+fn of_form(v: &str, most: usize, re: &Regex, text: impl FnOnce() -> String) -> Vec<String> {
+    let long = (v.len() > most).then(|| max_chars(most));
+    long.into_iter().chain((!re.is_match(v)).then(text)).collect()
+}
+
 /// A DNS label as of RFC 1123, in lower case.
 pub fn dns1123_label(v: &str) -> Vec<String> {
-    let mut errs = Vec::new();
-    if v.len() > LABEL_MAX {
-        errs.push(max_chars(LABEL_MAX));
-    }
-    if !LABEL_RE.is_match(v) {
+    of_form(v, LABEL_MAX, &LABEL_RE, || {
         if SUBDOMAIN_RE.is_match(v) {
-            errs.push("must not contain dots".into());
-        } else {
-            errs.push(regex_error(
-                "a lowercase RFC 1123 label must consist of lower case alphanumeric characters or '-', and must start and end with an alphanumeric character",
-                DNS1123_LABEL,
-                &["my-name", "123-abc"],
-            ));
+            return "must not contain dots".into();
         }
-    }
-    errs
+        regex_error(
+            "a lowercase RFC 1123 label must consist of lower case alphanumeric characters or '-', and must start and end with an alphanumeric character",
+            DNS1123_LABEL,
+            &["my-name", "123-abc"],
+        )
+    })
 }
 
 fn subdomain_text() -> String {
@@ -96,62 +96,40 @@ fn subdomain_text() -> String {
 
 /// A DNS subdomain as of RFC 1123, in lower case.
 pub fn dns1123_subdomain(v: &str) -> Vec<String> {
-    let mut errs = Vec::new();
-    if v.len() > SUBDOMAIN_MAX {
-        errs.push(max_chars(SUBDOMAIN_MAX));
-    }
-    if !SUBDOMAIN_RE.is_match(v) {
-        errs.push(subdomain_text());
-    }
-    errs
+    of_form(v, SUBDOMAIN_MAX, &SUBDOMAIN_RE, subdomain_text)
 }
 
 /// A DNS subdomain whose labels may have underscores.
 pub fn dns1123_subdomain_with_underscore(v: &str) -> Vec<String> {
-    let mut errs = Vec::new();
-    if v.len() > SUBDOMAIN_MAX {
-        errs.push(max_chars(SUBDOMAIN_MAX));
-    }
-    if !SUBDOMAIN_UNDERSCORE_RE.is_match(v) {
-        errs.push(regex_error(
+    of_form(v, SUBDOMAIN_MAX, &SUBDOMAIN_UNDERSCORE_RE, || {
+        regex_error(
             "a lowercase RFC 1123 subdomain must consist of lower case alphanumeric characters, '_', '-' or '.', and must start and end with an alphanumeric character",
             DNS1123_SUBDOMAIN_UNDERSCORE,
             &["example.com"],
-        ));
-    }
-    errs
+        )
+    })
 }
 
 /// `*.` and a DNS subdomain.
 pub fn wildcard_dns1123_subdomain(v: &str) -> Vec<String> {
-    let mut errs = Vec::new();
-    if v.len() > SUBDOMAIN_MAX {
-        errs.push(max_chars(SUBDOMAIN_MAX));
-    }
-    if !WILDCARD_RE.is_match(v) {
-        errs.push(regex_error(
+    of_form(v, SUBDOMAIN_MAX, &WILDCARD_RE, || {
+        regex_error(
             "a wildcard DNS-1123 subdomain must start with '*.', followed by a valid DNS subdomain, which must consist of lower case alphanumeric characters, '-' or '.' and end with an alphanumeric character",
             WILDCARD_SUBDOMAIN,
             &["*.example.com"],
-        ));
-    }
-    errs
+        )
+    })
 }
 
 /// A DNS label as of RFC 1035, which starts with a letter.
 pub fn dns1035_label(v: &str) -> Vec<String> {
-    let mut errs = Vec::new();
-    if v.len() > LABEL_MAX {
-        errs.push(max_chars(LABEL_MAX));
-    }
-    if !DNS1035_RE.is_match(v) {
-        errs.push(regex_error(
+    of_form(v, LABEL_MAX, &DNS1035_RE, || {
+        regex_error(
             "a DNS-1035 label must consist of lower case alphanumeric characters or '-', start with an alphabetic character, and end with an alphanumeric character",
             DNS1035_LABEL,
             &["my-name", "abc-123"],
-        ));
-    }
-    errs
+        )
+    })
 }
 
 /// Whether a resource is an extended one: its domain is not Kubernetes' own, and quotas can name it.

@@ -192,6 +192,12 @@ pub fn conflict(group: &str, plural: &str, name: &str, why: &str) -> Status {
     Status::new(409, "Conflict", message, about(group, plural, name))
 }
 
+/// Why an object is another one, or another version of it, than the client thinks, in the words of upstream's store;
+/// `key` is its place there, without the prefix of all.
+pub fn failed_precondition(key: &str, what: &str, wanted: &str, actual: &str) -> String {
+    format!("StorageError: invalid object, Code: 4, Key: {key}, ResourceVersion: 0, AdditionalErrorMsg: Precondition failed: {what} in precondition: {wanted}, {what} in object meta: {actual}")
+}
+
 /// 409: a server-side apply would take fields away from other managers.
 pub fn apply_conflict(causes: Vec<Cause>, message: impl Into<String>) -> Status {
     Status::new(409, "Conflict", message, Some(Details { causes, ..Details::default() }))

@@ -86,15 +86,19 @@ pub struct Rounds {
     pub known: bool,
 }
 
-/// Metadata of a changed object, as often as it is looked at. Names are as they were, so only what is wrong anyway is told again.
+/// Metadata of a changed object; what is wrong is told as often as upstream looks at it.
 pub fn updated(at: &At<'_>, old: &At<'_>, rounds: &Rounds) {
     let before = at.errs.borrow().len();
-    object(at);
     update(at, old);
+    finalizers(&at.at("finalizers"));
+    at.at("generation").nonnegative();
     let known = rounds.known && at.at("finalizers").items().any(|f| !is_known_finalizer(f.text()));
     if at.errs.borrow().len() == before && !known {
         return;
     }
+    at.errs.borrow_mut().truncate(before);
+    object(at);
+    update(at, old);
     for round in 0..rounds.changes + rounds.objects {
         if round < rounds.changes { update(at, old) } else { object(at) }
         if known {

@@ -363,7 +363,7 @@ fn both(group: &str, kind: &str, at: &At<'_>) {
         ("", "Endpoints") => service::endpoints(at),
         ("", "PodTemplate") => pod::template(&at.at("template")),
         ("", "ReplicationController") => workloads::replication_controller(&spec),
-                ("", "LimitRange") => limits::limit_range(&spec),
+        ("", "LimitRange") => limits::limit_range(&spec),
         ("", "PersistentVolumeClaim") => storage::claim_spec(&spec),
         ("", "PersistentVolume") => storage::volume_spec(&spec),
         ("apps", "Deployment") => workloads::deployment(&spec),

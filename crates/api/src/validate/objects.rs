@@ -400,7 +400,8 @@ pub fn certificate_request(at: &At<'_>) {
 /// The conditions of a certificate signing request.
 pub fn certificate_conditions(at: &At<'_>) {
     let list = at.down(&["status", "conditions"]);
-    for c in list.items() {
+    for (i, c) in list.items().enumerate() {
+        let has = |t: &str| list.items().take(i).any(|o| o.at("type").text() == t);
         let (kind, status) = (c.at("type"), c.at("status"));
         if kind.filled().is_none() {
             kind.required("");
@@ -409,8 +410,7 @@ pub fn certificate_conditions(at: &At<'_>) {
             "Approved" | "Denied" | "Failed" => status.one_of(&["True"]),
             _ => status.one_of(&["False", "True", "Unknown"]),
         }
-        let first = list.items().position(|o| o.at("type").text() == kind.text());
-        if first.is_some_and(|first| list.path.index(first).child("type") != kind.path) {
+        if has(kind.text()) {
             kind.duplicate();
         }
         let other = match kind.text() {
@@ -418,8 +418,7 @@ pub fn certificate_conditions(at: &At<'_>) {
             "Denied" => "Approved",
             _ => continue,
         };
-        let before = list.items().take_while(|o| o.path != c.path);
-        if before.into_iter().any(|o| o.at("type").text() == other) {
+        if has(other) {
             list.invalid_as(kind.text(), "Approved and Denied conditions are mutually exclusive");
         }
     }

@@ -48,13 +48,9 @@ impl Op {
 
     /// That the object is another one than the client thinks it is, in the words of upstream's store.
     pub(crate) fn another(&self, wanted: &str, uid: &str) -> Status {
-        let r = self.ctx.resource;
-        let prefix = r.storage_prefix.strip_prefix("/registry").unwrap_or(r.storage_prefix);
-        let namespace = if r.namespaced { format!("{}/", self.ctx.namespace) } else { String::new() };
-        self.conflict(&format!(
-            "StorageError: invalid object, Code: 4, Key: {prefix}{namespace}{}, ResourceVersion: 0, AdditionalErrorMsg: Precondition failed: UID in precondition: {wanted}, UID in object meta: {uid}",
-            self.ctx.name
-        ))
+        let key = crate::core::storage_key(self.ctx.resource, &self.ctx.namespace, &self.ctx.name);
+        let key = key.strip_prefix("/registry").unwrap_or(&key);
+        self.conflict(&api::status::failed_precondition(key, "UID", wanted, uid))
     }
 
     pub(crate) fn invalid(&self, name: &str, errors: &[FieldError]) -> Status {

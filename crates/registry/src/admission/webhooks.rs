@@ -336,10 +336,9 @@ impl Admission for Validating {
 /// What is wrong with a configuration of webhooks.
 pub(crate) fn validate(configuration: &Value, mutating: bool, old: Option<&Value>) -> Vec<api::field::FieldError> {
     use api::field::{FieldError, Path};
-    let hooks = |v: &'_ Value| items(v, "/webhooks").cloned().collect::<Vec<_>>();
-    let before = old.map(hooks);
+    let before = old.map(|o| items(o, "/webhooks").collect::<Vec<_>>());
     // what all webhooks of before kept to is asked of them still
-    let kept = |rule: fn(&Value) -> bool| before.as_ref().is_none_or(|b| b.iter().all(rule));
+    let kept = |rule: fn(&Value) -> bool| before.as_ref().is_none_or(|b| b.iter().all(|h| rule(h)));
     let harmless = kept(|h| ["None", "NoneOnDryRun"].contains(&text(h, "/sideEffects")));
     let known_versions = kept(|h| texts(h, "/admissionReviewVersions").any(|v| REVIEWS.contains(&v)));
     let unique = before.as_ref().is_none_or(|b| b.iter().map(|h| text(h, "/name")).collect::<BTreeSet<_>>().len() == b.len());
@@ -385,10 +384,10 @@ pub(crate) fn validate(configuration: &Value, mutating: bool, old: Option<&Value
         conditions::validate(&environment(), hook, &at.child("matchConditions"), &mut errors);
         let versions: Vec<&str> = texts(hook, "/admissionReviewVersions").collect();
         let versions_at = at.child("admissionReviewVersions");
-        let mut before: BTreeSet<&str> = BTreeSet::new();
+        let mut told: BTreeSet<&str> = BTreeSet::new();
         for (j, version) in versions.iter().enumerate() {
             let at = versions_at.index(j);
-            if before.insert(version) {
+            if told.insert(version) {
                 errors.extend(api::names::dns1035_label(version).into_iter().map(|why| FieldError::invalid(&at, *version, why)));
             } else {
                 errors.push(FieldError::invalid(&at, *version, "duplicate version"));

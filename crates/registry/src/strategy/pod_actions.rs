@@ -43,10 +43,7 @@ impl Creater for Binding {
             for (key, what) in [("uid", "UID"), ("resourceVersion", "ResourceVersion")] {
                 let (wanted, actual) = (text(&binding, &format!("/metadata/{key}")), text(pod, &format!("/metadata/{key}")));
                 if !wanted.is_empty() && wanted != actual {
-                    let why = format!(
-                        "StorageError: invalid object, Code: 4, Key: /pods/{}/{name}, ResourceVersion: 0, AdditionalErrorMsg: Precondition failed: {what} in precondition: {wanted}, {what} in object meta: {actual}",
-                        ctx.namespace
-                    );
+                    let why = status::failed_precondition(&format!("/pods/{}/{name}", ctx.namespace), what, wanted, actual);
                     return Err(status::conflict("", "pods", name, &why));
                 }
             }
