@@ -169,6 +169,8 @@ pub struct Config {
     pub request_timeout: Duration,
     /// How long connections may do nothing.
     pub timeouts: crate::Timeouts,
+    /// Whether there is something at `/debug/pprof/`.
+    pub profiling: bool,
     /// `v1.36.0`.
     pub git_version: String,
     /// `host:port` that `/api` names; the request's Host when there is none.
@@ -210,6 +212,7 @@ impl Default for Config {
             anonymous_paths: Vec::new(),
             request_timeout: Duration::from_secs(60),
             timeouts: crate::Timeouts::default(),
+            profiling: true,
             git_version: api::VERSION.into(),
             advertise_address: None,
         }

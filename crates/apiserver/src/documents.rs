@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 
 use crate::body::{self, Body};
 use crate::negotiate::{self, Endpoint};
+use crate::profile;
 use crate::resource::page_not_found;
 use crate::server::{Rq, Server};
 use crate::types::Status;
@@ -37,6 +38,7 @@ impl Server {
             p if p == "/livez" || p.starts_with("/livez/") => Ok(self.health(&rq, "livez", p).await),
             p if p == "/readyz" || p.starts_with("/readyz/") => Ok(self.health(&rq, "readyz", p).await),
             p if p == "/api" || p.starts_with("/api/") || p == "/apis" || p.starts_with("/apis/") => self.discovery(&rq, p),
+            p if p == profile::PATH || p.starts_with("/debug/pprof/") => self.profile(&rq, &p[profile::PATH.len()..]).await,
             p if p.starts_with(FLOW_DUMPS) => {
                 let details = rq.param("includeRequestDetails").is_some_and(|v| !v.is_empty());
                 let dump = self.flow().and_then(|flow| flow.dump(&p[FLOW_DUMPS.len()..], details));
@@ -208,7 +210,7 @@ impl Server {
     }
 }
 
-fn text(code: u16, text: String) -> Response<Body> {
+pub(crate) fn text(code: u16, text: String) -> Response<Body> {
     let mut response = body::response(code, "text/plain; charset=utf-8", text);
     response.headers_mut().insert("x-content-type-options", http::HeaderValue::from_static("nosniff"));
     response

@@ -36,6 +36,7 @@ mod negotiate;
 pub mod object;
 pub mod offline;
 mod present;
+mod profile;
 mod proxy;
 mod published;
 pub mod remote;

@@ -21,6 +21,7 @@ use x509_parser::prelude::FromDer;
 
 use crate::activity::{Activity, Verdict, Watched};
 use crate::authn::Peer;
+use crate::profile;
 use crate::server::Server;
 
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
@@ -84,7 +85,7 @@ impl Server {
             let config = tls.0.load_full();
             let (server, stop) = (self.clone(), stop.clone());
             connections.spawn(async move {
-                if let Err(why) = server.connection(tcp, addr, config, stop).await {
+                if let Err(why) = profile::named("connection", Box::pin(server.connection(tcp, addr, config, stop))).await {
                     tracing::debug!(peer = %addr, why, "a connection ended");
                 }
             });

@@ -8,6 +8,7 @@ use serde_json::Value;
 use crate::ctx::Ctx;
 use crate::decode::Expect;
 use crate::negotiate::Format;
+use crate::profile;
 use crate::types::{FieldError, Resource, Status};
 
 /// All built-in resources.
@@ -188,11 +189,13 @@ fn with_target<T>(ctx: &Ctx, f: impl FnOnce(&Target<'_>) -> T) -> Option<T> {
 
 /// Books the changed fields to the manager.
 pub fn track_update(ctx: &Ctx, old: Option<&Value>, new: &mut Value, manager: &str, now: &str) {
+    let _part = profile::part("field ownership");
     with_target(ctx, |t| api::apply::track_update(t, old, new, manager, now));
 }
 
 /// Server-side apply; the result is not defaulted yet.
 pub fn apply(ctx: &Ctx, live: Option<&Value>, config: &Value, manager: &str, force: bool, now: &str) -> Result<Value, Status> {
+    let _part = profile::part("field ownership");
     with_target(ctx, |t| api::apply::apply(t, live, config, manager, force, now))
         .unwrap_or_else(|| Err(api::status::bad_request("this kind cannot be applied")))
 }

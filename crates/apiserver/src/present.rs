@@ -16,6 +16,7 @@ use crate::custom::Custom;
 use crate::model;
 use crate::negotiate::{self, Accepted, Convert, Format};
 use crate::object;
+use crate::profile;
 use crate::types::{Resource, Status};
 use crate::verbs::list::Page;
 
@@ -67,6 +68,7 @@ impl Presenter<'_> {
 
     /// One object.
     pub fn object(&self, headers: &HeaderMap, code: u16, object: Object) -> Response<Body> {
+        let _part = profile::part("answer");
         match object {
             Object::Cached(entry) if self.as_is() => {
                 let mut bytes = Vec::with_capacity(entry.json.len() + 1);

@@ -129,11 +129,13 @@ impl RequestInfo {
         !matches!(self.verb.as_str(), "get" | "list" | "watch")
     }
 
-    /// Requests that stay open: watches and streams; they have no deadline.
+    /// Requests that stay open: watches, streams, and profiles; they have no deadline.
     pub fn long_running(&self) -> bool {
-        self.resource_request
-            && (matches!(self.verb.as_str(), "watch" | "proxy")
-                || matches!(self.subresource.as_str(), "attach" | "exec" | "proxy" | "log" | "portforward"))
+        if !self.resource_request {
+            return self.path.starts_with("/debug/pprof/");
+        }
+        matches!(self.verb.as_str(), "watch" | "proxy")
+            || matches!(self.subresource.as_str(), "attach" | "exec" | "proxy" | "log" | "portforward")
     }
 }
 

@@ -15,6 +15,7 @@ use crate::model;
 use crate::negotiate::{self, Accepted, Endpoint};
 use crate::object;
 use crate::present::{Include, Presenter};
+use crate::profile;
 use crate::request::RequestInfo;
 use crate::select::Selection;
 use crate::server::{Rq, Server};
@@ -220,13 +221,14 @@ impl Server {
             let _ = &open;
             chunk
         });
-        *response.body_mut() = body::stream(stream);
+        *response.body_mut() = body::stream(profile::streamed(rq.info.clone(), stream));
         Ok(response)
     }
 
     async fn read_object(&self, rq: &mut Rq, ctx: &Ctx, expect: &Expect, options: &WriteOptions) -> Result<Value, Status> {
         decode::content_format(rq.headers())?;
         let bytes = rq.body().await?;
+        let _part = profile::part("decoding");
         let object = decode::object(rq.headers(), &bytes, expect, options.field_validation, ctx)?;
         if let Some(record) = &rq.audit {
             record.request_object(&object);

@@ -5,6 +5,7 @@
 //! run:    load the cache → follow the store ∥ post-start hooks ∥ compaction   … until cancelled
 //! ```
 use std::panic::AssertUnwindSafe;
+use std::pin::pin;
 use std::sync::{Arc, OnceLock};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -31,6 +32,7 @@ use crate::flow::inflight::{InFlight, Place};
 use crate::flow::{Classified, Flow, PRODUCER, Seat, TryAfter, work};
 use crate::metrics::Metrics;
 use crate::negotiate;
+use crate::profile;
 use crate::proxy::Dialer;
 use crate::request::{RequestInfo, parse_query};
 use crate::types::Status;
@@ -194,6 +196,7 @@ impl Server {
         // Boxed: what a request may come to need is large, and callers in this process keep it on their stacks.
         let notes = crate::authn::Notes::default();
         let chain = Box::pin(crate::authn::NOTES.scope(notes.clone(), AssertUnwindSafe(self.chain(request, info.clone(), &record)).catch_unwind()));
+        let chain = profile::requested(&info, chain);
         let result = if long {
             chain.await
         } else {
@@ -285,7 +288,7 @@ impl Server {
             let nobody = || self.config.anonymous && (self.config.anonymous_paths.is_empty() || self.config.anonymous_paths.contains(&info.path));
             user.or_else(|| nobody().then(filters::anonymous)).ok_or_else(api::status::unauthorized)
         };
-        let user = user.await;
+        let user = profile::named("authentication", pin!(user)).await;
         let mut audit = None;
         if let Some(auditor) = &self.auditor {
             let peer = extensions.get::<crate::Peer>().and_then(|p| p.addr).map(|a| a.ip());
@@ -315,26 +318,29 @@ impl Server {
             Ok(user) => user,
             Err(status) => return negotiate::respond_status(&headers, &status),
         };
+        let asker = profile::is_taken().then(|| user.name.clone());
         let query = parse_query(request.uri().query().unwrap_or_default());
+        let watches = info.verb == "watch";
         let limit = query.iter().find(|(k, _)| k == "timeout").and_then(|(_, v)| parse_duration(v));
         let (classified, room) = self.room(&info, &user, &query, limit).await;
         let mut response = match room {
             Ok(occupied) => {
                 let (parts, body) = request.into_parts();
                 let rq = Rq { request: Request::from_parts(parts, ()), body: Mutex::new(Some(body)), info, query, user, now, audit, occupied };
-                self.serve(rq, headers, limit).await
+                profile::asked_by(asker, pin!(self.serve(rq, headers, limit))).await
             }
             Err(refused) => too_many_requests(refused),
         };
         if let Some(classified) = classified {
             classified.tell(response.headers_mut());
         }
-        response
+        if watches { response } else { response.map(profile::carried_body) }
     }
 
     /// A request that there is room for.
     async fn serve(self: &Arc<Server>, rq: Rq, headers: http::HeaderMap, limit: Option<Duration>) -> Response<Body> {
-        match filters::authorize(&*self.backend.authorizer, &rq.info, &rq.user, rq.audit.as_deref()).await {
+        let authorized = filters::authorize(&*self.backend.authorizer, &rq.info, &rq.user, rq.audit.as_deref());
+        match profile::named("authorization", pin!(authorized)).await {
             Ok(()) => {}
             Err(Refused::Forbidden(status)) => return negotiate::respond_status(&headers, &status),
             Err(Refused::Failed(why)) => return failed(&rq.request, &why),
@@ -356,7 +362,7 @@ impl Server {
                     }
                     result
                 };
-                match self.writes.spawn(write).await {
+                match self.writes.spawn(profile::carried(write)).await {
                     Ok(result) => result,
                     Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
                     Err(_) => Err(api::status::unavailable("the server is shutting down")),
@@ -414,7 +420,8 @@ impl Server {
                 self.periodic(&ending).await;
                 ended.notify_one();
             };
-            tokio::join!(feed.run(revision), self.hooks(), self.compaction(), self.core.clone().keep_definitions(), self.keep_aggregated(), self.keep_flow(), periodic);
+            let feeding = pin!(feed.run(revision));
+            tokio::join!(profile::named("watch cache", feeding), self.hooks(), self.compaction(), self.core.clone().keep_definitions(), self.keep_aggregated(), self.keep_flow(), periodic);
         };
         let stop = async {
             cancel.cancelled().await;

@@ -8,7 +8,7 @@ use api::codec::{ContentType, Gvk, MAGIC};
 use serde_json::Value;
 
 use crate::types::{Resource, Status};
-use crate::{model, object};
+use crate::{model, object, profile};
 
 /// The form that is written (upstream's `--storage-media-type`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -34,6 +34,7 @@ impl StorageMediaType {
 
     /// The bytes of an object that is in its storage version. For protobuf it must have no resourceVersion.
     pub(crate) fn encode(self, resource: &'static Resource, object: &Value) -> Result<Vec<u8>, Status> {
+        let _part = profile::part("encoding");
         match self.is_protobuf(resource) {
             true => api::codec::encode_protobuf(object).map_err(api::status::internal),
             false => Ok(object::encode_stored(object)),

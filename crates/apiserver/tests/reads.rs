@@ -231,3 +231,43 @@ async fn documents() {
     assert_eq!(c.get("/nothing").await.code, 404);
     assert!(c.get("/").await.ok()["paths"].as_array().unwrap().len() > 20);
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn profiles_say_whose_requests_take_the_time_and_whose_objects_the_memory() {
+    let c = cluster().await;
+    let mut watch = c.watch(&format!("{MAPS}?watch=1")).await;
+    let work = async {
+        for i in 0..50 {
+            add(&c, &format!("p{i}")).await;
+            assert_eq!(watch.brief().await, format!("ADDED p{i}"));
+            c.get(MAPS).await.ok();
+        }
+    };
+    let (profile, ()) = tokio::join!(c.get("/debug/pprof/profile?seconds=0.5&debug=1"), work);
+    let text = profile.text();
+    assert_eq!(profile.code, 200, "{text}");
+    // names under the request and its user, wherever they ran
+    let below = |name: &str| {
+        let lines: Vec<&str> = text.lines().skip_while(|line| !line.ends_with(&format!("  {name}"))).collect();
+        assert!(!lines.is_empty(), "{name} in {text}");
+        let depth = |line: &str| line.rfind("  ").map(|at| at + 2);
+        lines.iter().skip(1).take_while(|line| depth(line) > depth(lines[0])).map(|line| line[depth(line).unwrap()..].to_string()).collect::<Vec<_>>()
+    };
+    let create = below("create configmaps");
+    for name in ["authentication", "admin", "validation", "encoding", "field ownership", "decoding", "authorization", "answer"] {
+        assert!(create.iter().any(|found| found == name), "{name} below the creates in {text}");
+    }
+    assert!(below("list configmaps").contains(&"admin".to_string()), "{text}");
+    below("watch configmaps");
+    below("watch cache");
+    let heap = c.get("/debug/pprof/heap?debug=1").await.text();
+    let maps = heap.lines().skip_while(|line| !line.ends_with("  configmaps")).nth(1).unwrap_or_default();
+    assert!(maps.ends_with("JSON") && maps.contains("  50  "), "{heap}");
+    let file = c.get("/debug/pprof/heap").await;
+    assert_eq!((file.headers["content-type"].to_str().unwrap(), &file.bytes[..2]), ("application/octet-stream", &[0x1f, 0x8b][..]));
+    assert!(c.get("/debug/pprof/").await.text().contains("profile"));
+    assert_eq!(c.get("/debug/pprof/goroutine").await.code, 404);
+    assert!(c.get("/debug/pprof/profile?seconds=x").await.fails(400).starts_with("seconds=x: must be a number"));
+    let without = common::cluster_configured(apiserver::Config { profiling: false, ..apiserver::Config::default() }, |_| {}).await;
+    assert_eq!(without.get("/debug/pprof/").await.code, 404);
+}

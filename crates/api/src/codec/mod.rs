@@ -12,6 +12,7 @@ mod yaml;
 use serde_json::Value;
 
 pub use json::{in_order_of, parse as parse_json};
+pub use wire::{put_bytes, put_int};
 pub use yaml::parse as yaml;
 pub use protobuf::{
     decode_envelope, decode_message, encode_bare, encode_message, encode_object as encode_protobuf, encode_watch_event_protobuf,

@@ -34,7 +34,8 @@ pub struct Entry {
 
 impl Drop for Entry {
     fn drop(&mut self) {
-        let kept = self.message.get().map_or(0, |m| m.len()) + self.row.get().map_or(0, |r| r.size());
+        let (message, row) = self.other_forms();
+        let kept = message.unwrap_or(0) + row.unwrap_or(0);
         if kept > 0 {
             KEPT.fetch_sub(kept, Ordering::Relaxed);
         }
@@ -155,6 +156,11 @@ impl Entry {
             Box::new(row)
         });
         row.write(now, out);
+    }
+
+    /// Bytes of the protobuf message and of the table row, where they are kept.
+    pub fn other_forms(&self) -> (Option<usize>, Option<usize>) {
+        (self.message.get().map(|m| m.len()), self.row.get().map(|r| r.size()))
     }
 
     /// `{…}` of the metadata, as it stands in the JSON.

@@ -77,6 +77,24 @@ impl Resource {
         (self.snapshot.load().map.len(), self.bytes.load(Ordering::Relaxed))
     }
 
+    /// Forms in which the objects are held: their names, how many there are, and their bytes.
+    pub fn held(&self) -> [(&'static str, u64, u64); 4] {
+        let mut forms = [("JSON", 0, 0), ("protobuf", 0, 0), ("table rows", 0, 0), ("history", 0, 0)];
+        let mut count = |i: usize, size: usize| {
+            forms[i].1 += 1;
+            forms[i].2 += size as u64;
+        };
+        for (_, entry) in self.snapshot().map.from("") {
+            let (message, row) = entry.other_forms();
+            count(0, entry.json.len());
+            message.into_iter().for_each(|size| count(1, size));
+            row.into_iter().for_each(|size| count(2, size));
+        }
+        let history = self.history.lock();
+        (forms[3].1, forms[3].2) = (history.events.len() as u64, history.bytes as u64);
+        forms
+    }
+
     /// The objects now.
     pub fn snapshot(&self) -> Arc<Snapshot> {
         self.snapshot.load_full()

@@ -6,6 +6,7 @@ use crate::admission::Operation;
 use crate::core::{Object, Written};
 use crate::model;
 use crate::object;
+use crate::profile;
 use crate::types::Status;
 
 /// How often a generated name is tried anew.
@@ -111,7 +112,11 @@ impl Op {
 
     /// `Err(None)`: the name is taken.
     async fn create_checked(&mut self, value: Value, wire: &Value, dry_run: bool) -> Result<Object, Option<Status>> {
-        let errors = self.ctx.settled(|| self.strategy.validate_create(&self.ctx, &value)).await;
+        let validate = || {
+            let _part = profile::part("validation");
+            self.strategy.validate_create(&self.ctx, &value)
+        };
+        let errors = self.ctx.settled(validate).await;
         if !errors.is_empty() {
             return Err(Some(self.invalid(object::name(&value), &errors)));
         }

@@ -17,6 +17,7 @@ use crate::authz::{AuthzAttributes, Decision};
 use crate::core::Core;
 use crate::ctx::Ctx;
 use crate::object;
+use crate::profile;
 use crate::strategy::Strategy;
 use crate::types::{FieldError, Status};
 
@@ -62,12 +63,12 @@ impl Op {
     pub(crate) async fn admit(&self, operation: Operation, old: Option<&Value>, options: &Value, object: &mut Value) -> Result<(), Status> {
         let attributes = Attributes { ctx: &self.ctx, operation, old, options };
         for plugin in self.admission.iter().filter(|p| p.handles(operation)) {
-            plugin.admit(&attributes, object).await?;
+            profile::named("admission", plugin.admit(&attributes, object)).await?;
         }
         // what a webhook or policy brought in is looked at by all, once more
         if self.ctx.begin_second_round() {
             for plugin in self.admission.iter().filter(|p| p.handles(operation)) {
-                plugin.admit(&attributes, object).await?;
+                profile::named("admission", plugin.admit(&attributes, object)).await?;
             }
         }
         self.ctx.end_rounds();
@@ -77,7 +78,7 @@ impl Op {
     pub(crate) async fn admit_final(&self, operation: Operation, old: Option<&Value>, options: &Value, object: Option<&Value>) -> Result<(), Status> {
         let attributes = Attributes { ctx: &self.ctx, operation, old, options };
         for plugin in self.admission.iter().filter(|p| p.handles(operation)) {
-            plugin.validate(&attributes, object).await?;
+            profile::named("admission", plugin.validate(&attributes, object)).await?;
         }
         Ok(())
     }

@@ -10,6 +10,7 @@ use crate::decode::{self, Expect};
 use crate::model;
 use crate::negotiate::Format;
 use crate::object;
+use crate::profile;
 use crate::types::Status;
 
 /// How often the patch is applied anew when others write in between (upstream: 5, when conflicts are not the client's).
@@ -169,8 +170,12 @@ impl Op {
             let result = self.replace(old, new, None, &wire, options.dry_run).await;
             return self.again_on_conflict(result).await;
         }
-        let mut new = patch.patched(self, &old.object)?;
-        decode::patched(&mut new, expect, options.field_validation, patch.strict.clone(), &self.ctx)?;
+        let mut new = {
+            let _part = profile::part("patching");
+            let mut new = patch.patched(self, &old.object)?;
+            decode::patched(&mut new, expect, options.field_validation, patch.strict.clone(), &self.ctx)?;
+            new
+        };
         let name = object::name(&new);
         if name != self.ctx.name {
             return Err(api::status::bad_request(format!(

@@ -6,6 +6,7 @@ use crate::admission::Operation;
 use crate::core::{Object, Stored, Written};
 use crate::model;
 use crate::object;
+use crate::profile;
 use crate::types::Status;
 
 /// How often a change is tried anew when others write in between.
@@ -121,7 +122,11 @@ impl Op {
     }
 
     async fn replace_checked(&mut self, old: Stored, mut new: Value, wire: &Value, dry_run: bool, unconditional: bool) -> Result<Attempt, Status> {
-        let errors = self.ctx.settled(|| self.strategy.validate_update(&self.ctx, &new, &old.object)).await;
+        let validate = || {
+            let _part = profile::part("validation");
+            self.strategy.validate_update(&self.ctx, &new, &old.object)
+        };
+        let errors = self.ctx.settled(validate).await;
         if !errors.is_empty() {
             return Err(self.invalid(&self.ctx.name, &errors));
         }

@@ -83,6 +83,7 @@ impl Setup {
             concurrency: concurrency(values)?,
             timeouts: apiserver::Timeouts::default(),
             request_timeout: values.duration("request-timeout"),
+            profiling: values.bool("profiling"),
             git_version: KUBERNETES.into(),
             advertise_address: None,
         };
