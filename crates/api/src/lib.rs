@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 pub mod aggregation;
+pub mod apparmor;
 pub mod apply;
 pub mod codec;
 pub mod convert;

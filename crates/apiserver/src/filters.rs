@@ -6,7 +6,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use http::{HeaderMap, header};
 
 use crate::audit::{Level, Record};
-use crate::authn::{Authenticator, AuthnRequest, Peer};
+use crate::authn::{Authenticator, AuthnRequest, Note, Peer, note};
 use crate::authz::{Authorizer, AuthzAttributes, Decision, decide};
 use crate::builder::InProcess;
 use crate::ctx::UserInfo;
@@ -21,11 +21,13 @@ pub fn anonymous() -> UserInfo {
 /// The bearer token of a request, from either place where it may be.
 pub fn bearer(headers: &HeaderMap) -> Option<String> {
     let text = headers.get(header::AUTHORIZATION).and_then(|v| v.to_str().ok()).unwrap_or_default().trim();
-    if let Some((scheme, token)) = text.split_once(' ')
-        && scheme.eq_ignore_ascii_case("bearer")
-        && !token.trim().is_empty()
-    {
-        return Some(token.trim().to_string());
+    let words: Vec<&str> = text.splitn(3, ' ').collect();
+    match words[..] {
+        [scheme, "", _] if scheme.eq_ignore_ascii_case("bearer") => {
+            note(Note::Warning("the provided Authorization header contains extra space before the bearer token, and is ignored"));
+        }
+        [scheme, token, ..] if scheme.eq_ignore_ascii_case("bearer") => return Some(token.to_string()),
+        _ => {}
     }
     // browsers cannot set headers on WebSockets
     let protocols = headers.get_all(header::SEC_WEBSOCKET_PROTOCOL);

@@ -84,7 +84,11 @@ pub fn kept_by_status(r: &Resource) -> &'static [&'static str] {
 
 /// What to warn of about an object that is written.
 pub fn warnings(r: &Resource, subresource: &str, new: &Value, old: Option<&Value>) -> Vec<String> {
-    if subresource.is_empty() { api::warnings::of(r, new, old) } else { Vec::new() }
+    match subresource {
+        "" | "scale" => api::warnings::of(r, new, old),
+        "status" => api::warnings::of_status(r, new),
+        _ => Vec::new(),
+    }
 }
 
 /// Kinds whose delete answers with the object.

@@ -54,6 +54,20 @@ pub fn finalizers(object: &Value) -> Vec<String> {
         .unwrap_or_default()
 }
 
+/// Takes out owners that are there already; the uids of those taken out.
+pub fn drop_repeated_owners(object: &mut Value) -> Vec<String> {
+    let Some(owners) = object.get_mut("metadata").and_then(|m| m.get_mut("ownerReferences")).and_then(Value::as_array_mut) else { return Vec::new() };
+    let (mut kept, mut repeated): (Vec<Value>, Vec<String>) = (Vec::new(), Vec::new());
+    for owner in owners.drain(..) {
+        match owner.get("uid") {
+            uid if kept.contains(&owner) => repeated.push(uid.and_then(Value::as_str).unwrap_or_default().into()),
+            _ => kept.push(owner),
+        }
+    }
+    *owners = kept;
+    repeated
+}
+
 /// Replaces `metadata.finalizers`.
 pub fn set_finalizers(object: &mut Value, finalizers: Vec<String>) {
     if finalizers.is_empty() {

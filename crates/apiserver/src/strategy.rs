@@ -64,6 +64,11 @@ pub trait Strategy: Send + Sync {
         true
     }
 
+    /// What to warn of when the client does not say what becomes of dependents.
+    fn warning_of_default_gc(&self) -> Option<&'static str> {
+        None
+    }
+
     /// How long the object stays, marked as deleted, before it goes: `None` = goes at once (when no finalizer holds it),
     /// `Some(0)` = this is the final delete. `requested` is the client's gracePeriodSeconds.
     fn grace_period(&self, _object: &Value, _requested: Option<i64>) -> Option<i64> {

@@ -37,7 +37,7 @@ use crate::strategy::crd::Definitions;
 use crate::strategy::csr::{Approval, RequestStatus, SigningRequests};
 use crate::strategy::hooks::HookConfigurations;
 use crate::strategy::namespace::{NamespaceFinalize, NamespaceStatus, Namespaces};
-use crate::strategy::devices::{ClaimStatus, Claims, Classes, Templates};
+use crate::strategy::devices::{ClaimStatus, Claims, Classes, Slices, Templates};
 use crate::strategy::plain::{Claims as VolumeClaims, Drivers, Plain, PriorityClasses, SWITCHES, Volumes};
 use crate::strategy::pod::{EphemeralContainers, PodStatus, Pods, Resize};
 use crate::strategy::eviction::Eviction;
@@ -377,6 +377,7 @@ fn install_strategies(parts: &mut Parts, services: Services, rbac: Arc<Rbac>) {
     parts.strategy("resource.k8s.io", "resourceclaims", "", Arc::new(Claims));
     parts.strategy("resource.k8s.io", "resourceclaims", "status", Arc::new(ClaimStatus));
     parts.strategy("resource.k8s.io", "deviceclasses", "", Arc::new(Classes));
+    parts.strategy("resource.k8s.io", "resourceslices", "", Arc::new(Slices));
     parts.strategy("resource.k8s.io", "resourceclaimtemplates", "", Arc::new(Templates));
     for (kind, mutating) in [("mutating", true), ("validating", false)] {
         let mut install = |what: &str, strategy: Arc<dyn apiserver::Strategy>| {

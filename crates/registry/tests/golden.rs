@@ -148,6 +148,13 @@ impl Runner {
                 let answer = self.send("POST", &format!("{}{sub}?dryRun=All", self.item()), &sent).await;
                 return Some(self.shown(&sent, answer, false));
             }
+            "delete" => {
+                let mut options: Value = serde_json::from_str(rest).unwrap_or_else(|e| panic!("{line}: {e}"));
+                options["dryRun"] = json!(["All"]);
+                let (_, read, _) = self.send("GET", &self.item(), &Value::Null).await;
+                let answer = self.send("DELETE", &self.item(), &options).await;
+                return Some(self.shown(&read, answer, false));
+            }
             "patch" => {
                 let mut words = rest.splitn(3, ' ');
                 let (sub, form, body) = (words.next().unwrap_or_default(), words.next().unwrap_or_default(), words.next().unwrap_or_default());
@@ -163,7 +170,7 @@ impl Runner {
                 let answer = self.cluster.warned_as(&admin(), "PATCH", &format!("{path}?dryRun=All"), media, &body).await;
                 return Some(self.shown(&read, answer, false));
             }
-            _ => panic!("{line}: expected at, object, create, make, store, put, write, get, post or patch"),
+            _ => panic!("{line}: expected at, object, create, make, store, put, write, get, post, patch or delete"),
         }
         None
     }

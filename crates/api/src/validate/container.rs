@@ -594,6 +594,11 @@ pub fn resources(at: &At<'_>, claims: &[&str]) {
     }
 }
 
+/// The containers of all kinds.
+pub fn each<'a>(spec: &At<'a>) -> impl Iterator<Item = At<'a>> + use<'a> {
+    ["initContainers", "containers", "ephemeralContainers"].map(|list| spec.at(list)).into_iter().flat_map(|list| list.items())
+}
+
 /// A seccomp or AppArmor profile.
 pub fn profile(at: &At<'_>, kind: &str) {
     if !at.set() {

@@ -6,6 +6,7 @@
 //! needs to look at other objects. Kinds without rules of their own have their
 //! metadata checked.
 
+mod annotations;
 mod at;
 mod container;
 mod devices;
@@ -15,7 +16,7 @@ mod flowcontrol;
 mod jobs;
 mod limits;
 mod meta;
-mod net;
+pub(crate) mod net;
 mod networks;
 mod objects;
 mod pod;
@@ -66,6 +67,14 @@ pub fn create(resource: &Resource, obj: &Value) -> Vec<FieldError> {
     match (group, kind) {
         ("", "Service") => service::service(&at, None),
         ("", "Node") => objects::node(&at, None, false),
+        ("", "PersistentVolume") => {
+            both(group, kind, &at);
+            annotations::mount_options(&at);
+        }
+        ("networking.k8s.io", "Ingress") => {
+            both(group, kind, &at);
+            annotations::ingress_class(&at);
+        }
         ("apps", "StatefulSet") => workloads::stateful_set(&spec, true),
         ("batch", "Job") => workloads::job(&at),
         ("batch", "CronJob") => {
@@ -147,6 +156,7 @@ pub fn update(resource: &Resource, new: &Value, old: &Value) -> Vec<FieldError> 
         ("", "PersistentVolume") => {
             // once as an object, once as a change
             both(group, kind, &at);
+            annotations::mount_options(&at);
             both(group, kind, &at);
             storage::volume_update(&at, &before);
         }

@@ -1,7 +1,7 @@
 //! IP addresses and ranges in objects.
 
 use super::at::At;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 /// A CIDR range: address and prefix length.
 pub fn parse_cidr(s: &str) -> Option<(IpAddr, u8)> {
@@ -39,12 +39,12 @@ fn without_leading_zeros(s: &str) -> String {
 /// An IP address in its normal form.
 pub fn ip(at: &At<'_>) -> Option<IpAddr> {
     match at.text().parse::<IpAddr>() {
-        Ok(IpAddr::V6(a)) if a.to_ipv4_mapped().is_some() => {
+        Ok(ip) if is_mapped(ip) => {
             at.invalid("must not be an IPv4-mapped IPv6 address");
             None
         }
         Ok(ip) => Some(ip),
-        Err(_) if without_leading_zeros(at.text()).parse::<std::net::Ipv4Addr>().is_ok() => {
+        Err(_) if without_leading_zeros(at.text()).parse::<Ipv4Addr>().is_ok() => {
             at.invalid("must not have leading 0s");
             None
         }
@@ -67,10 +67,13 @@ pub fn sloppy_ip(text: &str) -> Option<IpAddr> {
 
 /// A range that may be in any form if it was among those of before.
 pub fn new_cidr(at: &At<'_>, before: &[&str]) -> Option<(IpAddr, u8)> {
-    if !before.contains(&at.text()) {
-        return cidr(at);
-    }
-    let (ip, bits) = at.text().split_once('/')?;
+    if before.contains(&at.text()) { sloppy_cidr(at.text()) } else { cidr(at) }
+}
+
+/// A range in any form that was ever accepted.
+pub fn sloppy_cidr(text: &str) -> Option<(IpAddr, u8)> {
+    let (ip, bits) = text.split_once('/')?;
+    let bits = if bits.is_empty() { bits } else { &without_leading_zeros(bits) };
     parse_cidr(&format!("{}/{bits}", without_leading_zeros(ip)))
 }
 
@@ -78,16 +81,26 @@ pub fn new_cidr(at: &At<'_>, before: &[&str]) -> Option<(IpAddr, u8)> {
 pub fn cidr(at: &At<'_>) -> Option<(IpAddr, u8)> {
     let parsed = parse_cidr(at.text());
     match parsed {
+        None if sloppy_cidr(at.text()).is_some() => at.invalid("must not have leading 0s in IP or prefix length"),
         None => at.invalid_as(at.text(), "must be a valid CIDR value, (e.g. 10.9.8.0/24 or 2001:db8::/64)"),
-        Some((ip, bits)) => {
-            let (n, width) = number(ip);
-            let shift = u32::from(width - bits);
-            if shift >= 128 && n != 0 || shift < 128 && n >> shift << shift != n {
-                at.invalid("must not have bits set beyond the prefix length");
-            }
-        }
+        Some((ip, _)) if is_mapped(ip) => at.invalid("must not have an IPv4-mapped IPv6 address"),
+        Some((ip, bits)) if masked((ip, bits)) != ip => at.invalid("must not have bits set beyond the prefix length"),
+        Some(_) => {}
     }
     parsed
+}
+
+/// The first address of a range.
+pub fn masked((ip, bits): (IpAddr, u8)) -> IpAddr {
+    let (n, width) = number(ip);
+    let shift = u32::from(width - bits);
+    let n = if shift >= 128 { 0 } else { n >> shift << shift };
+    if ip.is_ipv4() { Ipv4Addr::from(n as u32).into() } else { Ipv6Addr::from(n).into() }
+}
+
+/// Whether an address is one of IPv4 in the form of IPv6.
+pub fn is_mapped(ip: IpAddr) -> bool {
+    matches!(ip, IpAddr::V6(a) if a.to_ipv4_mapped().is_some())
 }
 
 /// An address that can be behind a service.

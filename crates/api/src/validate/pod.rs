@@ -2,7 +2,7 @@
 
 use super::at::{At, same};
 use super::container::{self, Pod};
-use super::{meta, net, scheduling, volumes};
+use super::{annotations, meta, net, scheduling, volumes};
 use crate::field::FieldError;
 use crate::names;
 use serde_json::Value;
@@ -14,7 +14,10 @@ pub fn template(at: &At<'_>) {
     meta::labels(&m.at("labels").named(at.path.child("labels")));
     meta::annotations(&m.at("annotations").named(at.path.child("annotations")));
     let s = at.at("spec");
+    let own = m.at("annotations").named(at.path.child("annotations"));
+    annotations::of_pod(&own, &s, None);
     spec(&s, "", false);
+    annotations::match_fields(&own, &s);
     if !s.at("ephemeralContainers").is_empty() {
         s.at("ephemeralContainers").forbidden("ephemeral containers not allowed in pod template");
     }
@@ -24,6 +27,7 @@ pub fn template(at: &At<'_>) {
 pub fn create(pod: &At<'_>) {
     meta::create(&pod.at("metadata"), true, names::dns1123_subdomain);
     meta::finalizer_names(&pod.at("metadata"));
+    annotations::of_pod(&pod.down(&["metadata", "annotations"]), &pod.at("spec"), None);
     whole_spec(pod);
     let s = pod.at("spec");
     if !s.at("ephemeralContainers").is_empty() {
@@ -32,6 +36,7 @@ pub fn create(pod: &At<'_>) {
     if s.at("nodeName").filled().is_some() && !s.at("schedulingGates").is_empty() {
         s.at("nodeName").forbidden("cannot be set until all schedulingGates have been cleared");
     }
+    annotations::match_fields(&pod.down(&["metadata", "annotations"]), &s);
 }
 
 fn whole_spec(pod: &At<'_>) {
@@ -265,7 +270,9 @@ fn dns_config(at: &At<'_>, policy: &str) {
 
 /// A changed pod.
 pub fn update(pod: &At<'_>, old: &At<'_>) {
+    annotations::of_pod(&pod.down(&["metadata", "annotations"]), &pod.at("spec"), Some(&old.down(&["metadata", "annotations"])));
     whole_spec(pod);
+    annotations::of_pod_changed(pod, old);
     let (s, o) = (pod.at("spec"), old.at("spec"));
     for k in ["containers", "initContainers"] {
         if s.at(k).len() != o.at(k).len() {
@@ -377,6 +384,10 @@ fn only_added_tolerations(new: &At<'_>, old: &At<'_>) {
 
 /// A pod that got containers for debugging: they can only be added.
 pub fn update_ephemeral(pod: &At<'_>, old: &At<'_>) {
+    if annotations::is_mirror(old) {
+        pod.named("".into()).forbidden("static pods do not support ephemeral containers");
+        return;
+    }
     meta::updated(&pod.at("metadata"), &old.at("metadata"), &meta::Rounds { changes: 1, objects: 0, known: true });
     let s = pod.at("spec");
     spec(&s, pod.at("metadata").at("name").text(), true);
@@ -457,6 +468,7 @@ pub fn update_resize(pod: &At<'_>, old: &At<'_>, class: bool) {
 
 /// A pod whose status changed.
 pub fn update_status(pod: &At<'_>, old: &At<'_>) {
+    annotations::of_pod_changed(pod, old);
     let (s, o) = (pod.at("status"), old.at("status"));
     const WHOLE: &str = "must be a non-negative integer";
     for c in s.at("conditions").items() {

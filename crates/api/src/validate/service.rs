@@ -238,8 +238,10 @@ fn load_balancer(spec: &At<'_>, old: Option<&At<'_>>) {
         ranges.forbidden("may only be used when `type` is 'LoadBalancer'");
     }
     let was = old.map(|o| o.at("loadBalancerSourceRanges"));
-    let was: Vec<&str> = was.iter().flat_map(|b| b.items()).map(|i| i.text()).collect();
-    ranges.items().for_each(|r| {
+    let was: Vec<&str> = was.iter().flat_map(|b| b.items()).map(|i| i.text().trim()).collect();
+    // blanks around them were taken from the first
+    let plain: Value = ranges.items().map(|r| r.text().trim()).collect();
+    At { v: &plain, path: ranges.path.clone(), errs: ranges.errs }.items().for_each(|r| {
         net::new_cidr(&r, &was);
     });
     let allocate = spec.at("allocateLoadBalancerNodePorts");

@@ -20,6 +20,7 @@ impl Op {
         if !object::meta(&value, "resourceVersion").is_empty() {
             return Err(api::status::bad_request("resourceVersion should not be set on objects to be created"));
         }
+        self.single_owners(&mut value, "");
         let manager = self.manager(&options.field_manager);
         self.fill_system_fields(&mut value);
         let now = self.ctx.now_string();

@@ -32,6 +32,7 @@ enum Step {
 
 impl Op {
     pub async fn delete(&mut self, options: &DeleteOptions) -> Result<Deleted, Status> {
+        self.warn_of_default_gc(options);
         let r = self.ctx.resource;
         let strategy = self.strategy.clone();
         let mut current = match self.core.current(r, &self.ctx.namespace, &self.ctx.name).await? {
@@ -82,6 +83,15 @@ impl Op {
             }
         }
         Err(self.conflict(api::status::OPTIMISTIC_LOCK))
+    }
+
+    fn warn_of_default_gc(&self, options: &DeleteOptions) {
+        if options.orphan_dependents.is_none()
+            && options.propagation_policy.is_none()
+            && let Some(text) = self.strategy.warning_of_default_gc()
+        {
+            self.ctx.warn(text);
+        }
     }
 
     fn check_preconditions(&self, options: &DeleteOptions, old: &Stored) -> Result<(), Status> {
@@ -207,6 +217,7 @@ impl Op {
     /// Deletes each of these; what is gone already does not matter. Many at once, so that they share
     /// the store's commits; all are tried, and the first failure is told.
     pub async fn delete_collection(&self, items: Vec<Arc<Entry>>, options: &DeleteOptions) -> Result<Vec<Arc<Entry>>, Status> {
+        self.warn_of_default_gc(options);
         let deletions = items.into_iter().map(|item| {
             let mut op = self.clone();
             let object = item.parse();

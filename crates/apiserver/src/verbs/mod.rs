@@ -72,7 +72,21 @@ impl Op {
             }
         }
         self.ctx.end_rounds();
+        if !object.is_null() {
+            self.single_owners(object, " after mutating admission happens");
+        }
         Ok(())
+    }
+
+    /// Drops owners that are named twice, with a warning.
+    pub(crate) fn single_owners(&self, object: &mut Value, when: &str) {
+        let repeated = object::drop_repeated_owners(object);
+        if !repeated.is_empty() {
+            self.ctx.warn(format!(
+                ".metadata.ownerReferences contains duplicate entries{when}; API server dedups owner references in 1.20+, and may reject such requests as early as 1.24; please fix your requests; duplicate UID(s) observed: {}",
+                repeated.join(", ")
+            ));
+        }
     }
 
     pub(crate) async fn admit_final(&self, operation: Operation, old: Option<&Value>, options: &Value, object: Option<&Value>) -> Result<(), Status> {

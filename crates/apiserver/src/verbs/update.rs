@@ -41,6 +41,7 @@ impl Op {
         }
         let mut value = value;
         self.settle_namespace(&mut value)?;
+        self.single_owners(&mut value, "");
         let wire = options_value("UpdateOptions", options);
         let r = self.ctx.resource;
         let mut current = self.core.current(r, &self.ctx.namespace, &self.ctx.name).await?;

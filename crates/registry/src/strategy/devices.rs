@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 
 use api::field::{FieldError, Path};
-use apiserver::strategy::generic_prepare_update;
+use apiserver::strategy::{generic_prepare_create, generic_prepare_update};
 use apiserver::{AuthzAttributes, Ctx, Decision, Strategy};
 use cel::{DEVICE_SELECTOR_LIMIT, DeviceSelector};
 use serde_json::Value;
@@ -57,6 +57,28 @@ impl Strategy for Classes {
             errors.extend(selectors(new, "/spec", &path(&["spec"])));
         }
         errors
+    }
+}
+
+/// What drivers offer. A taint that does not say since when it holds holds since now.
+pub(crate) struct Slices;
+
+impl Strategy for Slices {
+    fn prepare_create(&self, ctx: &Ctx, slice: &mut Value) {
+        date_taints(ctx, slice);
+        generic_prepare_create(ctx, slice);
+    }
+
+    fn prepare_update(&self, ctx: &Ctx, new: &mut Value, old: &Value) {
+        date_taints(ctx, new);
+        generic_prepare_update(ctx, new, old);
+    }
+}
+
+fn date_taints(ctx: &Ctx, slice: &mut Value) {
+    let devices = slice.pointer_mut("/spec/devices").and_then(Value::as_array_mut).into_iter().flatten();
+    for taint in devices.filter_map(|d| d.get_mut("taints")?.as_array_mut()).flatten().filter_map(Value::as_object_mut) {
+        taint.entry("timeAdded").or_insert_with(|| ctx.now_string().into());
     }
 }
 

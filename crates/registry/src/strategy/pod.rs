@@ -28,6 +28,8 @@ impl Strategy for Pods {
         }
         object(pod, "status");
         pod["status"] = status;
+        select_by_own_labels(pod);
+        api::apparmor::from_annotations(pod).into_iter().for_each(|warning| ctx.warn(warning));
     }
 
     fn prepare_update(&self, ctx: &Ctx, new: &mut Value, old: &Value) {
@@ -48,6 +50,29 @@ impl Strategy for Pods {
         let idle = text(pod, "/spec/nodeName").is_empty() || matches!(text(pod, "/status/phase"), "Failed" | "Succeeded");
         Some(if idle { 0 } else if period < 0 { 1 } else { period })
     }
+}
+
+/// The keys of labels that a new pod's terms and constraints name go into their selectors, with the pod's own values
+/// (KEP-3633, KEP-3243).
+fn select_by_own_labels(pod: &mut Value) {
+    let labels = pod["metadata"]["labels"].clone();
+    let Some(spec) = pod.get_mut("spec") else { return };
+    let each = |list: Option<&mut Value>, act: &dyn Fn(&mut Value)| list.and_then(Value::as_array_mut).into_iter().flatten().for_each(act);
+    let narrow = |term: &mut Value| {
+        for (keys, operator) in [("matchLabelKeys", "In"), ("mismatchLabelKeys", "NotIn")] {
+            let own = items(term, &format!("/{keys}")).filter_map(|key| Some((key.as_str()?, labels.get(key.as_str()?)?)));
+            let more: Vec<Value> = own.map(|(key, value)| json!({"key": key, "operator": operator, "values": [value]})).collect();
+            if let Some(selector) = term.get_mut("labelSelector").and_then(Value::as_object_mut).filter(|_| !more.is_empty()) {
+                list(selector, "matchExpressions").extend(more);
+            }
+        }
+    };
+    for kind in ["podAffinity", "podAntiAffinity"] {
+        let Some(terms) = spec.get_mut("affinity").and_then(|a| a.get_mut(kind)) else { continue };
+        each(terms.get_mut("preferredDuringSchedulingIgnoredDuringExecution"), &|weighted| weighted.get_mut("podAffinityTerm").into_iter().for_each(narrow));
+        each(terms.get_mut("requiredDuringSchedulingIgnoredDuringExecution"), &narrow);
+    }
+    each(spec.get_mut("topologySpreadConstraints"), &narrow);
 }
 
 /// `status`: the kubelet's.

@@ -16,6 +16,14 @@ impl Strategy for Secrets {
         encode(secret);
     }
 
+    fn warnings_on_create(&self, _ctx: &Ctx, secret: &Value) -> Vec<String> {
+        key_pair(secret)
+    }
+
+    fn warnings_on_update(&self, _ctx: &Ctx, new: &Value, _old: &Value) -> Vec<String> {
+        key_pair(new)
+    }
+
     fn prepare_update(&self, ctx: &Ctx, new: &mut Value, old: &Value) {
         generic_prepare_update(ctx, new, old);
         encode(new);
@@ -25,6 +33,15 @@ impl Strategy for Secrets {
             new["type"] = kind.clone();
         }
     }
+}
+
+/// What is wrong with the key pair of a Secret that is to have one.
+fn key_pair(secret: &Value) -> Vec<String> {
+    if secret["type"] != "kubernetes.io/tls" {
+        return Vec::new();
+    }
+    let data = |key: &str| secret["data"][key].as_str().and_then(|v| STANDARD.decode(v).ok()).unwrap_or_default();
+    pki::key_pair_mistake(&data("tls.crt"), &data("tls.key")).into_iter().collect()
 }
 
 fn encode(secret: &mut Value) {

@@ -78,6 +78,10 @@ impl Strategy for Jobs {
     fn default_gc(&self) -> DefaultGc {
         DefaultGc::Orphan
     }
+
+    fn warning_of_default_gc(&self) -> Option<&'static str> {
+        Some("child pods are preserved by default when jobs are deleted; set propagationPolicy=Background to remove them or set propagationPolicy=Orphan to suppress this warning")
+    }
 }
 
 /// Nodes: a kubelet registers with its status.

@@ -1,79 +1,28 @@
-//! What upstream warns of when an object is written: fields that do nothing, do something else than
-//! they look like, or are on their way out. The write goes on.
+//! Pods and templates of pods.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::Value;
 
+use super::nodes::{self, old_label};
+use super::storage::claim;
+use super::{list, net, text, whole_bytes};
+use crate::apparmor;
 use crate::field::{Path, go_quote};
-use crate::names;
-use crate::quantity::Quantity;
-use crate::resources::Resource;
-
-/// The warnings of a new or changed object.
-pub fn of(resource: &Resource, new: &Value, old: Option<&Value>) -> Vec<String> {
-    let mut out = Vec::new();
-    let template = |out: &mut Vec<String>, path: &[&str], word: &str| {
-        if old.is_none() && !word.is_empty() {
-            hostname(new, word, out);
-        }
-        let at = path.iter().fold(Path::root(), |p, n| p.child(n));
-        let changed = old.is_none_or(|old| old["spec"] != new["spec"]);
-        if let Some(template) = path.iter().try_fold(new, |v, n| v.get(n)).filter(|_| changed) {
-            pod(template, &at, true, out);
-        }
-    };
-    match (resource.group, resource.kind) {
-        ("", "Pod") if old.is_none() => {
-            hostname(new, "the Pod's hostname", &mut out);
-            pod(new, &Path::root(), false, &mut out);
-        }
-        ("", "PodTemplate") => pod(&new["template"], &"template".into(), true, &mut out),
-        ("", "ReplicationController") | ("apps", "ReplicaSet" | "Deployment") => {
-            template(&mut out, &["spec", "template"], "Pod names and hostnames");
-        }
-        ("apps", "DaemonSet") => template(&mut out, &["spec", "template"], ""),
-        ("apps", "StatefulSet") => {
-            template(&mut out, &["spec", "template"], "");
-            if new["spec"]["revisionHistoryLimit"].as_i64().is_some_and(|n| n < 0) {
-                out.push("spec.revisionHistoryLimit: a negative value retains all historical revisions; a value >= 0 is recommended".into());
-            }
-        }
-        ("batch", "Job") => template(&mut out, &["spec", "template"], "Pod names and hostnames"),
-        ("batch", "CronJob") => template(&mut out, &["spec", "jobTemplate", "spec", "template"], "Pod names and hostnames"),
-        ("", "Service") => service(new, &mut out),
-        ("", "PersistentVolumeClaim") => claim(&new["spec"], &"spec".into(), &mut out),
-        ("", "PersistentVolume") => volume(&new["spec"], &mut out),
-        ("", "Node") if new["spec"]["externalID"].as_str().is_some_and(|id| !id.is_empty()) => {
-            out.push("spec.externalID: this field is deprecated, and is unused by Kubernetes".into());
-        }
-        ("storage.k8s.io", "CSIDriver") => driver(new, old, &mut out),
-        _ => {}
-    }
-    out
-}
-
-/// Names of pods become names of hosts.
-fn hostname(new: &Value, word: &str, out: &mut Vec<String>) {
-    let messages = names::dns1123_label(new["metadata"]["name"].as_str().unwrap_or_default());
-    if !messages.is_empty() {
-        out.push(format!("metadata.name: this is used in {word}, which can result in surprising behavior; a DNS label is recommended: [{}]", messages.join(" ")));
-    }
-}
-
-fn list<'a>(v: &'a Value, key: &str) -> &'a [Value] {
-    v[key].as_array().map_or(&[], Vec::as_slice)
-}
-
-fn text<'a>(v: &'a Value, key: &str) -> &'a str {
-    v[key].as_str().unwrap_or_default()
-}
 
 /// A pod or a template, at its path.
-fn pod(pod: &Value, at: &Path, template: bool, out: &mut Vec<String>) {
+pub(super) fn pod(pod: &Value, at: &Path, template: bool, out: &mut Vec<String>) {
     let (spec, path) = (&pod["spec"], at.child("spec"));
+    for (key, why) in nodes::old_labels(&spec["nodeSelector"]) {
+        out.push(format!("{}: {why}", path.child("nodeSelector").key(key)));
+    }
+    node_affinity(&spec["affinity"]["nodeAffinity"], &path.child("affinity").child("nodeAffinity"), out);
     for (i, constraint) in list(spec, "topologySpreadConstraints").iter().enumerate() {
-        null_selector(constraint, &path.child("topologySpreadConstraints").index(i), out);
+        let (path, key) = (path.child("topologySpreadConstraints").index(i), text(constraint, "topologyKey"));
+        if let Some(why) = old_label(key) {
+            out.push(format!("{}: {key} is {why}", path.child("topologyKey")));
+        }
+        null_selector(constraint, &path, out);
     }
     let annotations = &pod["metadata"]["annotations"];
     let mut annotated = |key: &str, why: &str| {
@@ -112,6 +61,17 @@ fn pod(pod: &Value, at: &Path, template: bool, out: &mut Vec<String>) {
             null_selector(&term["podAffinityTerm"], &path.child(preferred).index(i).child("podAffinityTerm"), out);
         }
     }
+    net::ips(&spec["dnsConfig"]["nameservers"], &path.child("dnsConfig").child("nameservers"), out);
+    net::ips_of(&spec["hostAliases"], &path.child("hostAliases"), out);
+}
+
+fn node_affinity(affinity: &Value, path: &Path, out: &mut Vec<String>) {
+    let (required, preferred) = ("requiredDuringSchedulingIgnoredDuringExecution", "preferredDuringSchedulingIgnoredDuringExecution");
+    nodes::selector(&affinity[required], &path.child(required), out);
+    for (i, weighted) in list(affinity, preferred).iter().enumerate() {
+        let (term, at) = (&weighted["preference"], path.child(preferred).index(i).child("preference"));
+        nodes::term(term, true, &at, out);
+    }
 }
 
 fn null_selector(term: &Value, path: &Path, out: &mut Vec<String>) {
@@ -126,14 +86,6 @@ fn duplicates(items: &[Value], key: &str, path: &Path, out: &mut Vec<String>) {
         if !seen.insert(text(item, key)) {
             out.push(format!("{}: duplicate {key} {}", path.index(i).child(key), go_quote(text(item, key))));
         }
-    }
-}
-
-/// Fractions of a byte.
-fn whole_bytes(amounts: &Value, path: &Path, resource: &str, out: &mut Vec<String>) {
-    let Some(amount) = amounts.get(resource).and_then(|v| Quantity::from_value(v).ok()) else { return };
-    if amount.milli_value() % 1000 != 0 {
-        out.push(format!("{}: fractional byte value {} is invalid, must be an integer", path.key(resource), go_quote(&amount.canonical())));
     }
 }
 
@@ -177,41 +129,55 @@ fn files<'a>(source: &'a Value, from: &str) -> Vec<File<'a>> {
 
 /// Files of one volume that lie over or within each other.
 fn overlaps(volume: &Value, out: &mut Vec<String>) {
-    let mut told = |of: &str, all: Vec<File<'_>>| {
-        let mut seen: Vec<File<'_>> = Vec::new();
-        for mut file in all {
-            file.path = file.path.trim_end_matches('/');
-            if file.path.is_empty() {
-                continue;
-            }
-            let within = |a: &str, b: &str| a.strip_prefix(b).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'));
-            for other in seen.iter().filter(|o| within(o.path, file.path) || within(file.path, o.path)) {
-                out.push(format!("volume {} ({of}): overlapping paths: {} with {}", go_quote(text(volume, "name")), file.shown(), other.shown()));
-            }
-            seen.push(file);
-        }
-    };
+    let name = go_quote(text(volume, "name"));
     let (map, secret, downward) = (&volume["configMap"], &volume["secret"], &volume["downwardAPI"]);
-    told(&format!("ConfigMap {}", go_quote(text(map, "name"))), files(map, ""));
-    told(&format!("Secret {}", go_quote(text(secret, "secretName"))), files(secret, ""));
-    told("DownwardAPI", files(downward, ""));
-    let mut all = Vec::new();
-    let mut empty = 0;
-    for source in list(&volume["projected"], "sources") {
-        let of = |kind: &str, word: &str| files(&source[kind], &format!("{word} {}", go_quote(text(&source[kind], "name"))));
-        if source.as_object().is_none_or(serde_json::Map::is_empty) {
-            empty += 1;
-        }
-        all.extend(of("configMap", "ConfigMap"));
-        all.extend(of("secret", "Secret"));
-        all.extend(files(&source["downwardAPI"], "DownwardAPI"));
-        if !source["serviceAccountToken"].is_null() {
-            all.push(File { path: text(&source["serviceAccountToken"], "path"), from: "ServiceAccountToken".into() });
-        }
+    for (of, files) in [
+        (format!("ConfigMap {}", go_quote(text(map, "name"))), files(map, "")),
+        (format!("Secret {}", go_quote(text(secret, "secretName"))), files(secret, "")),
+        ("DownwardAPI".to_owned(), files(downward, "")),
+    ] {
+        within(&format!("volume {name} ({of})"), files, &mut Vec::new(), out);
     }
-    told("Projected", all);
-    for _ in 0..empty {
-        out.push(format!("volume {} (Projected) has no sources provided", go_quote(text(volume, "name"))));
+    let mut seen = Vec::new();
+    for source in list(&volume["projected"], "sources") {
+        if source.as_object().is_none_or(serde_json::Map::is_empty) {
+            out.push(format!("volume {name} (Projected) has no sources provided"));
+        }
+        within(&format!("volume {name} (Projected)"), projected(source), &mut seen, out);
+    }
+}
+
+/// The files of one source of a projected volume.
+fn projected(source: &Value) -> Vec<File<'_>> {
+    const ALONE: &[(&str, &str, &str)] = &[
+        ("serviceAccountToken", "path", "ServiceAccountToken"),
+        ("podCertificate", "certificateChainPath", "PodCertificate chain"),
+        ("podCertificate", "keyPath", "PodCertificate key"),
+        ("podCertificate", "credentialBundlePath", "PodCertificate credential bundle"),
+    ];
+    let of = |kind: &str, word: &str| files(&source[kind], &format!("{word} {}", go_quote(text(&source[kind], "name"))));
+    let mut all = of("configMap", "ConfigMap");
+    all.extend(of("secret", "Secret"));
+    all.extend(files(&source["downwardAPI"], "DownwardAPI"));
+    all.extend(ALONE.iter().map(|(kind, key, word)| File { path: text(&source[*kind], key), from: (*word).into() }));
+    let bundle = &source["clusterTrustBundle"];
+    let name = if bundle["name"].is_null() { "signerName" } else { "name" };
+    all.push(File { path: text(bundle, "path"), from: format!("ClusterTrustBundle {}", go_quote(text(bundle, name))) });
+    all
+}
+
+/// Tells of files that are over or within those seen before.
+fn within<'a>(of: &str, files: Vec<File<'a>>, seen: &mut Vec<File<'a>>, out: &mut Vec<String>) {
+    for mut file in files {
+        file.path = file.path.trim_end_matches('/');
+        if file.path.is_empty() {
+            continue;
+        }
+        let within = |a: &str, b: &str| a.strip_prefix(b).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'));
+        for other in seen.iter().filter(|o| within(o.path, file.path) || within(file.path, o.path)) {
+            out.push(format!("{of}: overlapping paths: {} with {}", file.shown(), other.shown()));
+        }
+        seen.push(file);
     }
 }
 
@@ -236,12 +202,15 @@ fn containers(pod: &Value, at: &Path, template: bool, out: &mut Vec<String>) {
         {
             out.push(format!("{}: non-functional in v1.27+; use the \"seccompProfile\" field instead", place(&key)));
         }
+        // a pod's own annotations become fields as it is made
         if template
             && c["securityContext"]["appArmorProfile"].is_null()
-            && spec["securityContext"]["appArmorProfile"].is_null()
-            && let Some(key) = annotated("container.apparmor.security.beta.kubernetes.io/")
+            && let Some(key) = annotated(apparmor::ANNOTATION)
         {
-            out.push(format!("{}: deprecated since v1.30; use the \"appArmorProfile\" field instead", place(&key)));
+            let of_pod = &spec["securityContext"]["appArmorProfile"];
+            if of_pod.is_null() || Some(of_pod) != apparmor::profile(text(annotations, &key)).as_ref() {
+                out.push(apparmor::deprecated(&place(&key)));
+            }
         }
         for resource in ["memory", "ephemeral-storage"] {
             for kind in ["limits", "requests"] {
@@ -294,67 +263,3 @@ fn ports(containers: &[(Path, &Value)], out: &mut Vec<String>) {
     }
 }
 
-fn service(service: &Value, out: &mut Vec<String>) {
-    let spec = &service["spec"];
-    if service["metadata"]["annotations"].get("service.kubernetes.io/topology-aware-hints").is_some() {
-        out.push("annotation service.kubernetes.io/topology-aware-hints is deprecated, please use service.kubernetes.io/topology-mode instead".into());
-    }
-    let kind = text(spec, "type");
-    let headless = kind == "ClusterIP" && text(spec, "clusterIP") == "None";
-    let external = !list(spec, "externalIPs").is_empty();
-    if headless {
-        if !text(spec, "loadBalancerIP").is_empty() {
-            out.push("spec.loadBalancerIP is ignored for headless services".into());
-        }
-        if external {
-            out.push("spec.externalIPs is ignored for headless services".into());
-        }
-        if text(spec, "sessionAffinity") != "None" {
-            out.push("spec.SessionAffinity is ignored for headless services".into());
-        }
-    }
-    if external && !headless && kind != "ExternalName" {
-        out.push("spec.externalIPs is deprecated and may no longer be implemented in some clusters".into());
-    }
-    if kind == "ExternalName" && external {
-        out.push("spec.externalIPs is ignored when spec.type is \"ExternalName\"".into());
-    }
-    if kind != "ExternalName" && !text(spec, "externalName").is_empty() {
-        out.push("spec.externalName is ignored when spec.type is not \"ExternalName\"".into());
-    }
-    if text(spec, "trafficDistribution") == "PreferClose" {
-        out.push("spec.trafficDistribution: \"PreferClose\" is deprecated; use \"PreferSameZone\"".into());
-    }
-}
-
-fn claim(spec: &Value, path: &Path, out: &mut Vec<String>) {
-    for kind in ["requests", "limits"] {
-        whole_bytes(&spec["resources"][kind], &path.child("resources").child(kind), "storage", out);
-    }
-}
-
-fn volume(spec: &Value, out: &mut Vec<String>) {
-    const OLD: &[(&str, &str)] = &[
-        ("cephfs", "deprecated in v1.28, non-functional in v1.31+"),
-        ("photonPersistentDisk", "deprecated in v1.11, non-functional in v1.16+"),
-        ("scaleIO", "deprecated in v1.16, non-functional in v1.22+"),
-        ("storageos", "deprecated in v1.22, non-functional in v1.25+"),
-        ("glusterfs", "deprecated in v1.25, non-functional in v1.26+"),
-        ("rbd", "deprecated in v1.28, non-functional in v1.31+"),
-    ];
-    if text(spec, "persistentVolumeReclaimPolicy") == "Recycle" {
-        out.push("spec.persistentVolumeReclaimPolicy: The Recycle reclaim policy is deprecated. Instead, the recommended approach is to use dynamic provisioning.".into());
-    }
-    for (key, why) in OLD.iter().filter(|(key, _)| !spec[*key].is_null()) {
-        out.push(format!("spec.{}: {why}", if *key == "storageos" { "storageOS" } else { key }));
-    }
-}
-
-fn driver(new: &Value, old: Option<&Value>, out: &mut Vec<String>) {
-    let (spec, before) = (&new["spec"], old.map(|o| &o["spec"]["tokenRequests"]));
-    if !list(spec, "tokenRequests").is_empty() && spec["serviceAccountTokenInSecrets"].is_null() && before != Some(&spec["tokenRequests"]) {
-        out.push(
-            "spec.serviceAccountTokenInSecrets is unset; if supported by this CSI driver, set to true to prevent possible logging of tokens in volume attributes".into(),
-        );
-    }
-}
