@@ -85,6 +85,10 @@ impl fmt::Display for Issues {
             if n > 0 {
                 f.write_str("\n")?;
             }
+            if self.source.is_empty() {
+                write!(f, "ERROR: <input>:1:0: {}", issue.message)?;
+                continue;
+            }
             let Some((line, column)) = place else {
                 write!(f, "ERROR: <input>:-1:0: {}", issue.message)?;
                 continue;

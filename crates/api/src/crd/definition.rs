@@ -72,7 +72,7 @@ pub fn create(definition: &Value) -> Errors {
     let mut errors = Vec::new();
     let wanted = format!("{}.{}", text(definition, "/spec/names/plural"), text(definition, "/spec/group"));
     let name = text(definition, "/metadata/name");
-    if name != wanted {
+    if !name.is_empty() && name != wanted {
         let at = Path::new("metadata").child("name");
         errors.push(FieldError::invalid(&at, name, "must be spec.names.plural+\".\"+spec.group"));
     }
@@ -215,12 +215,16 @@ fn spec(definition: &Value, options: &Options, errors: &mut Errors) {
         label(&at.child("name"), name, "", errors);
         self::version(version, &at, structural, options, errors);
     }
-    let all = || Value::Array(versions.to_vec());
+    let all = || definition.pointer("/spec/versions").cloned().unwrap_or_default();
     if !unique {
         errors.push(FieldError::invalid(&at.child("versions"), all(), "must contain unique version names"));
     }
     if stored != 1 {
         errors.push(FieldError::invalid(&at.child("versions"), all(), "must have exactly one version marked as storage version"));
+    }
+    // the first one is also that of old definitions, which had one
+    if let Some(first) = versions.first().map(|v| text(v, "/name")).filter(|n| !n.is_empty()) {
+        label(&at.child("version"), first, "", errors);
     }
     let empty = Value::Null;
     let names = definition.pointer("/spec/names").unwrap_or(&empty);
@@ -374,9 +378,11 @@ fn service_path(path: &str, at: &Path, errors: &mut Errors) {
     if path.contains(['?', '#']) {
         return errors.push(FieldError::invalid(at, path, "must be a path without query or fragment"));
     }
-    let Some(rest) = path.strip_prefix('/') else {
-        return errors.push(FieldError::invalid(at, path, "must start with a '/'"));
-    };
+    if !path.starts_with('/') {
+        errors.push(FieldError::invalid(at, path, "must start with a '/'"));
+    }
+    // whatever the first one is, the rest are looked at
+    let rest = path.char_indices().nth(1).map_or("", |(i, _)| &path[i..]);
     let steps: Vec<&str> = rest.split('/').collect();
     for (i, step) in steps.iter().enumerate() {
         if step.is_empty() && i + 1 == steps.len() {
@@ -502,20 +508,37 @@ fn selectable(fields: &[Value], schema: &Value, at: &Path, errors: &mut Errors) 
     }
 }
 
-/// The schema of the field at a path.
+/// The schema of the field at a path that has no `[…]`.
 fn selected<'a>(path: &str, schema: &'a Value) -> Result<&'a Value, String> {
-    let Some(rest) = path.strip_prefix('.').filter(|p| !p.is_empty()) else {
-        return Err(format!("expected [ or . but got: {}", path.chars().next().unwrap_or(' ')));
-    };
+    if path::tokens(path).any(|t| t == "[") {
+        return Err("array notation is not allowed".into());
+    }
+    field_schema(path, schema)
+}
+
+/// The schema of the field at a path of `.name` and `['name']`.
+fn field_schema<'a>(path: &str, schema: &'a Value) -> Result<&'a Value, String> {
     let mut at = schema;
-    for key in rest.split('.') {
-        if key.contains(['[', ']']) {
-            return Err("array notation is not allowed".into());
-        }
-        at = at
-            .pointer(&format!("/properties/{}", key.replace('~', "~0").replace('/', "~1")))
-            .or_else(|| at.get("additionalProperties").filter(|a| a.is_object()))
-            .ok_or_else(|| "does not refer to a valid field".to_owned())?;
+    let mut tokens = path::tokens(path);
+    let end = || "unexpected end of JSON path".to_owned();
+    while let Some(token) = tokens.next() {
+        let name = match token {
+            "." => tokens.next().ok_or_else(end)?.to_owned(),
+            "[" => {
+                let quoted = tokens.next().ok_or_else(end)?;
+                let name = quoted.strip_prefix('\'').and_then(|q| q.strip_suffix('\'')).ok_or_else(|| format!("expected single quoted string but got {quoted}"))?;
+                match tokens.next().ok_or_else(end)? {
+                    "]" => name.replace("\\'", "'").replace("\\\\", "\\"),
+                    other => return Err(format!("expected ] but got {other}")),
+                }
+            }
+            other => return Err(format!("expected [ or . but got: {other}")),
+        };
+        let found = match at.get("properties") {
+            Some(properties) => properties.get(&name),
+            None => at.get("additionalProperties").filter(|a| a.is_object()),
+        };
+        at = found.ok_or_else(|| "does not refer to a valid field".to_owned())?;
     }
     Ok(at)
 }
@@ -530,16 +553,21 @@ fn stored_versions(definition: &Value, errors: &mut Errors) {
     let stored = texts(definition, "/status/storedVersions");
     let at = Path::new("status").child("storedVersions");
     if stored.is_empty() {
-        return errors.push(FieldError::invalid(&at, Value::Array(Vec::new()), "must have at least one stored version"));
+        return errors.push(FieldError::invalid(&at, Value::Null, "must have at least one stored version"));
     }
-    let versions = items(definition, "/spec/versions");
-    for version in versions.iter().filter(|v| flag(v, "storage")) {
+    // each counts for one version
+    let mut left: Vec<(usize, &String)> = stored.iter().enumerate().collect();
+    for version in items(definition, "/spec/versions") {
         let name = text(version, "/name");
-        if !stored.iter().any(|s| s == name) {
-            errors.push(FieldError::invalid(&at, stored.clone(), format!("must have the storage version {name}")));
+        match left.iter().position(|(_, s)| *s == name) {
+            Some(at) => drop(left.remove(at)),
+            None if flag(version, "storage") => {
+                errors.push(FieldError::invalid(&at, stored.clone(), format!("must have the storage version {name}")));
+            }
+            None => {}
         }
     }
-    for (i, name) in stored.iter().enumerate().filter(|(_, s)| !versions.iter().any(|v| text(v, "/name") == s.as_str())) {
+    for (i, name) in left {
         let why = format!(
             "missing from spec.versions; {name} was previously a storage version, and must remain in spec.versions until a storage migration ensures no data remains persisted in {name} and removes {name} from status.storedVersions"
         );
@@ -604,8 +632,12 @@ fn defaults(schema: &Value, at: &Path, root: bool, in_meta: bool, options: &Opti
         if let Err(why) = Embedded::Refuse.settle(&mut default.clone(), &compiled) {
             errors.push(FieldError::invalid(&at, default.clone(), why));
         } else {
-            let inside = super::validate(&at.to_string(), default, &compiled);
-            errors.extend(inside);
+            // the sentences are of the default alone
+            let prefix = at.to_string();
+            errors.extend(super::validate(&prefix, default, &compiled).into_iter().map(|mut e| {
+                e.detail = e.detail.replace(&format!("{prefix}."), "").replace(&prefix, "");
+                e
+            }));
         }
     }
     if let Some(inner) = schema.get("items").filter(|i| i.is_object()) {

@@ -258,3 +258,19 @@ impl Parser<'_> {
         Some(Operand::Literal(serde_json::from_str(word).unwrap_or_else(|_| Value::String(word.to_owned()))))
     }
 }
+
+/// The parts of a path: `.`, `[`, `]`, and what is between them; a text in single quotes is one part.
+pub(super) fn tokens(path: &str) -> impl Iterator<Item = &str> {
+    let mut rest = path;
+    std::iter::from_fn(move || {
+        let first = rest.chars().next()?;
+        let end = match first {
+            '.' | '[' | ']' => 1,
+            '\'' => rest.char_indices().skip(1).find(|(i, c)| *c == '\'' && !rest[..*i].ends_with('\\')).map_or(rest.len(), |(i, _)| i + 1),
+            _ => rest.find(['.', '[', ']']).unwrap_or(rest.len()),
+        };
+        let (token, more) = rest.split_at(end);
+        rest = more;
+        Some(token)
+    })
+}

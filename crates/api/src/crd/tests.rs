@@ -147,7 +147,7 @@ fn definitions_must_be_structural() {
     );
     check(
         json!({"type": "object", "properties": {"a": {"type": "integer", "default": "x"}}}),
-        &[&format!("{at}.properties[a].default: Invalid value: \"string\": {at}.properties[a].default in body must be of type integer: \"string\"")],
+        &[&format!("{at}.properties[a].default: Invalid value: \"string\":  in body must be of type integer: \"string\"")],
     );
     check(
         json!({"type": "object", "properties": {"metadata": {"type": "object", "properties": {"labels": {"type": "object"}}}}}),

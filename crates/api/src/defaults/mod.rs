@@ -239,8 +239,8 @@ fn custom_resource_definition(object: &mut Object) {
         text(names, "singular", &kind.to_lowercase());
         text(names, "listKind", &format!("{kind}List"));
     }
+    put(spec, "conversion", || json!({"strategy": "None"}));
     let conversion = child(spec, "conversion");
-    text(conversion, "strategy", "None");
     if let Some(service) = existing(conversion, "webhook").and_then(|w| existing(w, "clientConfig")).and_then(|c| existing(c, "service")) {
         put(service, "port", || json!(443));
     }

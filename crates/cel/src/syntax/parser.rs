@@ -432,7 +432,8 @@ impl Parser<'_> {
         let dot = token.tok == Tok::Op(".");
         let ident = if dot { self.token() } else { token };
         if ident.tok != Tok::Ident {
-            return self.unexpected("IDENTIFIER");
+            let shown = printable(&self.text(Token { end: ident.end, ..token }));
+            return self.fail(ident.start, format!("Syntax error: no viable alternative at input '{shown}'"));
         }
         if dot {
             self.next();

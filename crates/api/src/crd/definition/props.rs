@@ -305,8 +305,7 @@ fn rules(schema: &Value, at: &Path, errors: &mut Errors) {
         if !expression.is_empty() && expression.trim().is_empty() {
             errors.push(FieldError::required(&at.child("messageExpression"), "messageExpression must be non-empty if specified"));
         }
-        let reason = text(rule, "/reason");
-        if !reason.is_empty() && !REASONS.contains(&reason) {
+        if let Some(reason) = rule.get("reason").and_then(Value::as_str).filter(|r| !REASONS.contains(r)) {
             errors.push(FieldError::not_supported(&at.child("reason"), reason, &REASONS));
         }
         let field = text(rule, "/fieldPath");
@@ -315,6 +314,9 @@ fn rules(schema: &Value, at: &Path, errors: &mut Errors) {
         }
         if lines(field) {
             errors.push(FieldError::invalid(&at.child("fieldPath"), field, "must not contain line breaks"));
+        }
+        if !field.is_empty() && super::field_schema(field, schema).is_err() {
+            errors.push(FieldError::invalid(&at.child("fieldPath"), field, "must be a valid path"));
         }
     }
 }
