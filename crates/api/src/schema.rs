@@ -32,7 +32,24 @@ pub enum SchemaError {
 /// Brings an object of a type into normal form.
 pub fn normalize(type_name: &str, value: &mut Value) -> Result<Normalized, SchemaError> {
     let ty = facts::type_by_name(type_name).ok_or_else(|| SchemaError::UnknownType(type_name.to_owned()))?;
-    normalize_type(ty, value)
+    let normalized = normalize_type(ty, value)?;
+    // a daemon set's annotation is a number in upstream's memory
+    let generation = &value["metadata"]["annotations"]["deprecated.daemonset.template.generation"];
+    if let Some(text) = generation.as_str().filter(|_| type_name == DAEMON_SET) {
+        parse_int(text).map_err(SchemaError::Type)?;
+    }
+    Ok(normalized)
+}
+
+const DAEMON_SET: &str = "io.k8s.api.apps.v1.DaemonSet";
+
+/// An integer as Go reads it, and what Go says of what is none.
+pub fn parse_int(text: &str) -> Result<i64, String> {
+    text.parse().map_err(|_| {
+        let digits = !text.is_empty() && text.trim_start_matches(['-', '+']).bytes().all(|b| b.is_ascii_digit());
+        let why = if digits { "value out of range" } else { "invalid syntax" };
+        format!("strconv.ParseInt: parsing {}: {why}", crate::field::go_quote(text))
+    })
 }
 
 /// The same with the type at hand.

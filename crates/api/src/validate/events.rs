@@ -96,10 +96,10 @@ fn named<'a>(of: &At<'a>, name: &'static str, core: bool) -> At<'a> {
     of.at(own_name(name, core)).named(name.into())
 }
 
-/// What stays as it was made.
-const FIXED: [&str; 13] = [
-    "involvedObject", "reason", "message", "source", "firstTimestamp", "lastTimestamp", "count", "type", "eventTime", "action", "related",
-    "reportingController", "reportingInstance",
+/// What stays as it was made; upstream looks at the reason twice.
+const FIXED: [&str; 14] = [
+    "involvedObject", "reason", "message", "source", "firstTimestamp", "lastTimestamp", "count", "reason", "type", "eventTime", "action",
+    "related", "reportingController", "reportingInstance",
 ];
 
 /// What the group's form calls a field of the core form.

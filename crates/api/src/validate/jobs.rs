@@ -26,7 +26,7 @@ pub fn managed_by(at: &At<'_>) {
             if domain.is_empty() {
                 at.invalid("must be a domain-prefixed path (such as \"acme.io/foo\")");
             } else {
-                crate::names::dns1123_subdomain(domain).into_iter().for_each(|e| at.invalid(e));
+                crate::names::dns1123_subdomain(domain).into_iter().for_each(|e| at.invalid_as(domain, e));
             }
             if path.is_empty() {
                 at.invalid("must be a domain-prefixed path (such as \"acme.io/foo\")");
@@ -195,33 +195,36 @@ pub fn status(job: &At<'_>, old: &At<'_>) {
     };
     incoherent((flipped("Complete") || flipped("Failed")) && complete && failed, "cannot set Complete=True and Failed=true conditions");
     incoherent((flipped("Complete") || flipped("FailureTarget")) && complete && target, "cannot set Complete=True and FailureTarget=true conditions");
+    ends(job, old, (complete, flipped("Complete")));
     incoherent((flipped("Failed") || changed("failedIndexes")) && failed && !target, "cannot set Failed=True condition without the FailureTarget=true condition");
     incoherent(
         (flipped("Complete") || flipped("SuccessCriteriaMet")) && complete && !met,
         "cannot set Complete=True condition without the SuccessCriteriaMet=true condition",
     );
+    let (active, terminating, start) = (now.at("active"), now.at("terminating"), now.at("startTime"));
+    if (ended || changed("active")) && finished && active.int_or(0) > 0 {
+        active.invalid("active>0 is invalid for finished job");
+    }
+    let nothing_to_do = spec.at("suspend").yes() && spec.at("completions").int() == Some(0);
+    if finished && ended && !start.set() && !nothing_to_do {
+        start.required("startTime is required for finished job");
+    }
+    if (ended || changed("uncountedTerminatedPods")) && finished && !seen.is_empty() {
+        uncounted.invalid("must be empty for finished job");
+    }
+    indexes(&spec, &now, changed("completedIndexes"), changed("failedIndexes"));
+    if (ended || changed("terminating")) && finished && terminating.int_or(0) > 0 {
+        terminating.invalid("terminating>0 is invalid for finished job");
+    }
+    if (changed("ready") || changed("active")) && now.at("ready").int_or(0) > active.int_or(0) {
+        now.at("ready").invalid("cannot set more ready pods than active");
+    }
     incoherent(met && failed, "cannot set SuccessCriteriaMet=True and Failed=true conditions");
     incoherent(met && target, "cannot set SuccessCriteriaMet=True and FailureTarget=true conditions");
     for kind in ["Failed", "Complete", "FailureTarget"] {
         incoherent(holds(&before, kind) && !is(kind), &format!("cannot disable the terminal {kind}=True condition"));
     }
     incoherent(holds(&before, "SuccessCriteriaMet") && !met, "cannot disable the SuccessCriteriaMet=True condition");
-    times(job, old, (complete, flipped("Complete")), finished && ended);
-
-    let active = now.at("active");
-    if (ended || changed("active")) && finished && active.int_or(0) > 0 {
-        active.invalid("active>0 is invalid for finished job");
-    }
-    let terminating = now.at("terminating");
-    if (ended || changed("terminating")) && finished && terminating.int_or(0) > 0 {
-        terminating.invalid("terminating>0 is invalid for finished job");
-    }
-    if (ended || changed("uncountedTerminatedPods")) && finished && !seen.is_empty() {
-        uncounted.invalid("must be empty for finished job");
-    }
-    if (changed("ready") || changed("active")) && now.at("ready").int_or(0) > active.int_or(0) {
-        now.at("ready").invalid("cannot set more ready pods than active");
-    }
     if now.at("failed").int_or(0) < before.at("failed").int_or(0) {
         now.at("failed").invalid_as(now.at("failed").int_or(0), "cannot decrease the failed counter");
     }
@@ -230,11 +233,12 @@ pub fn status(job: &At<'_>, old: &At<'_>) {
     if !elastic && now.at("succeeded").int_or(0) < before.at("succeeded").int_or(0) {
         now.at("succeeded").invalid_as(now.at("succeeded").int_or(0), "cannot decrease the succeeded counter");
     }
-    indexes(&spec, &now, changed("completedIndexes"), changed("failedIndexes"));
+    times(job, old);
 }
 
-fn times(job: &At<'_>, old: &At<'_>, (complete, flipped): (bool, bool), just_ended: bool) {
-    let (spec, now, before) = (job.at("spec"), job.at("status"), old.at("status"));
+/// When a job is complete.
+fn ends(job: &At<'_>, old: &At<'_>, (complete, flipped): (bool, bool)) {
+    let (now, before) = (job.at("status"), old.at("status"));
     let (start, end) = (now.at("startTime"), now.at("completionTime"));
     let (started, completed) = (!same(start.v, before.at("startTime").v), !same(end.v, before.at("completionTime").v));
     if flipped || completed {
@@ -249,10 +253,13 @@ fn times(job: &At<'_>, old: &At<'_>, (complete, flipped): (bool, bool), just_end
     if (started || completed) && at(&end).zip(at(&start)).is_some_and(|(end, start)| end < start) {
         end.invalid("must be equal to or after `startTime`");
     }
-    let nothing_to_do = spec.at("suspend").yes() && spec.at("completions").int() == Some(0);
-    if just_ended && !start.set() && !nothing_to_do {
-        start.required("startTime is required for finished job");
-    }
+}
+
+/// What of its times may not change.
+fn times(job: &At<'_>, old: &At<'_>) {
+    let (spec, now, before) = (job.at("spec"), job.at("status"), old.at("status"));
+    let (start, end) = (now.at("startTime"), now.at("completionTime"));
+    let (started, completed) = (!same(start.v, before.at("startTime").v), !same(end.v, before.at("completionTime").v));
     if end.set() && before.at("completionTime").set() && completed {
         end.invalid("field is immutable");
     }
@@ -265,9 +272,9 @@ fn times(job: &At<'_>, old: &At<'_>, (complete, flipped): (bool, bool), just_end
 
 fn indexes(spec: &At<'_>, now: &At<'_>, completed_changed: bool, failed_changed: bool) {
     let (completed, failed) = (now.at("completedIndexes"), now.at("failedIndexes"));
-    let Some(completions) = spec.at("completions").int() else { return };
+    let completions = spec.at("completions").int();
     let read = |at: &At<'_>, word: &str, asked: bool| {
-        let all = intervals(at.text(), completions);
+        let all = completions.map_or(Ok(Vec::new()), |most| intervals(at.text(), most));
         if let Err(e) = &all
             && asked
         {
@@ -276,7 +283,7 @@ fn indexes(spec: &At<'_>, now: &At<'_>, completed_changed: bool, failed_changed:
         all.unwrap_or_default()
     };
     let done = read(&completed, "completedIndexes", completed_changed);
-    let lost = read(&failed, "failedIndexes", failed_changed);
+    let lost = read(&failed, "failedIndexes", failed_changed && failed.set() && spec.at("backoffLimitPerIndex").set());
     if completed_changed && !completed.text().is_empty() && spec.at("completionMode").text() != "Indexed" {
         completed.invalid("cannot set non-empty completedIndexes when non-indexed completion mode");
     }

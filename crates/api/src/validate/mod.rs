@@ -76,7 +76,7 @@ pub fn create(resource: &Resource, obj: &Value) -> Vec<FieldError> {
             annotations::ingress_class(&at);
         }
         ("apps", "StatefulSet") => workloads::stateful_set(&spec, true),
-        ("batch", "Job") => workloads::job(&at),
+        ("batch", "Job") => workloads::job(&at, None),
         ("batch", "CronJob") => {
             workloads::cron_job(&spec, None);
             if at.down(&["metadata", "name"]).text().len() > 52 {
@@ -121,9 +121,13 @@ pub fn update(resource: &Resource, new: &Value, old: &Value) -> Vec<FieldError> 
         ("", "Node") => objects::node(&at, Some(&before), false),
         // may be updated whatever else they say
         ("", "Namespace") => {}
-        ("apps", "Deployment" | "ReplicaSet" | "DaemonSet") => {
+        ("apps", "Deployment" | "ReplicaSet") => {
             both(group, kind, &at);
             spec.at("selector").immutable(&old_spec.at("selector"));
+        }
+        ("apps", "DaemonSet") => {
+            spec.at("selector").immutable(&old_spec.at("selector"));
+            both(group, kind, &at);
         }
         ("apps", "StatefulSet") => {
             workloads::stateful_set(&spec, false);
@@ -161,7 +165,11 @@ pub fn update(resource: &Resource, new: &Value, old: &Value) -> Vec<FieldError> 
             storage::volume_update(&at, &before);
         }
         ("node.k8s.io", "RuntimeClass") => objects::runtime_class(&at, Some(&before)),
-        ("resource.k8s.io", "ResourceClaim" | "ResourceClaimTemplate") => devices::unchanged(&at, &before),
+        ("resource.k8s.io", "ResourceClaim") => spec.immutable(&old_spec),
+        ("resource.k8s.io", "ResourceClaimTemplate") => {
+            devices::template_spec(&spec);
+            spec.immutable(&old_spec);
+        }
         ("resource.k8s.io", "ResourceSlice") => devices::slice(&at, Some(&before)),
         _ => both(group, kind, &at),
     }

@@ -64,7 +64,7 @@ pub fn spec(s: &At<'_>, pod_name: &str, is_pod: bool) {
     }
     let good = volumes::volumes(&s.at("volumes"), pod_name);
     super::devices::pod_claims(&s.at("resourceClaims"));
-    let claims: Vec<&str> = s.at("resourceClaims").items().map(|c| c.at("name").text()).collect();
+    let claims: Vec<&str> = s.at("resourceClaims").items().map(|c| c.at("name").text()).filter(|n| !n.is_empty()).collect();
     let host_users = s.at("hostUsers");
     let pod = Pod {
         volumes: &good,
@@ -279,6 +279,7 @@ pub fn update(pod: &At<'_>, old: &At<'_>) {
             s.at(k).forbidden("pod updates may not add or remove containers");
             return;
         }
+        s.at(k).items().filter(|c| c.at("image").filled().is_none()).for_each(|c| c.at("image").required(""));
     }
     let deadline = s.at("activeDeadlineSeconds");
     match (deadline.int(), o.at("activeDeadlineSeconds").int()) {

@@ -260,7 +260,7 @@ fn traffic(spec: &At<'_>, old: Option<&At<'_>>) {
     let policy = spec.at("externalTrafficPolicy");
     if accessible {
         policy.one_of(&["Cluster", "Local"]);
-    } else if policy.filled().is_some() && ["ClusterIP", "ExternalName"].contains(&kind) {
+    } else if policy.filled().is_some() {
         policy.invalid("may only be set for externally-accessible services");
     }
     let health = spec.at("healthCheckNodePort");

@@ -211,7 +211,8 @@ pub fn stateful_set(spec: &At<'_>, new: bool) {
 
 fn with_claim_volumes(template: &Value, claims: &Value) -> Value {
     let mut t = template.clone();
-    let names: Vec<&Value> = claims.as_array().into_iter().flatten().filter_map(|c| c.get("metadata")?.get("name")).collect();
+    const NONE: &Value = &Value::String(String::new());
+    let names: Vec<&Value> = claims.as_array().into_iter().flatten().map(|c| c.get("metadata").and_then(|m| m.get("name")).unwrap_or(NONE)).collect();
     if names.is_empty() {
         return t;
     }
@@ -240,25 +241,28 @@ pub fn stateful_set_update(new: &At<'_>, old: &At<'_>) {
 }
 
 /// A job.
-pub fn job(job: &At<'_>) {
+pub fn job(job: &At<'_>, old: Option<&At<'_>>) {
     let spec = job.at("spec");
     let selector = spec.at("selector");
     let labels = spec.down(&["template", "metadata", "labels"]);
     let parsed = Labels::from_label_selector(selector.v);
     if !spec.at("manualSelector").yes() && selector.set() {
         let (uid, name) = (job.down(&["metadata", "uid"]).text(), job.down(&["metadata", "name"]).text());
-        let expected = serde_json::json!({
-            "batch.kubernetes.io/controller-uid": uid, "batch.kubernetes.io/job-name": name, "controller-uid": uid, "job-name": name
-        });
-        for (k, v) in expected.as_object().into_iter().flatten() {
+        // jobs of before have no labels with a domain
+        const PREFIXED: [&str; 2] = ["batch.kubernetes.io/controller-uid", "batch.kubernetes.io/job-name"];
+        let prefixed = old.is_none_or(|o| PREFIXED.iter().all(|k| o.down(&["spec", "template", "metadata", "labels"]).at(k).set()));
+        let all = [("controller-uid", uid), ("job-name", name), (PREFIXED[0], uid), (PREFIXED[1], name)];
+        let all = &all[..if prefixed { 4 } else { 2 }];
+        for (k, v) in all {
             let label = labels.named(labels.path.key(k));
-            let wanted = format!("must be '{}'", v.as_str().unwrap_or_default());
+            let wanted = format!("must be '{v}'");
             match labels.v.get(k) {
                 None => label.required(&wanted),
-                Some(is) if is != v => label.invalid(wanted),
+                Some(is) if is.as_str() != Some(v) => label.invalid(wanted),
                 Some(_) => {}
             }
         }
+        let expected: Value = all.iter().map(|(k, v)| ((*k).to_owned(), Value::from(*v))).collect::<serde_json::Map<_, _>>().into();
         if parsed.is_ok_and(|s| !s.matches(&expected)) {
             selector.invalid("`selector` not auto-generated");
         }
@@ -268,7 +272,7 @@ pub fn job(job: &At<'_>) {
         let name = job.down(&["metadata", "name"]);
         let host = format!("{}-{}", name.text(), spec.at("completions").int_or(0) - 1);
         if !names::dns1123_label(&host).is_empty() {
-            name.invalid(format!("will not able to create pod with invalid DNS label: {host}"));
+            name.invalid_as(name.text(), format!("will not able to create pod with invalid DNS label: {host}"));
         }
     }
 }
@@ -314,10 +318,9 @@ fn job_spec(spec: &At<'_>) {
         }
         super::jobs::indexed(spec);
     } else {
-        for a in [&per_index, &max_failed] {
-            if a.set() {
-                a.invalid("requires indexed completion mode");
-            }
+        let plain = !mode.set() || mode.text() == "NonIndexed";
+        for a in [&per_index, &max_failed].into_iter().filter(|a| plain && a.set()) {
+            a.invalid("requires indexed completion mode");
         }
         if spec.at("successPolicy").set() {
             spec.at("successPolicy").invalid("requires indexed completion mode");
@@ -365,11 +368,6 @@ fn failure_policy(at: &At<'_>, spec: &At<'_>) {
             e.bad_value = None;
             r.push(e);
         };
-        match (codes.set(), !conditions.is_empty()) {
-            (true, true) => omitted("specifying both OnExitCodes and OnPodConditions is not supported"),
-            (false, false) => omitted("specifying one of OnExitCodes and OnPodConditions is required"),
-            _ => {}
-        }
         if codes.set() {
             super::jobs::exit_codes(&codes, spec);
         }
@@ -377,49 +375,57 @@ fn failure_policy(at: &At<'_>, spec: &At<'_>) {
             c.at("type").check(names::qualified_name);
             c.at("status").one_of(&["False", "True", "Unknown"]);
         }
+        match (codes.set(), !conditions.is_empty()) {
+            (true, true) => omitted("specifying both OnExitCodes and OnPodConditions is not supported"),
+            (false, false) => omitted("specifying one of OnExitCodes and OnPodConditions is required"),
+            _ => {}
+        }
     }
+}
+
+/// What of a template's spec may not change while a job is halted.
+fn fixed(spec: &Value) -> Value {
+    let mut spec = spec.clone();
+    let Some(s) = spec.as_object_mut() else { return spec };
+    for k in ["nodeSelector", "tolerations", "schedulingGates"] {
+        s.remove(k);
+    }
+    if let Some(affinity) = s.get_mut("affinity").and_then(Value::as_object_mut) {
+        affinity.remove("nodeAffinity");
+        if affinity.is_empty() {
+            s.remove("affinity");
+        }
+    }
+    for list in ["containers", "initContainers"] {
+        for c in s.get_mut(list).and_then(Value::as_array_mut).into_iter().flatten().filter_map(Value::as_object_mut) {
+            c.remove("resources");
+        }
+    }
+    spec
 }
 
 /// A change of a job.
 pub fn job_update(new: &At<'_>, old: &At<'_>) {
     let (spec, before) = (new.at("spec"), old.at("spec"));
     // once as a job, once as a change
-    job(new);
+    job(new, Some(old));
     job_and_selector(&spec);
     let indexed = spec.at("completionMode").text() == "Indexed";
     if !same(spec.at("completions").v, before.at("completions").v) {
         let equal = same(spec.at("completions").v, spec.at("parallelism").v);
-        if !indexed || !spec.at("completions").set() || !before.at("completions").set() {
+        if !indexed {
             spec.at("completions").immutable(&before.at("completions"));
-        } else if !equal {
+        } else if spec.at("completions").set() && !equal {
             spec.at("completions").invalid("can only be modified in tandem with spec.parallelism");
         }
     }
     spec.at("selector").immutable(&before.at("selector"));
     let halted = super::jobs::is_halted(old);
-    let mutable = |v: &Value| {
-        let mut v = v.clone();
-        if let Some(s) = v.get_mut("spec").and_then(Value::as_object_mut) {
-            for k in ["nodeSelector", "tolerations", "schedulingGates", "affinity"] {
-                s.remove(k);
-            }
-            for c in s.get_mut("containers").and_then(Value::as_array_mut).into_iter().flatten().filter_map(Value::as_object_mut) {
-                c.remove("resources");
-            }
-        }
-        if let Some(m) = v.get_mut("metadata").and_then(Value::as_object_mut) {
-            m.remove("labels");
-            m.remove("annotations");
-        }
-        v
-    };
     let (template, old_template) = (spec.at("template"), before.at("template"));
-    let unchanged = if halted { same(&mutable(template.v), &mutable(old_template.v)) } else { same(template.v, old_template.v) };
-    if !unchanged && template.at("metadata").v == old_template.at("metadata").v {
-        // of a template alone its specification is named
+    if !halted {
+        template.immutable(&old_template);
+    } else if !same(&fixed(template.at("spec").v), &fixed(old_template.at("spec").v)) {
         template.at("spec").invalid("field is immutable");
-    } else if !unchanged {
-        template.invalid("field is immutable");
     }
     for k in ["completionMode", "podFailurePolicy", "backoffLimitPerIndex", "managedBy", "successPolicy"] {
         spec.at(k).immutable(&before.at(k));

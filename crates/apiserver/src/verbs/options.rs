@@ -16,14 +16,7 @@ fn boolean(text: &str) -> bool {
 }
 
 fn integer(text: &str) -> Result<i64, Status> {
-    text.parse().map_err(|_| {
-        let why = if !text.is_empty() && text.trim_start_matches(['-', '+']).bytes().all(|b| b.is_ascii_digit()) {
-            "value out of range"
-        } else {
-            "invalid syntax"
-        };
-        api::status::bad_request(format!("strconv.ParseInt: parsing {}: {why}", api::field::go_quote(text)))
-    })
+    api::schema::parse_int(text).map_err(api::status::bad_request)
 }
 
 /// What to do about unknown and duplicate fields.

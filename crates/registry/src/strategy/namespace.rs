@@ -37,15 +37,16 @@ impl Strategy for Namespaces {
     }
 }
 
-/// `status`: the phase follows the deletion.
+/// `status`: a phase that is not named is that of a namespace that stays.
 pub(crate) struct NamespaceStatus;
 
 impl Strategy for NamespaceStatus {
     fn prepare_update(&self, ctx: &Ctx, new: &mut Value, old: &Value) {
         generic_prepare_update(ctx, new, old);
         new["spec"] = old["spec"].clone();
-        let deleting = new.pointer("/metadata/deletionTimestamp").is_some();
-        object(new, "status").insert("phase".into(), if deleting { "Terminating" } else { "Active" }.into());
+        if text(new, "/status/phase").is_empty() {
+            object(new, "status").insert("phase".into(), "Active".into());
+        }
     }
 
     fn held(&self, namespace: &Value) -> bool {
