@@ -2,12 +2,12 @@
 //! That selectors compile is looked at elsewhere.
 
 use super::at::{At, same};
-use super::meta;
+use super::{meta, net};
 use super::scheduling::node_selector;
-use crate::field::FieldError;
+use crate::field::{FieldError, go_quote};
 use crate::names;
 use crate::quantity::Quantity;
-use serde_json::Value;
+use serde_json::{Value, json};
 use std::collections::HashSet;
 
 const MOST_REQUESTS: usize = 32;
@@ -15,7 +15,6 @@ const MOST_CONSTRAINTS: usize = 32;
 const MOST_CONFIGS: usize = 32;
 const MOST_SELECTORS: usize = 32;
 const MOST_ALTERNATIVES: usize = 8;
-const MOST_TOLERATIONS: usize = 16;
 const MOST_CONSUMERS: usize = 256;
 const MOST_DEVICES: usize = 128;
 const MOST_ADVANCED_DEVICES: usize = 64;
@@ -175,7 +174,7 @@ fn exact(at: &At<'_>) {
         "All" | "ExactCount" => {}
         _ => mode.not_supported(&["All", "ExactCount"]),
     }
-    for toleration in items(&at.at("tolerations"), MOST_TOLERATIONS) {
+    for toleration in at.at("tolerations").items() {
         toleration.at("key").check_if_filled(names::qualified_name);
         let (operator, value) = (toleration.at("operator"), toleration.at("value"));
         match operator.text() {
@@ -298,7 +297,14 @@ fn places(at: &At<'_>, fields: &[&str], missing: &str, too_many: &str, empty_nam
                 continue;
             }
             "nodeName" => value.check(names::dns1123_subdomain),
-            "nodeSelector" => node_selector(&value),
+            "nodeSelector" => {
+                node_selector(&value);
+                // slices are merged, devices are not
+                let terms = value.at("nodeSelectorTerms");
+                if fields.contains(&"perDeviceNodeSelection") && terms.len() != 1 {
+                    terms.invalid("must have exactly one node selector term");
+                }
+            }
             _ if !value.yes() => {
                 value.invalid("must be either unset or set to true");
                 continue;
@@ -340,10 +346,6 @@ pub fn slice(at: &At<'_>, old: Option<&At<'_>>) {
     }
     const ONE: &str = "exactly one of `nodeName`, `nodeSelector`, `allNodes`, `perDeviceNodeSelection` is required";
     places(&spec, &["nodeName", "nodeSelector", "allNodes", "perDeviceNodeSelection"], ONE, &format!("{ONE}, but multiple fields are set"), "must be either unset or set to a non-empty string");
-    let terms = spec.down(&["nodeSelector", "nodeSelectorTerms"]);
-    if spec.at("nodeSelector").set() && terms.len() != 1 {
-        terms.invalid("must have exactly one node selector term");
-    }
     let (devices, counters) = (spec.at("devices"), spec.at("sharedCounters"));
     if devices.set() && counters.set() {
         spec.invalid_as("", "only one of `sharedCounters` or `devices` is allowed");
@@ -357,7 +359,9 @@ pub fn slice(at: &At<'_>, old: Option<&At<'_>>) {
     for set in items(&counters, MOST_COUNTER_SETS) {
         counter_set(&set, "name");
     }
-    once_by(&counters, "name");
+    if counters.len() <= MOST_COUNTER_SETS {
+        once_by(&counters, "name");
+    }
 }
 
 fn counter_set(at: &At<'_>, field: &str) {
@@ -382,10 +386,11 @@ fn device(at: &At<'_>, by_device: bool) {
     }
     for (key, value) in attributes.entries() {
         name(&attributes, key);
-        attribute(&value);
+        attribute(&value.named(attributes.path.key(&shortened(key))));
     }
     for (key, value) in capacity.entries() {
         name(&capacity, key);
+        let value = value.named(capacity.path.key(&shortened(key)));
         let policy = value.at("requestPolicy");
         if policy.set() && !at.at("allowMultipleAllocations").yes() {
             policy.forbidden("allowMultipleAllocations must be true");
@@ -400,7 +405,9 @@ fn device(at: &At<'_>, by_device: bool) {
     }
     let consumes = at.at("consumesCounters");
     items(&consumes, MOST_CONSUMPTIONS).for_each(|c| counter_set(&c, "counterSet"));
-    once_by(&consumes, "counterSet");
+    if consumes.len() <= MOST_CONSUMPTIONS {
+        once_by(&consumes, "counterSet");
+    }
     const ONE: &str = "exactly one of `nodeName`, `nodeSelector`, or `allNodes` is required when `perDeviceNodeSelection` is set to true in the ResourceSlice spec";
     let fields = ["nodeName", "nodeSelector", "allNodes"];
     if by_device {
@@ -409,6 +416,17 @@ fn device(at: &At<'_>, by_device: bool) {
         at.invalid_as(Value::Null, "`nodeName`, `nodeSelector` and `allNodes` can only be set if `perDeviceNodeSelection` is set to true in the ResourceSlice spec");
     }
     binding_conditions(at);
+}
+
+/// A key as it is shown in paths: of a long one the ends alone.
+fn shortened(key: &str) -> String {
+    const LONGEST: usize = 63 + 1 + LONGEST_ID;
+    if key.len() <= LONGEST {
+        return key.to_owned();
+    }
+    let room = LONGEST - 3;
+    let bytes = |range: std::ops::Range<usize>| String::from_utf8_lossy(&key.as_bytes()[range]).into_owned();
+    format!("{}...{}", bytes(0..room.div_ceil(2)), bytes(key.len() - room / 2..key.len()))
 }
 
 fn binding_conditions(at: &At<'_>) {
@@ -434,11 +452,6 @@ fn attribute(at: &At<'_>) {
             value.too_long(LONGEST_VALUE);
         }
     };
-    match KINDS.iter().filter(|k| at.at(k).set()).count() {
-        0 => at.invalid_as("", "exactly one value must be specified"),
-        1 => {}
-        _ => at.invalid("exactly one value must be specified"),
-    }
     too_long(&at.at("string"));
     let version = at.at("version");
     if version.set() {
@@ -446,6 +459,11 @@ fn attribute(at: &At<'_>) {
             version.invalid("must be a string compatible with semver.org spec 2.0.0");
         }
         too_long(&version);
+    }
+    match KINDS.iter().filter(|k| at.at(k).set()).count() {
+        0 => at.invalid_as("", "exactly one value must be specified"),
+        1 => {}
+        _ => at.invalid("exactly one value must be specified"),
     }
 }
 
@@ -483,7 +501,10 @@ fn request_policy(at: &At<'_>, all: &Quantity) {
                 option.invalid_as(shown(&amount), format!("option is larger than capacity value: {}", shown(all)));
             }
         }
-        if !amounts.contains(&default) {
+        if values.len() <= MOST_OPTIONS {
+            once(&values, |v| v.quantity().map_or(Value::Null, |q| q.value().to_string().into()));
+        }
+        if values.len() > MOST_OPTIONS || !amounts.contains(&default) {
             values.invalid_as(shown(&default), "default value is not valid according to the requestPolicy");
         }
         return;
@@ -522,16 +543,10 @@ fn request_policy(at: &At<'_>, all: &Quantity) {
     }
 }
 
-/// A change of a claim's or template's spec.
-pub fn unchanged(at: &At<'_>, old: &At<'_>) {
-    at.at("spec").immutable(&old.at("spec"));
-}
-
 /// A device by its names, with the share of it.
 fn device_id(at: &At<'_>) -> Value {
     let part = |name: &str| at.at(name).text();
-    let share = at.at("shareID").filled().map_or(String::new(), |s| format!("/{s}"));
-    Value::String(format!("{}/{}/{}{share}", part("driver"), part("pool"), part("device")))
+    json!({"driver": part("driver"), "pool": part("pool"), "device": part("device"), "shareID": part("shareID")})
 }
 
 /// A change of a claim's status.
@@ -588,9 +603,30 @@ fn allocated_result(at: &At<'_>, known: &Requests<'_>) {
     }
 }
 
+/// What is wrong with a text as a UUID in any of its forms (RFC 4122, with braces, as a URN, without dashes).
+fn uuid_mistake(text: &str) -> Option<String> {
+    let dashed = |s: &str| s.bytes().enumerate().all(|(i, b)| if matches!(i, 8 | 13 | 18 | 23) { b == b'-' } else { b.is_ascii_hexdigit() });
+    let good = match text.len() {
+        32 => text.bytes().all(|b| b.is_ascii_hexdigit()),
+        36 => dashed(text),
+        38 => match text.strip_prefix('{').and_then(|t| t.strip_suffix('}')) {
+            Some(inner) => dashed(inner),
+            None => return Some("invalid bracketed UUID format".into()),
+        },
+        45 if text[..9].eq_ignore_ascii_case("urn:uuid:") => dashed(&text[9..]),
+        45 => return Some(format!("invalid urn prefix: {}", go_quote(&text[..9]))),
+        length => return Some(format!("invalid UUID length: {length}")),
+    };
+    (!good).then(|| "invalid UUID format".into())
+}
+
 fn share_id(at: &At<'_>) {
-    let is_uid = |text: &str| text.len() == 36 && text.bytes().enumerate().all(|(i, b)| if matches!(i, 8 | 13 | 18 | 23) { b == b'-' } else { b.is_ascii_digit() || (b'a'..=b'f').contains(&b) });
-    if at.set() && !is_uid(at.text()) {
+    if !at.set() {
+        return;
+    }
+    if let Some(why) = uuid_mistake(at.text()) {
+        at.invalid(format!("error validating uid: {why}"));
+    } else if at.text().len() != 36 || at.text().bytes().any(|b| b.is_ascii_uppercase()) {
         at.invalid("uid must be in RFC 4122 normalized form, `xxxxxxxx-xxxx-xxxx-xxxx-xxxxxxxxxxxx` with lowercase hexadecimal characters");
     }
 }
@@ -615,6 +651,9 @@ fn device_status(at: &At<'_>, allocated: &[Value]) {
             network.at(field).too_long(longest);
         }
     }
-    fits(&network.at("ips"), MOST_IPS);
-    once(&network.at("ips"), |ip| ip.v.clone());
+    let ips = network.at("ips");
+    items(&ips, MOST_IPS).for_each(|ip| net::interface_address(&ip));
+    if ips.len() <= MOST_IPS {
+        once(&ips, |ip| ip.v.clone());
+    }
 }

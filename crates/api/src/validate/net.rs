@@ -90,6 +90,21 @@ pub fn cidr(at: &At<'_>) -> Option<(IpAddr, u8)> {
     parsed
 }
 
+/// An address with the length of its network's prefix.
+pub fn interface_address(at: &At<'_>) {
+    match sloppy_cidr(at.text()) {
+        None => at.invalid_as(at.text(), "must be a valid address in CIDR form, (e.g. 10.9.8.7/24 or 2001:db8::1/64)"),
+        Some((ip, bits)) => {
+            let plain = ip.to_canonical();
+            let bits = if plain.is_ipv4() && ip.is_ipv6() { bits.saturating_sub(96) } else { bits };
+            let usual = format!("{plain}/{bits}");
+            if at.text() != usual {
+                at.invalid(format!("must be in canonical form (\"{usual}\")"));
+            }
+        }
+    }
+}
+
 /// The first address of a range.
 pub fn masked((ip, bits): (IpAddr, u8)) -> IpAddr {
     let (n, width) = number(ip);

@@ -377,7 +377,7 @@ fn device_claim_statuses() {
     let many: Vec<Value> = (0..257).map(|i| json!({"resource": "pods", "name": "p", "uid": i.to_string()})).collect();
     assert_eq!(on(json!({"allocation": given("1"), "reservedFor": many}), json!({})), ["status.reservedFor: Too many: 257: must have at most 256 items"]);
     let reported = json!([{"driver": "d.io", "pool": "p", "device": "2"}]);
-    assert_eq!(on(json!({"allocation": given("1"), "devices": reported}), json!({"allocation": given("1")})), ["status.devices[0]: Invalid value: \"d.io/p/2\": must be an allocated device in the claim"]);
+    assert_eq!(on(json!({"allocation": given("1"), "devices": reported}), json!({"allocation": given("1")})), ["status.devices[0]: Invalid value: {\"device\":\"2\",\"driver\":\"d.io\",\"pool\":\"p\",\"shareID\":\"\"}: must be an allocated device in the claim"]);
 }
 
 #[test]

@@ -38,6 +38,12 @@ impl Strategy for Templates {
         errors.extend(selectors_of_requests(template, "/spec/spec/devices/requests", &["spec", "spec", "devices", "requests"]));
         errors
     }
+
+    fn validate_update(&self, ctx: &Ctx, new: &Value, old: &Value) -> Vec<FieldError> {
+        let mut errors = api::validate::update_through(ctx.resource, &ctx.subresource, new, old);
+        errors.extend(selectors_of_requests(new, "/spec/spec/devices/requests", &["spec", "spec", "devices", "requests"]));
+        errors
+    }
 }
 
 /// Classes of devices.
