@@ -71,7 +71,8 @@ impl Server {
             Ok(response) => response,
             Err(Failure { status, headers }) => negotiate::respond_status(&headers, &status),
         };
-        for text in warnings.lock().drain(..) {
+        let all = warnings.lock().drain(..).collect();
+        for text in filters::fitting(all) {
             if let Some(value) = filters::warning_header(&text) {
                 response.headers_mut().append(http::header::WARNING, value);
             }
