@@ -17,6 +17,7 @@ pub fn template(at: &At<'_>) {
     let own = m.at("annotations").named(at.path.child("annotations"));
     annotations::of_pod(&own, &s, None);
     spec(&s, "", false);
+    selinux_change_policy(&s, None);
     annotations::match_fields(&own, &s);
     if !s.at("ephemeralContainers").is_empty() {
         s.at("ephemeralContainers").forbidden("ephemeral containers not allowed in pod template");
@@ -28,7 +29,7 @@ pub fn create(pod: &At<'_>) {
     meta::create(&pod.at("metadata"), true, names::dns1123_subdomain);
     meta::finalizer_names(&pod.at("metadata"));
     annotations::of_pod(&pod.down(&["metadata", "annotations"]), &pod.at("spec"), None);
-    whole_spec(pod);
+    whole_spec(pod, None);
     let s = pod.at("spec");
     if !s.at("ephemeralContainers").is_empty() {
         s.at("ephemeralContainers").forbidden("cannot be set on create");
@@ -39,9 +40,10 @@ pub fn create(pod: &At<'_>) {
     annotations::match_fields(&pod.down(&["metadata", "annotations"]), &s);
 }
 
-fn whole_spec(pod: &At<'_>) {
+fn whole_spec(pod: &At<'_>, old: Option<&At<'_>>) {
     let s = pod.at("spec");
     spec(&s, pod.at("metadata").at("name").text(), true);
+    selinux_change_policy(&s, old);
     if s.at("serviceAccountName").filled().is_none() {
         for v in s.at("volumes").items() {
             for source in v.at("projected").at("sources").items() {
@@ -225,8 +227,12 @@ fn security_context(at: &At<'_>, spec: &At<'_>) {
     container::profile(&at.at("seccompProfile"), "seccomp");
     container::profile(&at.at("appArmorProfile"), "AppArmor");
     at.at("supplementalGroupsPolicy").one_of_if_set(&["Merge", "Strict"]);
-    // MountOption needs a feature that is off
-    at.at("seLinuxChangePolicy").one_of_if_set(&["Recursive"]);
+}
+
+/// `MountOption` needs a feature that is off; who had a policy before may have that one too.
+fn selinux_change_policy(spec: &At<'_>, old: Option<&At<'_>>) {
+    let free = old.is_some_and(|o| o.down(&["spec", "securityContext", "seLinuxChangePolicy"]).set());
+    spec.down(&["securityContext", "seLinuxChangePolicy"]).one_of_if_set(if free { &["MountOption", "Recursive"] } else { &["Recursive"] });
 }
 
 fn dns_config(at: &At<'_>, policy: &str) {
@@ -271,7 +277,7 @@ fn dns_config(at: &At<'_>, policy: &str) {
 /// A changed pod.
 pub fn update(pod: &At<'_>, old: &At<'_>) {
     annotations::of_pod(&pod.down(&["metadata", "annotations"]), &pod.at("spec"), Some(&old.down(&["metadata", "annotations"])));
-    whole_spec(pod);
+    whole_spec(pod, Some(old));
     annotations::of_pod_changed(pod, old);
     let (s, o) = (pod.at("spec"), old.at("spec"));
     for k in ["containers", "initContainers"] {
@@ -390,9 +396,10 @@ pub fn update_ephemeral(pod: &At<'_>, old: &At<'_>) {
         return;
     }
     meta::updated(&pod.at("metadata"), &old.at("metadata"), &meta::Rounds { changes: 1, objects: 0, known: true });
-    let s = pod.at("spec");
-    spec(&s, pod.at("metadata").at("name").text(), true);
-    let list = s.at("ephemeralContainers");
+    annotations::of_pod(&pod.down(&["metadata", "annotations"]), &pod.at("spec"), Some(&old.down(&["metadata", "annotations"])));
+    whole_spec(pod, Some(old));
+    annotations::of_pod_changed(pod, old);
+    let list = pod.at("spec").at("ephemeralContainers");
     for o in old.at("spec").at("ephemeralContainers").items() {
         let name = o.at("name").text();
         match list.items().find(|n| n.at("name").text() == name) {
@@ -408,7 +415,7 @@ pub fn update_ephemeral(pod: &At<'_>, old: &At<'_>) {
 /// A pod whose containers got other requests and limits: of CPU and memory alone, and none may go.
 pub fn update_resize(pod: &At<'_>, old: &At<'_>, class: bool) {
     meta::updated(&pod.at("metadata"), &old.at("metadata"), &meta::Rounds { changes: 1, objects: 0, known: true });
-    whole_spec(pod);
+    whole_spec(pod, Some(old));
     let (s, o) = (pod.at("spec"), old.at("spec"));
     if class {
         s.invalid_as(pod.down(&["status", "qosClass"]).text(), "Pod QOS Class may not change as a result of resizing");

@@ -180,7 +180,7 @@ pub fn addresses(spec: &At<'_>, old: Option<&At<'_>>) {
         all.invalid("may specify no more than one IP for each IP family");
     }
     for (i, ((a, ip), family)) in ips.iter().zip(spec.at("ipFamilies").items()).enumerate() {
-        if ip.is_ipv4() != (family.text() == "IPv4") {
+        if family.text() == if ip.is_ipv4() { "IPv6" } else { "IPv4" } {
             a.invalid(format!("expected an {} value as indicated by `ipFamilies[{i}]`", family.text()));
         }
     }

@@ -36,13 +36,15 @@ pub(crate) enum Error {
 pub(crate) struct Ports {
     range: RangeInclusive<u16>,
     given: Vec<bool>,
+    /// Whether ports outside of the range count as free: upstream's dry runs look only at what is given.
+    anywhere: bool,
 }
 
 impl Ports {
     /// All of them free.
     pub fn new(range: RangeInclusive<u16>) -> Self {
         let len = usize::from(range.end() - range.start()) + 1;
-        Self { range, given: vec![false; len] }
+        Self { range, given: vec![false; len], anywhere: false }
     }
 
     /// As flags and upstream write the range.
@@ -60,8 +62,13 @@ impl Ports {
 
     /// Takes this one.
     pub fn take(&mut self, port: u16) -> Result<(), Error> {
-        let i = self.index(port).ok_or_else(|| Error::Outside(self.spec()))?;
-        if self.given[i] { Err(Error::Taken) } else { self.given[i] = true; Ok(()) }
+        match self.index(port) {
+            Some(i) if self.given[i] => return Err(Error::Taken),
+            Some(i) => self.given[i] = true,
+            None if self.anywhere => {}
+            None => return Err(Error::Outside(self.spec())),
+        }
+        Ok(())
     }
 
     pub fn free(&mut self, port: u16) {
@@ -193,7 +200,8 @@ fn assign(service: &mut Value, old: Option<&Value>, wish: Wish, ports: &mut Port
         }
     }
     if wish.health {
-        let wanted = number(service, "/spec/healthCheckNodePort").and_then(|n| u16::try_from(n).ok()).unwrap_or(0);
+        // what can be no port is for validation to refuse
+        let Ok(wanted) = u16::try_from(number(service, "/spec/healthCheckNodePort").unwrap_or(0)) else { return Ok(taken) };
         if wanted == 0 {
             let refused = |e: Error| (Scope::Dynamic, Refusal::Internal(format!("failed to allocate a HealthCheck NodePort 0: {e}")));
             let next = ports.next().map_err(refused)?;
@@ -275,6 +283,7 @@ impl NodePorts {
         let failed = |status: Status| Refusal::Internal(status.message);
         for _ in 0..ATTEMPTS {
             let (mut ports, revision) = self.load(backend).await.map_err(failed)?;
+            ports.anywhere = dry_run;
             let mut candidate = service.clone();
             let taken = assign(&mut candidate, old, wish, &mut ports).map_err(|(scope, refusal)| {
                 self.metrics.port(scope, false);

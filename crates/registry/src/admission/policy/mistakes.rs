@@ -25,7 +25,7 @@ pub(crate) fn of_validating(policy: &Value, before: Option<&Value>) -> Vec<Field
     let known = |list: &str, field: &str, expression: &str| {
         same_names && before.is_some_and(|b| items(b, &format!("/spec/{list}")).any(|old| text(old, &format!("/{field}")) == expression))
     };
-    let mut check = |env: &Env, list: &str, i: usize, field: &str, expression: &str, types: &[Type]| {
+    let check = |errors: &mut Vec<FieldError>, env: &Env, list: &str, i: usize, field: &str, expression: &str, types: &[Type]| {
         let at = spec.child(list).index(i).child(field);
         if expression.trim().is_empty() {
             errors.push(FieldError::required(&at, format!("{field} is not specified")));
@@ -36,18 +36,12 @@ pub(crate) fn of_validating(policy: &Value, before: Option<&Value>) -> Vec<Field
         }
     };
     for (i, validation) in items(policy, "/spec/validations").enumerate() {
-        check(&full, "validations", i, "expression", text(validation, "/expression"), &[Type::Bool]);
-        let message = text(validation, "/messageExpression");
-        if !message.is_empty() {
-            check(&plain, "validations", i, "messageExpression", message, &[Type::String]);
-        }
-    }
-    for (i, annotation) in items(policy, "/spec/auditAnnotations").enumerate() {
-        check(&full, "auditAnnotations", i, "valueExpression", text(annotation, "/valueExpression"), &[Type::String, Type::Null]);
-    }
-    errors.extend(annotation_keys(policy));
-    for (i, validation) in items(policy, "/spec/validations").enumerate() {
         let at = spec.child("validations").index(i);
+        check(&mut errors, &full, "validations", i, "expression", text(validation, "/expression"), &[Type::Bool]);
+        let expression = text(validation, "/messageExpression");
+        if !expression.is_empty() {
+            check(&mut errors, &plain, "validations", i, "messageExpression", expression, &[Type::String]);
+        }
         let message = text(validation, "/message");
         if !message.is_empty() && message.trim().is_empty() {
             errors.push(FieldError::invalid(&at.child("message"), message, "must be non-empty if specified"));
@@ -55,6 +49,10 @@ pub(crate) fn of_validating(policy: &Value, before: Option<&Value>) -> Vec<Field
             errors.push(FieldError::invalid(&at.child("message"), message, "must not contain line breaks"));
         }
         rules::one_of(validation, "reason", &["Forbidden", "Invalid", "RequestEntityTooLarge"], &at, &mut errors);
+    }
+    errors.extend(annotation_keys(policy));
+    for (i, annotation) in items(policy, "/spec/auditAnnotations").enumerate() {
+        check(&mut errors, &full, "auditAnnotations", i, "valueExpression", text(annotation, "/valueExpression"), &[Type::String, Type::Null]);
     }
     if items(policy, "/spec/validations").next().is_none() && items(policy, "/spec/auditAnnotations").next().is_none() {
         for list in ["validations", "auditAnnotations"] {
