@@ -4,7 +4,7 @@ use apiserver::strategy::{generic_prepare_create, generic_prepare_update};
 use apiserver::{Ctx, DefaultGc, Strategy};
 use serde_json::Value;
 
-use crate::util::object;
+use crate::util::{object, text};
 
 /// The switches.
 #[derive(Debug, Clone, Copy)]
@@ -88,6 +88,23 @@ impl Strategy for Volumes {
 pub(crate) struct Claims;
 
 impl Claims {
+    /// `dataSource` alone is for claims and snapshots; anything else there was always let drop.
+    fn drop_foreign(claim: &mut Value, old: Option<&Value>) {
+        let given = |spec: &Value| ["dataSource", "dataSourceRef"].iter().any(|k| !spec[*k].is_null());
+        if old.is_some_and(|o| given(&o["spec"])) {
+            return;
+        }
+        let spec = object(claim, "spec");
+        let source = spec.get("dataSource").unwrap_or(&Value::Null);
+        let usual = matches!(
+            (text(source, "/apiGroup"), text(source, "/kind")),
+            ("", "PersistentVolumeClaim") | ("snapshot.storage.k8s.io", "VolumeSnapshot")
+        );
+        if !usual && spec.get("dataSourceRef").is_none_or(Value::is_null) {
+            spec.remove("dataSource");
+        }
+    }
+
     fn agree(claim: &mut Value) {
         let spec = object(claim, "spec");
         let given = |v: Option<&Value>| v.is_some_and(|v| !v.is_null());
@@ -105,11 +122,13 @@ impl Strategy for Claims {
     fn prepare_create(&self, ctx: &Ctx, claim: &mut Value) {
         generic_prepare_create(ctx, claim);
         object(claim, "status").insert("phase".into(), "Pending".into());
+        Self::drop_foreign(claim, None);
         Self::agree(claim);
     }
 
     fn prepare_update(&self, ctx: &Ctx, new: &mut Value, old: &Value) {
         generic_prepare_update(ctx, new, old);
+        Self::drop_foreign(new, Some(old));
         Self::agree(new);
     }
 }
