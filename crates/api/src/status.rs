@@ -302,6 +302,16 @@ pub fn too_many_requests(message: impl Into<String>, retry_after: u32) -> Status
     Status::new(429, "TooManyRequests", message, Some(Details::default())).retry_after(retry_after)
 }
 
+/// 500 of a part that fails with no status of its own.
+pub fn failed(why: impl Into<String>) -> Status {
+    Status::new(500, "", why, None)
+}
+
+/// 429 for what has used up its rate.
+pub fn too_many(why: impl std::fmt::Display) -> Status {
+    Status::new(429, "TooManyRequests", format!("Too many requests: {why}"), None)
+}
+
 /// 503: a part that is needed is not there.
 pub fn unavailable(message: impl Into<String>) -> Status {
     Status::new(503, "ServiceUnavailable", message, None)

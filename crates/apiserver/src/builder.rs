@@ -167,6 +167,12 @@ pub struct Config {
     pub anonymous_paths: Vec<String>,
     /// Longest time a request may take that is no watch or stream.
     pub request_timeout: Duration,
+    /// How long watches last at least whose clients do not say it, and at most twice as long.
+    pub min_request_timeout: Duration,
+    /// Origins of web pages that may ask, as regular expressions.
+    pub cors_allowed_origins: Vec<String>,
+    /// Directives of the header `Strict-Transport-Security`; without any, there is none.
+    pub strict_transport_security: Vec<String>,
     /// How long connections may do nothing.
     pub timeouts: crate::Timeouts,
     /// Whether there is something at `/debug/pprof/`.
@@ -211,6 +217,9 @@ impl Default for Config {
             concurrency: Concurrency::default(),
             anonymous_paths: Vec::new(),
             request_timeout: Duration::from_secs(60),
+            min_request_timeout: Duration::from_secs(1800),
+            cors_allowed_origins: Vec::new(),
+            strict_transport_security: Vec::new(),
             timeouts: crate::Timeouts::default(),
             profiling: true,
             git_version: api::VERSION.into(),
@@ -226,6 +235,8 @@ pub enum BuildError {
     Encryption(#[from] crate::encrypt::Error),
     #[error(transparent)]
     Audit(#[from] crate::audit::Error),
+    #[error(transparent)]
+    Browsers(#[from] crate::browsers::Error),
     #[error("the certificates for kubelets cannot be used: {0}")]
     Kubelet(String),
 }
@@ -247,7 +258,7 @@ impl Builder {
         let store = store::under(store, &config.storage_prefix);
         let own = if store.is_shared() { StorageMediaType::Protobuf } else { StorageMediaType::Json };
         let media_type = config.storage_media_type.unwrap_or(own);
-        let core = Core::new(store, Cache::new(prefixes), transformer, media_type, config.event_ttl);
+        let core = Core::new(store, Cache::new(prefixes), transformer, media_type, config.event_ttl, config.min_request_timeout);
         Ok(Builder { parts: Parts::default(), config, core })
     }
 
@@ -268,6 +279,7 @@ impl Builder {
         self.core.install(parts, authorizer, authenticator);
         let counters = Arc::default();
         let auditor = Auditor::open(&self.config.audit, Arc::clone(&counters))?;
-        Ok(Arc::new(Server::new(self.config, self.core, dialer, auditor, counters)))
+        let browsers = crate::browsers::Browsers::new(&self.config.cors_allowed_origins, &self.config.strict_transport_security)?;
+        Ok(Arc::new(Server::new(self.config, self.core, dialer, auditor, counters, browsers)))
     }
 }

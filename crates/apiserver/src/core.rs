@@ -42,6 +42,8 @@ pub struct Core {
     pub(crate) closing: CancellationToken,
     /// Seconds that events live.
     pub(crate) event_ttl: u64,
+    /// How long watches last at least that do not say it.
+    pub(crate) watch_timeout: Duration,
     pub(crate) parts: OnceLock<Parts>,
     authorizer: OnceLock<Arc<dyn Authorizer>>,
     authenticator: OnceLock<Arc<dyn Authenticator>>,
@@ -97,7 +99,7 @@ enum Committed {
 }
 
 impl Core {
-    pub(crate) fn new(store: Arc<dyn Store>, cache: Arc<Cache>, transformer: Transformer, media_type: StorageMediaType, event_ttl: u64) -> Arc<Core> {
+    pub(crate) fn new(store: Arc<dyn Store>, cache: Arc<Cache>, transformer: Transformer, media_type: StorageMediaType, event_ttl: u64, watch_timeout: Duration) -> Arc<Core> {
         Arc::new_cyclic(|this| Core {
             this: this.clone(),
             store,
@@ -106,6 +108,7 @@ impl Core {
             media_type,
             closing: CancellationToken::new(),
             event_ttl,
+            watch_timeout,
             parts: OnceLock::new(),
             authorizer: OnceLock::new(),
             authenticator: OnceLock::new(),

@@ -22,6 +22,7 @@ use crate::activity::Unhurried;
 use crate::audit::{Auditor, Counters, Incoming, Record};
 use crate::authn::Note;
 use crate::body::{self, Body, BodyError};
+use crate::browsers::Browsers;
 use crate::builder::{Concurrency, Config};
 use crate::cache::Feed;
 use crate::core::Core;
@@ -56,6 +57,7 @@ pub struct Server {
     /// Proxied connections; they end with their peers.
     pub(crate) streams: TaskTracker,
     limiter: Limiter,
+    browsers: Browsers,
     pub(crate) metrics: Metrics,
     /// Records requests, if any are to be.
     auditor: Option<Arc<Auditor>>,
@@ -114,7 +116,7 @@ impl Rq {
 }
 
 impl Server {
-    pub(crate) fn new(config: Config, core: Arc<Core>, dialer: Dialer, auditor: Option<Arc<Auditor>>, audited: Arc<Counters>) -> Server {
+    pub(crate) fn new(config: Config, core: Arc<Core>, dialer: Dialer, auditor: Option<Arc<Auditor>>, audited: Arc<Counters>, browsers: Browsers) -> Server {
         let mut pending: Vec<String> = core.parts().post_start.iter().map(|(name, _)| name.clone()).collect();
         let Concurrency { fair, reads, writes } = config.concurrency;
         let limiter = if fair { Limiter::Fair(Flow::new((reads + writes) as i64)) } else { Limiter::InFlight(InFlight::new(reads, writes)) };
@@ -127,6 +129,7 @@ impl Server {
             writes: TaskTracker::new(),
             streams: TaskTracker::new(),
             limiter,
+            browsers,
             metrics: Metrics::default(),
             auditor,
             audited,
@@ -187,6 +190,13 @@ impl Server {
             info.verb = method.as_str().to_ascii_lowercase();
         }
         let info = Arc::new(info);
+        let origin = self.browsers.allowed(&headers);
+        if Browsers::only_asks(&method, origin.as_ref()) {
+            let mut response = Response::new(body::empty());
+            *response.status_mut() = http::StatusCode::NO_CONTENT;
+            self.browsers.tell(origin, response.headers_mut());
+            return response;
+        }
         let mutating = !matches!(info.verb.as_str(), "get" | "list" | "watch" | "proxy") && !matches!(method, Method::GET | Method::HEAD);
         let long = info.long_running();
         if !long {
@@ -242,6 +252,7 @@ impl Server {
         if let Some(id) = audit_id {
             h.entry(AUDIT_ID).or_insert(id);
         }
+        self.browsers.tell(origin, h);
         let code = response.status().as_u16();
         self.metrics.request(&info, code, started.elapsed());
         tracing::debug!(verb = %info.verb, path = %info.path, code, took = ?started.elapsed(), "request");

@@ -136,17 +136,15 @@ impl Store {
     }
 
     /// Removes an image with all its names, and the layers that nothing needs any more. Answers
-    /// whether there was one.
-    pub fn remove(&self, reference: &str) -> Result<bool> {
-        let there = self.0.index.change(|index| {
-            let Some(id) = find(index, reference)?.map(|(id, _)| id.to_string()) else { return Ok((false, false)) };
-            index.images.remove(&id);
-            Ok((true, true))
+    /// the names, if there was one.
+    pub fn remove(&self, reference: &str) -> Result<Option<Vec<String>>> {
+        let removed = self.0.index.change(|index| {
+            let Some(id) = find(index, reference)?.map(|(id, _)| id.to_string()) else { return Ok((None, false)) };
+            Ok((index.images.remove(&id), true))
         })?;
-        if there {
-            self.collect_garbage()?;
-        }
-        Ok(there)
+        let Some(removed) = removed else { return Ok(None) };
+        self.collect_garbage()?;
+        Ok(Some(removed.tags.into_iter().collect()))
     }
 
     /// Removes layers and blobs that no image and no holder needs. Returns the bytes of the layers.

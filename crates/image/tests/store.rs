@@ -154,15 +154,16 @@ fn images_go_with_their_layers_and_holders_keep_them() {
     assert_eq!(store.get("other:2").unwrap().unwrap().size, 6);
     assert_eq!(fs::read_dir(store.root().join("layers")).unwrap().count(), 3);
     let held = store.hold("container", "other:2").unwrap();
-    assert!(store.remove("other:2").unwrap());
-    assert!(!store.remove("other:2").unwrap());
+    store.tag("other:2", "third:3").unwrap();
+    assert_eq!(store.remove("other:2").unwrap().unwrap(), ["docker.io/library/other:2", "docker.io/library/third:3"]);
+    assert_eq!(store.remove("other:2").unwrap(), None);
     assert!(held.iter().all(|d| d.exists()));
     drop(store.clone());
     let again = Store::open(store.root()).unwrap();
     assert!(held.iter().all(|d| d.exists()), "over a restart");
     again.release("container").unwrap();
     assert_eq!(again.collect_garbage().unwrap(), 1);
-    assert!(store.remove("thing:1").unwrap());
+    assert!(store.remove("thing:1").unwrap().is_some());
     assert_eq!(fs::read_dir(store.root().join("layers")).unwrap().count(), 0);
     assert!(store.list().unwrap().is_empty());
 }

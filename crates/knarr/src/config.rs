@@ -175,7 +175,7 @@ pub enum Part {
 }
 
 impl Part {
-    fn name(self) -> &'static str {
+    pub fn name(self) -> &'static str {
         match self {
             Part::Controllers => "controllers",
             Part::Scheduler => "scheduler",

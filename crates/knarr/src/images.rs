@@ -88,7 +88,7 @@ pub fn run(command: ImageCommand) -> Result<()> {
             };
             let images = store.import(input, args.name.as_deref()).with_context(|| format!("importing {}", args.file.display()))?;
             for image in images {
-                println!("imported {} ({})", image.tags.first().unwrap_or(&image.id), size(image.size));
+                println!("imported {} ({})", names(&image.tags, &image.id), size(image.size));
             }
             Ok(())
         }
@@ -108,14 +108,17 @@ pub fn run(command: ImageCommand) -> Result<()> {
         ImageCommand::Rm(args) => {
             let store = open(&args.place)?;
             for name in &args.names {
-                if !store.remove(name)? {
-                    bail!("there is no image {name:?}: knarr image ls lists them");
-                }
-                println!("removed {name}");
+                let Some(tags) = store.remove(name)? else { bail!("there is no image {name:?}: knarr image ls lists them") };
+                println!("removed {}", names(&tags, name));
             }
             Ok(())
         }
     }
+}
+
+/// An image's names, or whatever it is known by.
+fn names(tags: &[String], otherwise: &str) -> String {
+    if tags.is_empty() { otherwise.to_string() } else { tags.join(", ") }
 }
 
 fn pull(args: &PullArgs) -> Result<()> {

@@ -198,7 +198,10 @@ async fn start(config: &Config, layout: &Layout, progress: &Progress, below: &Ta
         control.spawn("snapshots", snapshots::run(clients.user("system:admin", &["system:masters"]), layout.snapshots(), every, keep));
     }
     virtual_address(config, node_ip, &clients, control)?;
-    progress.done("controllers, scheduler");
+    let running: Vec<&str> = [Part::Controllers, Part::Scheduler].into_iter().filter(|p| runs(*p)).map(Part::name).collect();
+    if !running.is_empty() {
+        progress.done(&running.join(", "));
+    }
 
     let identity = format!("system:node:{}", config.node_name);
     let node = node::Identity {
@@ -262,22 +265,15 @@ async fn api_server(config: &Config, layout: &Layout, material: &Material, shown
     let live = registry::install(
         &mut builder,
         registry::Config {
-            client_ca_pem: Some(material.ca_pem.clone()),
             old_keys: signer.verifier().clone(),
-            signer,
             issuer: config::issuer(&config.cluster_domain),
-            other_issuers: Vec::new(),
-            audiences: Vec::new(),
             service_cidr: config.service_cidr.to_string(),
-            node_ports: 30000..=32767,
-            advertise_address: IpAddr::V4(node_ip),
             secure_port: config.secure_port,
-            endpoint_reconciler: registry::EndpointReconciler::Lease,
             hostname: config.node_name.clone(),
-            cluster_ca_pem: material.ca_pem.clone(),
             join_token: material.join_token.clone(),
             components: ["controller-manager", "scheduler", "etcd-0"].map(|name| (name.to_string(), healthy.clone())).to_vec(),
             access,
+            ..registry::Config::new(&material.ca_pem, signer, IpAddr::V4(node_ip))
         },
     )?;
     let usage = crate::metrics::install(&mut builder);

@@ -6,6 +6,9 @@ use serde_json::{Map, Value};
 pub(crate) enum Shape {
     Text,
     Flag,
+    Number,
+    /// Whatever whoever reads it makes of it.
+    Any,
     /// As Go writes it: `1m30s`.
     Duration,
     List(&'static Shape),
@@ -14,7 +17,16 @@ pub(crate) enum Shape {
 
 /// Reads a file's text, YAML or JSON, as an object of this kind in one of the versions v1alpha1, v1beta1 and v1.
 pub(crate) fn load(text: &str, kind: &str, fields: &'static [(&'static str, Shape)]) -> Result<Value, String> {
-    let value: Value = serde_saphyr::from_str(text).map_err(|e| format!("error converting YAML to JSON: {e}"))?;
+    let versions = ["apiserver.config.k8s.io/v1", "apiserver.config.k8s.io/v1beta1", "apiserver.config.k8s.io/v1alpha1"];
+    read(yaml(text)?, &versions, kind, fields)
+}
+
+pub(crate) fn yaml(text: &str) -> Result<Value, String> {
+    serde_saphyr::from_str(text).map_err(|e| format!("error converting YAML to JSON: {e}"))
+}
+
+/// Takes a tree for an object of this kind in one of these versions.
+pub(crate) fn read(value: Value, versions: &[&str], kind: &str, fields: &'static [(&'static str, Shape)]) -> Result<Value, String> {
     let word = |key: &str| value.get(key).and_then(Value::as_str).unwrap_or_default();
     let (given, version) = (word("kind"), word("apiVersion"));
     if given.is_empty() {
@@ -23,9 +35,9 @@ pub(crate) fn load(text: &str, kind: &str, fields: &'static [(&'static str, Shap
     if version.is_empty() {
         return Err("Object 'apiVersion' is missing".into());
     }
-    let known = ["v1alpha1", "v1beta1", "v1"].iter().any(|v| version.strip_prefix("apiserver.config.k8s.io/") == Some(v));
-    if given != kind || !known {
-        return Err(format!("no kind {given:?} is registered for version {version:?}: {kind} of apiserver.config.k8s.io/v1 is expected"));
+    if given != kind || !versions.contains(&version) {
+        let (group, newest) = versions.first().and_then(|v| v.split_once('/')).unwrap_or_default();
+        return Err(format!("no kind {given:?} is registered for version {version:?}: {kind} of {group}/{newest} is expected"));
     }
     let mut body = value.as_object().cloned().unwrap_or_default();
     body.remove("kind");
@@ -70,7 +82,8 @@ fn check(value: &Value, shape: &'static Shape, at: &str, kind: &str, unknown: &m
         Err(format!("json: cannot unmarshal {is} into Go struct field {kind}.{path} of type {wanted}"))
     };
     match (shape, value) {
-        (Shape::Text, Value::String(_)) | (Shape::Flag, Value::Bool(_)) => Ok(()),
+        (Shape::Any, _) | (Shape::Text, Value::String(_)) | (Shape::Flag, Value::Bool(_)) => Ok(()),
+        (Shape::Number, Value::Number(n)) if n.is_i64() => Ok(()),
         (Shape::Duration, Value::String(text)) => match api::gotime::parse_duration(text) {
             Some(_) => Ok(()),
             None => Err(format!("time: invalid duration {}", api::field::go_quote(text))),
@@ -79,6 +92,7 @@ fn check(value: &Value, shape: &'static Shape, at: &str, kind: &str, unknown: &m
         (Shape::Object(fields), Value::Object(map)) => object(map, fields, at, kind, unknown),
         (Shape::Text | Shape::Duration, _) => wrong("string"),
         (Shape::Flag, _) => wrong("bool"),
+        (Shape::Number, _) => wrong("int32"),
         (Shape::List(_), _) => wrong("[]"),
         (Shape::Object(_), _) => wrong("struct"),
     }

@@ -27,7 +27,7 @@ use crate::bootstrap::policy::Policy;
 use crate::bootstrap::{self, Facts, policy};
 use crate::components::ComponentStatuses;
 use crate::live::Live;
-use crate::locate::{Log, NodeProxy, PodProxy, ServiceProxy, Stream};
+use crate::locate::{ADDRESS_TYPES, Kubelets, Log, NodeProxy, PodProxy, ServiceProxy, Stream};
 use crate::metrics::Counters;
 use crate::servers::endpoints::{EndpointReconciler, Server};
 use crate::servers::identity::{self, Identity};
@@ -69,6 +69,14 @@ pub struct Config {
     pub issuer: String,
     /// Issuers beside, whose tokens are taken too: those of before.
     pub other_issuers: Vec<String>,
+    /// Where the issuer's keys are, if not at this server.
+    pub jwks_uri: Option<String>,
+    /// Longest life of service account tokens, in seconds; requests for more get as much.
+    pub max_token_seconds: Option<i64>,
+    /// Whether pods' own tokens go on to be good for a year, with warnings.
+    pub extend_tokens: bool,
+    /// Kinds of nodes' addresses by which kubelets are reached, the best first; empty = all, those that are no names first.
+    pub kubelet_address_types: Vec<String>,
     /// Audiences the API server answers to; empty = the issuer.
     pub audiences: Vec<String>,
     /// Range of cluster addresses, `10.96.0.0/16`.
@@ -102,6 +110,10 @@ impl Config {
             old_keys: Verifier::default(),
             issuer: "https://kubernetes.default.svc.cluster.local".into(),
             other_issuers: Vec::new(),
+            jwks_uri: None,
+            max_token_seconds: None,
+            extend_tokens: true,
+            kubelet_address_types: Vec::new(),
             audiences: Vec::new(),
             service_cidr: "10.96.0.0/16".into(),
             node_ports: 30000..=32767,
@@ -219,7 +231,7 @@ pub fn install_parts(parts: &mut Parts, backend: &Backend, config: Config) -> Re
     let services = Services { ips: ips.clone(), ports: ports.clone() };
     install_strategies(parts, services, rbac);
     install_creaters(parts, &config, &audiences);
-    install_locators(parts);
+    install_locators(parts, &config.kubelet_address_types);
     let components = config.components.clone();
     parts.virtual_resource("", "componentstatuses", Arc::new(ComponentStatuses { components }));
     install_discovery_documents(parts, &config);
@@ -410,7 +422,13 @@ fn install_creaters(parts: &mut Parts, config: &Config, audiences: &[String]) {
     parts.creater("", "pods", "binding", Arc::new(Binding));
     parts.creater("", "bindings", "", Arc::new(Binding));
     parts.creater("", "pods", "eviction", Arc::new(Eviction));
-    let tokens = TokenRequests { signer: config.signer.clone(), issuer: config.issuer.clone(), audiences: audiences.to_vec() };
+    let tokens = TokenRequests {
+        signer: config.signer.clone(),
+        issuer: config.issuer.clone(),
+        audiences: audiences.to_vec(),
+        max_seconds: config.max_token_seconds,
+        extend: config.extend_tokens,
+    };
     parts.creater("", "serviceaccounts", "token", Arc::new(tokens));
     let authz = "authorization.k8s.io";
     parts.creater(authz, "selfsubjectaccessreviews", "", Arc::new(AccessReview::Own));
@@ -421,14 +439,16 @@ fn install_creaters(parts: &mut Parts, config: &Config, audiences: &[String]) {
     parts.creater("authentication.k8s.io", "selfsubjectreviews", "", Arc::new(SelfReview));
 }
 
-fn install_locators(parts: &mut Parts) {
-    parts.locator("", "pods", "log", Arc::new(Log));
+fn install_locators(parts: &mut Parts, address_types: &[String]) {
+    let usual = || ADDRESS_TYPES.map(String::from).into();
+    let kubelets = Kubelets { address_types: if address_types.is_empty() { usual() } else { address_types.into() } };
+    parts.locator("", "pods", "log", Arc::new(Log(kubelets.clone())));
     for (subresource, path) in [("exec", "exec"), ("attach", "attach"), ("portforward", "portForward")] {
-        parts.locator("", "pods", subresource, Arc::new(Stream { path }));
+        parts.locator("", "pods", subresource, Arc::new(Stream { kubelets: kubelets.clone(), path }));
     }
     parts.locator("", "pods", "proxy", Arc::new(PodProxy));
     parts.locator("", "services", "proxy", Arc::new(ServiceProxy));
-    parts.locator("", "nodes", "proxy", Arc::new(NodeProxy));
+    parts.locator("", "nodes", "proxy", Arc::new(NodeProxy(kubelets)));
 }
 
 /// Where others learn how to check service account tokens (OpenID Connect discovery).
@@ -441,7 +461,7 @@ fn install_discovery_documents(parts: &mut Parts, config: &Config) {
     };
     let document = json!({
         "issuer": config.issuer,
-        "jwks_uri": format!("https://{host}:{}/openid/v1/jwks", config.secure_port),
+        "jwks_uri": config.jwks_uri.clone().unwrap_or_else(|| format!("https://{host}:{}/openid/v1/jwks", config.secure_port)),
         "response_types_supported": ["id_token"],
         "subject_types_supported": ["public"],
         "id_token_signing_alg_values_supported": keys.algorithms(),

@@ -25,7 +25,7 @@ mod strategy;
 mod testing;
 mod util;
 
-pub use admission::{PluginError, Plugins};
+pub use admission::{PluginError, Plugins, Settings as AdmissionSettings};
 pub use authn::oidc::{AnonymousConfig, AuthenticationConfig, AuthenticationError, ClaimRule, JwtConfig, Mapping, ReloadError};
 pub use authn::{FrontProxy, StaticTokens, TokenFileError, TokenWebhookConfig};
 pub use authz::config::{AuthorizationConfig, AuthorizationError, AuthorizationMode, WebhookSettings};

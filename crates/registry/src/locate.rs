@@ -2,6 +2,7 @@
 //! service's endpoints.
 
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use api::status;
 use apiserver::types::Status;
@@ -11,20 +12,30 @@ use serde_json::Value;
 
 use crate::util::{ENDPOINT_SLICES, NODES, PODS, SERVICES, items, number, text};
 
-/// Addresses of a node, the one to try first.
-const ADDRESS_TYPES: [&str; 5] = ["InternalIP", "ExternalIP", "Hostname", "InternalDNS", "ExternalDNS"];
+/// Kinds of addresses of a node, the one to try first.
+pub(crate) const ADDRESS_TYPES: [&str; 5] = ["InternalIP", "ExternalIP", "Hostname", "InternalDNS", "ExternalDNS"];
 const KUBELET_PORT: u16 = 10250;
 
-/// The kubelet of a node.
-fn kubelet(ctx: &Ctx, node: &str, path_and_query: String) -> Result<Location, Status> {
-    let object = ctx.backend.reader.get(&NODES, "", node).ok_or_else(|| status::not_found("", "nodes", node))?;
-    let host = ADDRESS_TYPES
-        .iter()
-        .find_map(|kind| items(&object, "/status/addresses").find(|a| text(a, "/type") == *kind))
-        .map(|a| text(a, "/address").to_owned())
-        .ok_or_else(|| status::internal(format!("no preferred addresses found; known addresses: [] of node {node}")))?;
-    let port = number(&object, "/status/daemonEndpoints/kubeletEndpoint/Port").filter(|p| *p > 0).unwrap_or(KUBELET_PORT.into());
-    Ok(Location { tls: Tls::Kubelet, host, port: port as u16, path_and_query, rewrite: false, alternatives: Vec::new() })
+/// How kubelets are reached.
+#[derive(Clone)]
+pub(crate) struct Kubelets {
+    /// Kinds of addresses, the best first.
+    pub address_types: Arc<[String]>,
+}
+
+impl Kubelets {
+    /// The kubelet of a node.
+    fn of(&self, ctx: &Ctx, node: &str, path_and_query: String) -> Result<Location, Status> {
+        let object = ctx.backend.reader.get(&NODES, "", node).ok_or_else(|| status::not_found("", "nodes", node))?;
+        let known = || items(&object, "/status/addresses");
+        let host = self.address_types.iter().find_map(|kind| known().find(|a| text(a, "/type") == *kind)).map(|a| text(a, "/address").to_owned());
+        let host = host.ok_or_else(|| {
+            let known: Vec<String> = known().map(|a| format!("{{{} {}}}", text(a, "/type"), text(a, "/address"))).collect();
+            status::internal(format!("no preferred addresses found; known addresses: [{}]", known.join(" ")))
+        })?;
+        let port = number(&object, "/status/daemonEndpoints/kubeletEndpoint/Port").filter(|p| *p > 0).unwrap_or(KUBELET_PORT.into());
+        Ok(Location { tls: Tls::Kubelet, host, port: port as u16, path_and_query, rewrite: false, alternatives: Vec::new() })
+    }
 }
 
 fn pod(ctx: &Ctx, name: &str) -> Result<std::sync::Arc<Value>, Status> {
@@ -84,7 +95,7 @@ fn query(request: &ConnectRequest, known: &[(&str, &str)]) -> String {
 }
 
 /// `log`.
-pub(crate) struct Log;
+pub(crate) struct Log(pub Kubelets);
 
 #[async_trait]
 impl Locator for Log {
@@ -98,12 +109,13 @@ impl Locator for Log {
         let same = ["follow", "previous", "timestamps", "sinceSeconds", "sinceTime", "tailLines", "limitBytes", "stream"];
         let known: Vec<(&str, &str)> = same.iter().map(|k| (*k, *k)).collect();
         let path = format!("/containerLogs/{}/{}/{container}{}", ctx.namespace, ctx.name, query(request, &known));
-        kubelet(ctx, node, path)
+        self.0.of(ctx, node, path)
     }
 }
 
 /// `exec`, `attach` and `portforward`.
 pub(crate) struct Stream {
+    pub kubelets: Kubelets,
     /// The kubelet's path: `exec`, `attach` or `portForward`.
     pub path: &'static str,
 }
@@ -126,7 +138,7 @@ impl Locator for Stream {
             "attach" => &[("stdin", "input"), ("stdout", "output"), ("stderr", "error"), ("tty", "tty")],
             _ => &[("stdin", "input"), ("stdout", "output"), ("stderr", "error"), ("tty", "tty"), ("command", "command")],
         };
-        kubelet(ctx, node, format!("/{}/{}/{}{container}{}", self.path, ctx.namespace, ctx.name, query(request, known)))
+        self.kubelets.of(ctx, node, format!("/{}/{}/{}{container}{}", self.path, ctx.namespace, ctx.name, query(request, known)))
     }
 }
 
@@ -182,14 +194,14 @@ impl Locator for PodProxy {
 }
 
 /// `nodes/NAME/proxy`: the kubelet itself, or another port of the node.
-pub(crate) struct NodeProxy;
+pub(crate) struct NodeProxy(pub Kubelets);
 
 #[async_trait]
 impl Locator for NodeProxy {
     async fn locate(&self, ctx: &Ctx, request: &ConnectRequest) -> Result<Location, Status> {
         let bad = || status::bad_request(format!("invalid node request {:?}", ctx.name));
         let (scheme, name, port) = split(&ctx.name).ok_or_else(bad)?;
-        let mut location = kubelet(ctx, name, target(request))?;
+        let mut location = self.0.of(ctx, name, target(request))?;
         location.rewrite = true;
         if !port.is_empty() {
             let port: u16 = port.parse().map_err(|_| bad())?;
@@ -272,13 +284,18 @@ mod tests {
             "daemonEndpoints": {"kubeletEndpoint": {"Port": 10251}}}}));
         objects.put(&PODS, json!({"metadata": {"name": "p", "namespace": "a"}, "spec": {"nodeName": "n", "containers": [{"name": "c"}, {"name": "d"}]}}));
         let ctx = objects.ctx(&PODS, "a", "p", UserInfo::default());
-        let log = |query: &str| block_on(Log.locate(&ctx, &connect("", query)));
+        let kubelets = || Kubelets { address_types: ADDRESS_TYPES.map(String::from).into() };
+        let by_name = Kubelets { address_types: [String::from("Hostname")].into() };
+        assert_eq!(by_name.of(&ctx, "n", "/".into()).unwrap().host, "n");
+        let nowhere = Kubelets { address_types: [String::from("ExternalIP")].into() };
+        assert!(nowhere.of(&ctx, "n", "/".into()).unwrap_err().message.contains("no preferred addresses found; known addresses: [{Hostname n} {InternalIP 192.0.2.7}]"));
+        let log = |query: &str| block_on(Log(kubelets()).locate(&ctx, &connect("", query)));
         let location = log("container=c&follow=true&tailLines=5").unwrap();
         assert_eq!((location.host.as_str(), location.port), ("192.0.2.7", 10251));
         assert_eq!(location.path_and_query, "/containerLogs/a/p/c?follow=true&tailLines=5");
         assert_eq!(log("").unwrap_err().message, "a container name must be specified for pod p, choose one of: [c d]");
         assert_eq!(log("container=x").unwrap_err().message, "container x is not valid for pod p");
-        let exec = block_on(Stream { path: "exec" }.locate(&ctx, &connect("", "command=ls&command=-l%20a&container=c&stdin=true&stdout=1&tty=false"))).unwrap();
+        let exec = block_on(Stream { kubelets: kubelets(), path: "exec" }.locate(&ctx, &connect("", "command=ls&command=-l%20a&container=c&stdin=true&stdout=1&tty=false"))).unwrap();
         assert_eq!(exec.path_and_query, "/exec/a/p/c?command=ls&command=-l%20a&input=1&output=1");
     }
 

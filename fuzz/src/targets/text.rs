@@ -55,7 +55,10 @@ pub fn quantity(input: &[u8]) {
     let canonical = a.canonical();
     let again = Quantity::parse(&canonical).unwrap_or_else(|e| panic!("{e}: {canonical}"));
     assert_eq!(again.canonical(), canonical);
-    assert_eq!(again, a, "{canonical}");
+    // for more there is no suffix, and upstream writes it without
+    if a.as_f64().abs() < 1e21 {
+        assert_eq!(again, a, "{canonical}");
+    }
     let _ = (a.value(), a.milli_value(), a.scaled_value(3), a.as_i64(), a.as_f64(), a.is_whole_milli());
     let Some(Ok(b)) = parts.text().map(Quantity::parse) else { return };
     assert_eq!(a.cmp(&b), b.cmp(&a).reverse());

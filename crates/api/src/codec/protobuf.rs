@@ -73,7 +73,10 @@ pub fn decode_object(bytes: &[u8], expect: Option<&Gvk>) -> Result<Decoded, Deco
         return Err(DecodeError::UnknownKind { api_version: envelope.api_version, kind: envelope.kind });
     };
     let mut map = decode_message(ty, envelope.raw)?;
-    map.insert("apiVersion".into(), envelope.api_version.into());
+    // options are of any version, and of none
+    if !envelope.api_version.is_empty() {
+        map.insert("apiVersion".into(), envelope.api_version.into());
+    }
     map.insert("kind".into(), envelope.kind.into());
     Ok(Decoded { value: Value::Object(map), duplicates: Vec::new() })
 }

@@ -56,7 +56,8 @@ pub fn try_json_patch(current: &Value, patch: &Value) -> Result<Value, PatchErro
     }
     let operations: json_patch::Patch = serde_json::from_value(patch.clone()).map_err(|e| PatchError::Other(e.to_string()))?;
     let mut out = current.clone();
-    let failed = match json_patch::patch(&mut out, &operations) {
+    // nothing need be undone in a copy (nor can everything be: a move to the root takes the rest away)
+    let failed = match json_patch::patch_unsafe(&mut out, &operations) {
         Ok(()) => return Ok(out),
         Err(failed) => failed,
     };
@@ -124,6 +125,9 @@ mod tests {
             assert_eq!((e.code, e.reason.as_str()), (422, "Invalid"));
         }
         assert_eq!(json_patch(&o, &json!({})).unwrap_err().code, 400);
+        // what has taken the root's place cannot be moved back
+        let root = json!([{"op": "move", "from": "/a/b", "path": ""}, {"op": "remove", "path": "/x"}]);
+        assert_eq!(json_patch(&o, &root).unwrap_err().code, 422);
     }
 
     #[test]

@@ -27,8 +27,6 @@ const BOOKMARK_EVERY: Duration = Duration::from_secs(60);
 const BOOKMARK_BEFORE_END: Duration = Duration::from_secs(2);
 /// Events written out at once at most.
 const BATCH: usize = 100;
-/// Without timeoutSeconds a watch lasts this long, and up to twice as long.
-const MIN_TIMEOUT: Duration = Duration::from_secs(1800);
 
 /// A watch that can be run: what it starts with, and where it goes on.
 pub struct Watch {
@@ -123,7 +121,8 @@ impl Core {
         };
         let timeout = match options.timeout_seconds {
             Some(seconds) => Duration::from_secs(seconds),
-            None => MIN_TIMEOUT.mul_f64(1.0 + rand::random::<f64>()),
+            // this long, and up to twice as long
+            None => self.watch_timeout.mul_f64(1.0 + rand::random::<f64>()),
         };
         let deadline = Instant::now() + timeout.min(Duration::from_secs(86400 * 365));
         Ok(Watch {

@@ -7,10 +7,10 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use apiserver::audit::{self, BatchConfig, LogConfig, TruncateConfig, WebhookConfig};
-use apiserver::{Builder, Concurrency, EncryptionConfig, Server, ServingTls};
+use apiserver::{Builder, Concurrency, EncryptionConfig, NamedCertificate, Server, ServingTls, TlsOptions};
 use pki::jwt::{Signer, Verifier};
 use reconcile::Tasks;
-use registry::{Access, EndpointReconciler, FrontProxy, Plugins, StaticTokens};
+use registry::{Access, AdmissionSettings, EndpointReconciler, FrontProxy, Plugins, StaticTokens};
 
 use super::flags::Values;
 use super::{apiserver_access, read, serve};
@@ -29,6 +29,7 @@ pub struct Setup {
     address: SocketAddr,
     etcd: store::etcd::Options,
     encryption_file: Option<PathBuf>,
+    tls: TlsOptions,
     files: Files,
 }
 
@@ -82,6 +83,9 @@ impl Setup {
             anonymous_paths: anonymous.paths,
             concurrency: concurrency(values)?,
             timeouts: apiserver::Timeouts::default(),
+            min_request_timeout: seconds(values, "min-request-timeout")?,
+            cors_allowed_origins: values.list("cors-allowed-origins"),
+            strict_transport_security: values.list("strict-transport-security-directives"),
             request_timeout: values.duration("request-timeout"),
             profiling: values.bool("profiling"),
             git_version: KUBERNETES.into(),
@@ -94,6 +98,7 @@ impl Setup {
             address: SocketAddr::from((bind, port)),
             etcd,
             encryption_file: encryption_file.filter(|_| reloads),
+            tls: tls(values)?,
             files,
         })
     }
@@ -101,7 +106,7 @@ impl Setup {
     /// Serves until a signal.
     pub async fn run(mut self, values: &Values, signals: &mut Signals) -> Result<()> {
         let (cert, key) = serve::certificate("apiserver", values)?;
-        let serving = ServingTls::new(&cert, &key).context("the serving certificate cannot be used")?;
+        let serving = ServingTls::with(&cert, &key, self.tls).context("the serving certificate cannot be used")?;
         self.files.serving = values.given("tls-cert-file").zip(values.given("tls-private-key-file")).map(|(cert_file, key_file)| {
             let [cert, key] = [(cert_file, cert), (key_file, key)].map(|(path, text)| Followed { path: path.into(), text });
             ([cert, key], String::new())
@@ -147,6 +152,74 @@ fn concurrency(values: &Values) -> Result<Concurrency> {
     let both = "--max-requests-inflight and --max-mutating-requests-inflight";
     ensure!(!fair || reads + writes > 0, "invalid configuration: MaxRequestsInFlight={reads} and MaxMutatingRequestsInFlight={writes}; they must add up to something positive ({both})");
     Ok(Concurrency { fair, reads, writes })
+}
+
+/// A flag that counts seconds.
+fn seconds(values: &Values, flag: &str) -> Result<Duration> {
+    u64::try_from(values.int(flag)).map(Duration::from_secs).map_err(|_| anyhow::anyhow!("--{flag} can not be negative value"))
+}
+
+/// How the port is secured.
+fn tls(values: &Values) -> Result<TlsOptions> {
+    let version = values.text("tls-min-version");
+    let only_13 = match version.as_str() {
+        "" | "VersionTLS12" => false,
+        "VersionTLS13" => true,
+        "VersionTLS10" | "VersionTLS11" => {
+            tracing::warn!("--tls-min-version {version}: nothing older than VersionTLS12 is spoken here");
+            false
+        }
+        other => bail!("unknown tls version {other:?}"),
+    };
+    let names = values.list("tls-cipher-suites");
+    let (suites, unspoken) = TlsOptions::suites(&names).map_err(anyhow::Error::msg)?;
+    if !unspoken.is_empty() {
+        tracing::warn!("--tls-cipher-suites: these are weak and not spoken here: {}", unspoken.join(", "));
+    }
+    let goaway_chance = values.float("goaway-chance");
+    ensure!((0.0..=0.02).contains(&goaway_chance), "--goaway-chance can not be less than 0 or greater than 0.02");
+    let max_streams = values.int("http2-max-streams-per-connection");
+    let max_streams = u32::try_from(max_streams).with_context(|| format!("--http2-max-streams-per-connection {max_streams} can not be negative value"))?;
+    let usual = TlsOptions::default();
+    Ok(TlsOptions {
+        only_13,
+        suites,
+        named: values.all("tls-sni-cert-key").iter().map(|text| named_certificate(text)).collect::<Result<_>>()?,
+        http2: !values.bool("disable-http2-serving"),
+        max_streams: if max_streams == 0 { usual.max_streams } else { max_streams },
+        goaway_chance,
+    })
+}
+
+/// `cert,key` or `cert,key:host,host`.
+fn named_certificate(text: &str) -> Result<NamedCertificate> {
+    let (files, hosts) = text.split_once(':').unwrap_or((text, ""));
+    let pair = files.split_once(',').filter(|(cert, key)| !cert.trim().is_empty() && !key.trim().is_empty() && !key.contains(','));
+    let (cert, key) = pair.with_context(|| format!("--tls-sni-cert-key {text:?}: expected comma separated certificate and key file paths"))?;
+    let hosts = hosts.split(',').map(|host| host.trim().to_string()).filter(|host| !host.is_empty()).collect();
+    Ok(NamedCertificate { hosts, cert_pem: read(cert.trim())?, key_pem: read(key.trim())? })
+}
+
+/// What admission plug-ins are told.
+fn admission(values: &Values) -> Result<AdmissionSettings> {
+    let mut settings = AdmissionSettings::default();
+    settings.not_ready_seconds = values.int("default-not-ready-toleration-seconds");
+    settings.unreachable_seconds = values.int("default-unreachable-toleration-seconds");
+    if let Some(path) = values.given("admission-control-config-file") {
+        let folder = PathBuf::from(&path).parent().map(PathBuf::from).unwrap_or_default();
+        // paths in there are from where the file is
+        let file = |other: &str| read(&folder.join(other).to_string_lossy()).map_err(|error| format!("{error:#}"));
+        let wrong = |why: String| anyhow::anyhow!("failed to read plugin config: unable to read admission control configuration from {path:?} [{why}]");
+        settings.configure(&read(&path)?, &file).map_err(wrong)?;
+    }
+    Ok(settings)
+}
+
+/// The longest life of service account tokens, if there is one.
+fn max_token_seconds(values: &Values) -> Result<Option<i64>> {
+    let longest = values.duration("service-account-max-token-expiration").as_secs();
+    ensure!(longest == 0 || (3600..=1 << 32).contains(&longest), "the service-account-max-token-expiration must be between 1 hour and 2^32 seconds");
+    Ok(i64::try_from(longest).ok().filter(|s| *s > 0))
 }
 
 fn media_type(values: &Values) -> Result<apiserver::StorageMediaType> {
@@ -208,10 +281,14 @@ fn plugins(values: &Values) -> Result<Plugins> {
         "admission-control and enable-admission-plugins/disable-admission-plugins flags are mutually exclusive"
     );
     let enabled = if old.is_empty() { enabled } else { old };
-    Plugins::new(enabled, disabled).map_err(|error| match removed_plugin(&error.to_string()) {
+    let plugins = Plugins::new(enabled, disabled, admission(values)?).map_err(|error| match removed_plugin(&error.to_string()) {
         Some(hint) => anyhow::anyhow!("{error}\nHint: upstream removed it: {hint}"),
         None => error.into(),
-    })
+    })?;
+    for name in plugins.deprecated() {
+        tracing::warn!("{name} admission controller is deprecated. Please remove this controller from your configuration files and scripts.");
+    }
+    Ok(plugins)
 }
 
 /// What to say of a plug-in that upstream had and has no more.
@@ -289,6 +366,11 @@ fn registry_config(values: &Values, advertise: IpAddr, port: u16) -> Result<(reg
         issuer,
         other_issuers: issuers[1..].to_vec(),
         audiences: values.list("api-audiences"),
+        jwks_uri: values.given("service-account-jwks-uri"),
+        max_token_seconds: max_token_seconds(values)?,
+        extend_tokens: values.bool("service-account-extend-token-expiration"),
+        // by default, addresses that need no names to be known
+        kubelet_address_types: if values.is_set("kubelet-preferred-address-types") { values.list("kubelet-preferred-address-types") } else { Vec::new() },
         service_cidr: service_cidr.into(),
         node_ports: number(first)?..=number(last)?,
         advertise_address: advertise,
@@ -441,6 +523,50 @@ mod tests {
         assert!(why(&["--encryption-provider-config", "--encryption-provider-config-automatic-reload=true"]).contains("must be set with"));
         std::fs::write(dir.path().join("bad.yaml"), "kind: EncryptionConfiguration\napiVersion: apiserver.config.k8s.io/v1\n").expect("written");
         assert!(why(&["--encryption-provider-config=DIR/bad.yaml"]).contains("resources: Required value"));
+    }
+
+    #[test]
+    fn hardening_flags_do_what_they_say() {
+        let dir = files();
+        std::fs::create_dir(dir.path().join("admission")).expect("a folder");
+        let put = |name: &str, text: &str| std::fs::write(dir.path().join("admission").join(name), text).expect("written");
+        put("config.yaml", "apiVersion: apiserver.config.k8s.io/v1\nkind: AdmissionConfiguration\nplugins: [{name: EventRateLimit, path: events.yaml}]\n");
+        put("events.yaml", "apiVersion: eventratelimit.admission.k8s.io/v1alpha1\nkind: Configuration\nlimits: [{type: Server, qps: 50, burst: 100}]\n");
+        let line = [
+            "--profiling=false",
+            "--tls-min-version=VersionTLS13",
+            "--tls-cipher-suites=TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256,TLS_RSA_WITH_AES_128_CBC_SHA",
+            "--tls-sni-cert-key=DIR/kube-api.crt,DIR/kube-api.key:a.example,*.b.example",
+            "--goaway-chance=0.001",
+            "--strict-transport-security-directives=max-age=31536000,includeSubDomains",
+            "--cors-allowed-origins=^https://console$",
+            "--min-request-timeout=600",
+            "--service-account-max-token-expiration=24h",
+            "--service-account-extend-token-expiration=false",
+            "--service-account-jwks-uri=https://keys.example/jwks",
+            "--kubelet-preferred-address-types=Hostname,InternalIP",
+            "--default-not-ready-toleration-seconds=30",
+            "--enable-admission-plugins=EventRateLimit,AlwaysPullImages,DenyServiceExternalIPs",
+            "--admission-control-config-file=DIR/admission/config.yaml",
+        ];
+        let setup = with(dir.path(), &line).expect("settings");
+        assert!(!setup.server.profiling && setup.tls.only_13 && setup.tls.suites.len() == 1 && setup.tls.goaway_chance == 0.001);
+        assert_eq!(setup.tls.named[0].hosts, ["a.example", "*.b.example"]);
+        assert_eq!(setup.server.strict_transport_security, ["max-age=31536000", "includeSubDomains"]);
+        assert_eq!((setup.server.cors_allowed_origins.len(), setup.server.min_request_timeout), (1, Duration::from_secs(600)));
+        assert_eq!((setup.registry.max_token_seconds, setup.registry.extend_tokens), (Some(86400), false));
+        assert_eq!((setup.registry.jwks_uri.as_deref(), &setup.registry.kubelet_address_types[..]), (Some("https://keys.example/jwks"), &["Hostname".to_string(), "InternalIP".to_string()][..]));
+        let why = |changes: &[&str]| refusal(dir.path(), changes);
+        assert_eq!(why(&["--tls-min-version=VersionTLS14"]), "unknown tls version \"VersionTLS14\"");
+        assert_eq!(why(&["--tls-cipher-suites=TLS_X"]), "Cipher suite TLS_X not supported or doesn't exist");
+        assert!(why(&["--tls-sni-cert-key=DIR/kube-api.crt"]).contains("expected comma separated certificate and key file paths"));
+        assert_eq!(why(&["--goaway-chance=0.5"]), "--goaway-chance can not be less than 0 or greater than 0.02");
+        assert_eq!(why(&["--min-request-timeout=-1"]), "--min-request-timeout can not be negative value");
+        assert!(why(&["--service-account-max-token-expiration=10m"]).contains("must be between 1 hour and 2^32 seconds"));
+        assert!(why(&["--enable-admission-plugins=EventRateLimit"]).contains("--admission-control-config-file"));
+        put("config.yaml", "apiVersion: apiserver.config.k8s.io/v1\nkind: AdmissionConfiguration\nplugins: [{name: EventRateLimit, path: gone.yaml}]\n");
+        let gone = why(&["--admission-control-config-file=DIR/admission/config.yaml"]);
+        assert!(gone.contains("unable to read admission control configuration") && gone.contains("admission/gone.yaml"), "{gone}");
     }
 
     #[test]

@@ -36,8 +36,11 @@ impl Admission for TaintNodesByCondition {
     }
 }
 
-/// Pods stay five minutes on a node that is not ready or not reachable.
-pub(super) struct DefaultTolerationSeconds;
+/// Pods stay some time on a node that is not ready or not reachable: so many seconds, five minutes unless told.
+pub(super) struct DefaultTolerationSeconds {
+    pub not_ready: i64,
+    pub unreachable: i64,
+}
 
 #[async_trait]
 impl Admission for DefaultTolerationSeconds {
@@ -53,14 +56,14 @@ impl Admission for DefaultTolerationSeconds {
         if !is(attributes, "", "pods") {
             return Ok(());
         }
-        for key in ["node.kubernetes.io/not-ready", "node.kubernetes.io/unreachable"] {
+        for (key, seconds) in [("node.kubernetes.io/not-ready", self.not_ready), ("node.kubernetes.io/unreachable", self.unreachable)] {
             let tolerated = items(pod, "/spec/tolerations").any(|t| {
                 let of = text(t, "/key");
                 (of.is_empty() || of == key) && matches!(text(t, "/effect"), "" | "NoExecute")
             });
             if !tolerated {
                 list(object(pod, "spec"), "tolerations")
-                    .push(json!({"key": key, "operator": "Exists", "effect": "NoExecute", "tolerationSeconds": 300}));
+                    .push(json!({"key": key, "operator": "Exists", "effect": "NoExecute", "tolerationSeconds": seconds}));
             }
         }
         Ok(())

@@ -189,7 +189,8 @@ fn reconcile_data(current: &mut Value, wanted: &Value) {
     }
 }
 
-fn namespace(name: &str) -> Value {
+/// A new namespace.
+pub(crate) fn namespace(name: &str) -> Value {
     json!({
         "apiVersion": "v1", "kind": "Namespace",
         "metadata": {"name": name, "labels": {"kubernetes.io/metadata.name": name}},

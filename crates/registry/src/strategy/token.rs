@@ -25,6 +25,10 @@ pub(crate) struct TokenRequests {
     pub issuer: String,
     /// The API server's own audiences.
     pub audiences: Vec<String>,
+    /// Longest life, in seconds; who asks for more gets this.
+    pub max_seconds: Option<i64>,
+    /// Whether pods' tokens go on to be good for a year.
+    pub extend: bool,
 }
 
 #[async_trait]
@@ -50,7 +54,7 @@ impl Creater for TokenRequests {
         if audiences.is_empty() {
             audiences = self.audiences.clone();
         }
-        let seconds = number(&request, "/spec/expirationSeconds").unwrap_or(3600);
+        let mut seconds = number(&request, "/spec/expirationSeconds").unwrap_or(3600);
         let path = Path::new("spec.expirationSeconds");
         let invalid = |errors: &[FieldError]| status::invalid("authentication.k8s.io", "TokenRequest", "", errors);
         if seconds < MIN_SECONDS {
@@ -59,12 +63,16 @@ impl Creater for TokenRequests {
         if seconds > MAX_SECONDS {
             return Err(invalid(&[FieldError::invalid(&path, seconds, "may not specify a duration larger than 2^32 seconds")]));
         }
+        if let Some(max) = self.max_seconds.filter(|max| seconds > *max) {
+            ctx.warn(format!("requested expiration of {seconds} seconds shortened to {max} seconds"));
+            seconds = max;
+        }
         let mut private = json!({"namespace": ctx.namespace, "serviceaccount": {"name": name, "uid": uid}});
         let pod_bound = self.bind(ctx, &request, &mut private)?;
         let own = audiences.iter().all(|a| self.audiences.contains(a));
         let mut lifetime = seconds;
         let now = ctx.now.as_second();
-        if pod_bound && own && seconds == WARN_ONLY_SECONDS {
+        if self.extend && pod_bound && own && seconds == WARN_ONLY_SECONDS {
             lifetime = EXTENDED_SECONDS;
             private["warnafter"] = (now + seconds).into();
         }
@@ -154,7 +162,7 @@ mod tests {
         objects.put(&PODS, json!({"metadata": {"name": "p", "namespace": "a", "uid": "u2"}, "spec": {"serviceAccountName": "sa", "nodeName": "n"}}));
         let signer = Arc::new(Signer::from_pem(&pki::jwt::new_key_pem().unwrap()).unwrap());
         let own = vec!["https://k".to_owned()];
-        let requests = TokenRequests { signer: signer.clone(), issuer: "https://k".into(), audiences: own.clone() };
+        let mut requests = TokenRequests { signer: signer.clone(), issuer: "https://k".into(), audiences: own.clone(), max_seconds: None, extend: true };
         let ctx = objects.ctx(&SERVICE_ACCOUNTS, "a", "sa", UserInfo::default());
         let ask = json!({"spec": {"expirationSeconds": 3607, "boundObjectRef": {"apiVersion": "v1", "kind": "Pod", "name": "p", "uid": "u2"}}});
         let answer = block_on(requests.create(&ctx, ask.clone())).unwrap();
@@ -172,6 +180,18 @@ mod tests {
         assert_eq!(user.extra["authentication.kubernetes.io/pod-name"], ["p"]);
         assert_eq!(user.extra["authentication.kubernetes.io/node-name"], ["n"]);
         assert!(who(&["other".to_owned()]).is_err());
+        let life = |answer: Value| {
+            let payload = answer["status"]["token"].as_str().and_then(|t| t.split('.').nth(1)).unwrap().to_owned();
+            let claims: Value = serde_json::from_slice(&base64::Engine::decode(&base64::engine::general_purpose::URL_SAFE_NO_PAD, payload).unwrap()).unwrap();
+            claims["exp"].as_i64().unwrap() - claims["iat"].as_i64().unwrap()
+        };
+        assert_eq!(life(answer), EXTENDED_SECONDS);
+        requests.extend = false;
+        assert_eq!(life(block_on(requests.create(&ctx, ask.clone())).unwrap()), 3607);
+        requests.max_seconds = Some(3600);
+        let shortened = block_on(requests.create(&ctx, ask.clone())).unwrap();
+        assert_eq!((shortened["spec"]["expirationSeconds"].as_i64(), life(shortened)), (Some(3600), 3600));
+        assert_eq!(ctx.warnings(), ["requested expiration of 3607 seconds shortened to 3600 seconds"]);
         objects.remove(&PODS, "a", "p");
         assert_eq!(who(&[]).unwrap_err(), "service account token has been invalidated");
         assert_eq!(block_on(requests.create(&ctx, ask)).unwrap_err().code, 404);
