@@ -431,9 +431,12 @@ fn workloads(k: &Shell, _: &Env) -> Result<()> {
     for (set, app) in [("daemonset/agent", "agent"), ("statefulset/db", "db")] {
         let rolled_out = |image: &str| -> Result<()> {
             k.run(&["rollout", "status", set, "--timeout=60s"])?;
-            let all = images(app)?;
-            ensure!(!all.is_empty() && all.split(' ').all(|i| i.ends_with(image)), "{set} runs {all}, not {image}");
-            Ok(())
+            // the pod of before may be there for a moment after it has ended
+            eventually("the image", 10, || {
+                let all = images(app)?;
+                ensure!(!all.is_empty() && all.split(' ').all(|i| i.ends_with(image)), "{set} runs {all}, not {image}");
+                Ok(())
+            })
         };
         rolled_out(":v1")?;
         k.run(&["set", "image", set, "echo=knarr.local/echo:v2"])?;
