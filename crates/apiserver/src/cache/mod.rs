@@ -84,14 +84,14 @@ impl Resource {
             forms[i].1 += 1;
             forms[i].2 += size as u64;
         };
-        for (_, entry) in self.snapshot().map.from("") {
+        let now = self.snapshot();
+        for (_, entry) in now.map.from("") {
             let (message, row) = entry.other_forms();
             count(0, entry.json.len());
             message.into_iter().for_each(|size| count(1, size));
             row.into_iter().for_each(|size| count(2, size));
         }
-        let history = self.history.lock();
-        (forms[3].1, forms[3].2) = (history.events.len() as u64, history.bytes as u64);
+        self.history.lock().events.iter().for_each(|change| count(3, change.held(now.map.get(&change.key))));
         forms
     }
 

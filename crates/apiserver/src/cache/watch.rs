@@ -54,6 +54,13 @@ impl Change {
         self.current.as_ref().or(self.previous.as_ref()).map_or(0, |e| e.json.len())
     }
 
+    /// Bytes that are there for this change alone: frames, and a state that is not the object's present one.
+    pub(super) fn held(&self, now: Option<&Arc<Entry>>) -> usize {
+        let frames: usize = self.frames.iter().filter_map(OnceLock::get).map(Bytes::len).sum();
+        let past = self.current.as_ref().filter(|entry| now.is_none_or(|now| !Arc::ptr_eq(now, entry)));
+        frames + past.map_or(0, |entry| entry.json.len())
+    }
+
     /// The last state, under the revision of this change.
     fn gone(&self) -> Option<&Arc<Entry>> {
         let previous = self.previous.as_ref()?;

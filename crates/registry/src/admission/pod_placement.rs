@@ -8,16 +8,15 @@ use apiserver::{Admission, Attributes, Operation};
 use async_trait::async_trait;
 use serde_json::{Value, json};
 
-use super::is;
+use super::{is, namespace_of};
 use crate::strategy::pod::qos_class;
-use crate::util::{NAMESPACES, items, list, map, number, object, text};
+use crate::util::{items, list, map, number, object, text};
 
 type Labels = BTreeMap<String, String>;
 
 /// An annotation of the pod's namespace.
-fn annotation(attributes: &Attributes<'_>, key: &str) -> Result<Option<String>, Status> {
-    let name = &attributes.ctx.namespace;
-    let namespace = attributes.ctx.backend.reader.get(&NAMESPACES, "", name).ok_or_else(|| api::status::not_found("", "namespaces", name))?;
+async fn annotation(attributes: &Attributes<'_>, key: &str) -> Result<Option<String>, Status> {
+    let namespace = namespace_of(attributes).await?;
     Ok(namespace["metadata"]["annotations"].get(key).and_then(Value::as_str).map(str::to_owned))
 }
 
@@ -43,8 +42,8 @@ pub(super) struct PodNodeSelector {
 }
 
 impl PodNodeSelector {
-    fn of_namespace(&self, attributes: &Attributes<'_>) -> Result<Labels, Status> {
-        let own = annotation(attributes, "scheduler.alpha.kubernetes.io/node-selector")?;
+    async fn of_namespace(&self, attributes: &Attributes<'_>) -> Result<Labels, Status> {
+        let own = annotation(attributes, "scheduler.alpha.kubernetes.io/node-selector").await?;
         let default = || self.selectors.get("clusterDefaultNodeSelector").cloned().unwrap_or_default();
         labels(&own.unwrap_or_else(default)).map_err(failed)
     }
@@ -77,7 +76,7 @@ impl Admission for PodNodeSelector {
         if !is(attributes, "", "pods") {
             return Ok(());
         }
-        let wanted = self.of_namespace(attributes)?;
+        let wanted = self.of_namespace(attributes).await?;
         for (key, value) in &wanted {
             let spec = object(pod, "spec");
             let selector = spec.entry("nodeSelector").or_insert_with(|| json!({}));
@@ -90,7 +89,7 @@ impl Admission for PodNodeSelector {
 
     async fn validate(&self, attributes: &Attributes<'_>, pod: Option<&Value>) -> Result<(), Status> {
         match pod.filter(|_| is(attributes, "", "pods")) {
-            Some(pod) => self.check(attributes, pod, &self.of_namespace(attributes)?),
+            Some(pod) => self.check(attributes, pod, &self.of_namespace(attributes).await?),
             None => Ok(()),
         }
     }
@@ -104,8 +103,8 @@ pub(super) struct PodTolerationRestriction {
 }
 
 /// The tolerations in an annotation of the namespace.
-fn tolerations(attributes: &Attributes<'_>, key: &str) -> Result<Option<Vec<Value>>, Status> {
-    match annotation(attributes, key)? {
+async fn tolerations(attributes: &Attributes<'_>, key: &str) -> Result<Option<Vec<Value>>, Status> {
+    match annotation(attributes, key).await? {
         None => Ok(None),
         Some(text) if text.is_empty() => Ok(Some(Vec::new())),
         Some(text) => serde_json::from_str(&text).map(Some).map_err(|error| failed(error.to_string())),
@@ -163,7 +162,7 @@ impl Admission for PodTolerationRestriction {
         }
         let mut more = Vec::new();
         if attributes.operation == Operation::Create {
-            more = tolerations(attributes, "scheduler.alpha.kubernetes.io/defaultTolerations")?.unwrap_or_else(|| self.default.clone());
+            more = tolerations(attributes, "scheduler.alpha.kubernetes.io/defaultTolerations").await?.unwrap_or_else(|| self.default.clone());
         }
         if qos_class(pod) != "BestEffort" {
             more.push(json!({"key": "node.kubernetes.io/memory-pressure", "operator": "Exists", "effect": "NoSchedule"}));
@@ -177,7 +176,7 @@ impl Admission for PodTolerationRestriction {
 
     async fn validate(&self, attributes: &Attributes<'_>, pod: Option<&Value>) -> Result<(), Status> {
         let Some(pod) = pod.filter(|pod| is(attributes, "", "pods") && items(pod, "/spec/tolerations").next().is_some()) else { return Ok(()) };
-        let own = tolerations(attributes, "scheduler.alpha.kubernetes.io/tolerationsWhitelist")?;
+        let own = tolerations(attributes, "scheduler.alpha.kubernetes.io/tolerationsWhitelist").await?;
         let scope = if own.is_some() { "namespace" } else { "cluster" };
         let allowed = own.as_ref().unwrap_or(&self.whitelist);
         if allowed.is_empty() || items(pod, "/spec/tolerations").all(|t| allowed.iter().any(|a| covers(a, t))) {
@@ -191,7 +190,7 @@ impl Admission for PodTolerationRestriction {
 mod tests {
     use super::*;
     use crate::testing::{Objects, block_on};
-    use crate::util::PODS;
+    use crate::util::{NAMESPACES, PODS};
     use apiserver::UserInfo;
 
     fn admit(plugin: &dyn Admission, annotations: Value, spec: Value) -> Result<Value, String> {

@@ -13,8 +13,8 @@ use apiserver::{Admission, Attributes, Operation};
 use async_trait::async_trait;
 use serde_json::Value;
 
-use super::{forbidden, is, is_sub};
-use crate::util::{NAMESPACES, PODS, flag, items, text};
+use super::{forbidden, is, is_sub, namespace_of};
+use crate::util::{PODS, flag, items, text};
 use checks::{Violation, violations};
 pub(super) use policy::{LATEST, Level, Policy, Standard, Version};
 
@@ -77,10 +77,17 @@ impl Admission for PodSecurity {
             return self.namespace(attributes, object);
         }
         if ["", "ephemeralcontainers", "resize"].iter().any(|sub| is_sub(attributes, "", "pods", sub)) {
-            return self.workload(attributes, object, object, true);
+            let namespace = namespace_of(attributes).await;
+            let namespace = namespace.map_err(|_| status::internal(format!("failed to lookup namespace {:?}", attributes.ctx.namespace)))?;
+            return self.workload(attributes, &namespace, object, object, true);
         }
         let template = TEMPLATES.iter().find(|(g, p, _)| is(attributes, g, p)).and_then(|(_, _, at)| object.pointer(at));
-        template.map_or(Ok(()), |template| self.workload(attributes, object, template, false))
+        let Some(template) = template else { return Ok(()) };
+        match namespace_of(attributes).await {
+            Ok(namespace) => self.workload(attributes, &namespace, object, template, false),
+            // its pods will be asked about
+            Err(_) => Ok(()),
+        }
     }
 }
 
@@ -160,7 +167,7 @@ impl PodSecurity {
     }
 
     /// A pod, or what has a template: `pod` has metadata and specification of it.
-    fn workload(&self, attributes: &Attributes<'_>, object: &Value, pod: &Value, enforce: bool) -> Result<(), Status> {
+    fn workload(&self, attributes: &Attributes<'_>, namespace: &Value, object: &Value, pod: &Value, enforce: bool) -> Result<(), Status> {
         let ctx = attributes.ctx;
         let exempt = |why: &str| {
             ctx.audit(EXEMPT, || why.to_owned());
@@ -172,12 +179,7 @@ impl PodSecurity {
         if self.exempt.users.contains(&ctx.user.name) {
             return exempt("user");
         }
-        let namespace = match ctx.backend.reader.get(&NAMESPACES, "", &ctx.namespace) {
-            Some(namespace) => namespace,
-            None if enforce => return Err(status::internal(format!("failed to lookup namespace {:?}", ctx.namespace))),
-            None => return Ok(()),
-        };
-        let (policy, errors) = self.policy(&namespace);
+        let (policy, errors) = self.policy(namespace);
         if errors.is_empty() && policy.is_privileged() {
             if enforce {
                 ctx.audit(ENFORCED, || Standard::PRIVILEGED.to_string());
@@ -234,6 +236,7 @@ fn has_other_images(new: &Value, old: &Value) -> bool {
 mod tests {
     use super::*;
     use crate::testing::{Objects, block_on};
+    use crate::util::NAMESPACES;
     use apiserver::UserInfo;
     use serde_json::json;
 
