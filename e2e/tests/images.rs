@@ -146,7 +146,7 @@ fn offline(w: &World) -> Result<()> {
     image.oci_archive(&archive)?;
     contains(&w.image(&["import", &archive.to_string_lossy()])?, &["imported e2e.local/"])?;
     contains(&w.image(&["ls"])?, &["e2e.local/busybox:1", "e2e.local/again:2"])?;
-    contains(&w.image(&["rm", "e2e.local/busybox:1"])?, &["removed e2e.local/busybox:1"])?;
+    contains(&w.image(&["rm", "e2e.local/busybox:1"])?, &["removed e2e.local/again:2, e2e.local/busybox:1"])?;
     ensure!(!w.image(&["ls"])?.contains("busybox"), "it is still listed");
     contains(&w.image_fails(&["rm", "e2e.local/busybox:1"])?, &["there is no image", "knarr image ls"])?;
 
