@@ -38,6 +38,11 @@ impl Path {
         if self.0.is_empty() { Path::new(name) } else { self.with(&[".", name]) }
     }
 
+    /// The field at `inner`, a path within this object.
+    pub fn join(&self, inner: &Path) -> Path {
+        if inner.0.is_empty() { self.clone() } else { self.child(inner.text()) }
+    }
+
     fn with(&self, parts: &[&str]) -> Path {
         let mut path = self.clone();
         parts.iter().for_each(|p| path.0.extend_from_slice(p.as_bytes()));
@@ -261,28 +266,38 @@ pub fn aggregate<S: AsRef<str>>(messages: impl IntoIterator<Item = S>) -> String
 
 /// Quotes a string as Go's `%q` does.
 pub fn go_quote(s: &str) -> String {
-    let mut out = String::with_capacity(s.len() + 2);
+    go_quote_bytes(s.as_bytes())
+}
+
+/// Quotes bytes, text or not, as Go's `%q` does.
+pub fn go_quote_bytes(bytes: &[u8]) -> String {
+    let mut out = String::with_capacity(bytes.len() + 2);
     out.push('"');
-    for c in s.chars() {
-        match c {
-            '"' => out.push_str("\\\""),
-            '\\' => out.push_str("\\\\"),
-            '\x07' => out.push_str("\\a"),
-            '\x08' => out.push_str("\\b"),
-            '\x0c' => out.push_str("\\f"),
-            '\n' => out.push_str("\\n"),
-            '\r' => out.push_str("\\r"),
-            '\t' => out.push_str("\\t"),
-            '\x0b' => out.push_str("\\v"),
-            c if (c as u32) < 0x20 || c == '\x7f' => out.push_str(&format!("\\x{:02x}", c as u32)),
-            c if c.is_control() || matches!(c as u32, 0xa0 | 0xad | 0x2000..=0x200f | 0x2028..=0x202f | 0xfeff | 0xfff9..=0xffff) => {
-                out.push_str(&format!("\\u{:04x}", c as u32));
-            }
-            c => out.push(c),
-        }
+    for chunk in bytes.utf8_chunks() {
+        chunk.valid().chars().for_each(|c| push_quoted(&mut out, c));
+        chunk.invalid().iter().for_each(|b| out.push_str(&format!("\\x{b:02x}")));
     }
     out.push('"');
     out
+}
+
+fn push_quoted(out: &mut String, c: char) {
+    match c {
+        '"' => out.push_str("\\\""),
+        '\\' => out.push_str("\\\\"),
+        '\x07' => out.push_str("\\a"),
+        '\x08' => out.push_str("\\b"),
+        '\x0c' => out.push_str("\\f"),
+        '\n' => out.push_str("\\n"),
+        '\r' => out.push_str("\\r"),
+        '\t' => out.push_str("\\t"),
+        '\x0b' => out.push_str("\\v"),
+        c if (c as u32) < 0x20 || c == '\x7f' => out.push_str(&format!("\\x{:02x}", c as u32)),
+        c if c.is_control() || matches!(c as u32, 0xa0 | 0xad | 0x2000..=0x200f | 0x2028..=0x202f | 0xfeff | 0xfff9..=0xffff) => {
+            out.push_str(&format!("\\u{:04x}", c as u32));
+        }
+        c => out.push(c),
+    }
 }
 
 fn go_value(v: &Value) -> String {

@@ -4,7 +4,7 @@
 use super::at::{At, same};
 use super::{meta, net};
 use super::scheduling::node_selector;
-use crate::field::{FieldError, go_quote};
+use crate::field::{FieldError, go_quote_bytes};
 use crate::names;
 use crate::quantity::Quantity;
 use serde_json::{Value, json};
@@ -605,16 +605,18 @@ fn allocated_result(at: &At<'_>, known: &Requests<'_>) {
 
 /// What is wrong with a text as a UUID in any of its forms (RFC 4122, with braces, as a URN, without dashes).
 fn uuid_mistake(text: &str) -> Option<String> {
-    let dashed = |s: &str| s.bytes().enumerate().all(|(i, b)| if matches!(i, 8 | 13 | 18 | 23) { b == b'-' } else { b.is_ascii_hexdigit() });
+    let dashed = |s: &[u8]| s.iter().enumerate().all(|(i, b)| if matches!(i, 8 | 13 | 18 | 23) { *b == b'-' } else { b.is_ascii_hexdigit() });
     let good = match text.len() {
         32 => text.bytes().all(|b| b.is_ascii_hexdigit()),
-        36 => dashed(text),
+        36 => dashed(text.as_bytes()),
         38 => match text.strip_prefix('{').and_then(|t| t.strip_suffix('}')) {
-            Some(inner) => dashed(inner),
+            Some(inner) => dashed(inner.as_bytes()),
             None => return Some("invalid bracketed UUID format".into()),
         },
-        45 if text[..9].eq_ignore_ascii_case("urn:uuid:") => dashed(&text[9..]),
-        45 => return Some(format!("invalid urn prefix: {}", go_quote(&text[..9]))),
+        45 => match text.as_bytes().split_at(9) {
+            (prefix, rest) if prefix.eq_ignore_ascii_case(b"urn:uuid:") => dashed(rest),
+            (prefix, _) => return Some(format!("invalid urn prefix: {}", go_quote_bytes(prefix))),
+        },
         length => return Some(format!("invalid UUID length: {length}")),
     };
     (!good).then(|| "invalid UUID format".into())
@@ -655,5 +657,24 @@ fn device_status(at: &At<'_>, allocated: &[Value]) {
     items(&ips, MOST_IPS).for_each(|ip| net::interface_address(&ip));
     if ips.len() <= MOST_IPS {
         once(&ips, |ip| ip.v.clone());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::uuid_mistake;
+
+    #[test]
+    fn uuids_come_in_four_forms() {
+        let plain = "123e4567-e89b-12d3-a456-426614174000";
+        for good in [plain.to_owned(), plain.replace('-', ""), format!("{{{plain}}}"), format!("URN:uuid:{plain}")] {
+            assert_eq!(uuid_mistake(&good), None, "{good}");
+        }
+        // a text of 45 bytes whose ninth is within a character
+        let split = format!("urn:uuidé{}", &plain[1..]);
+        assert_eq!(uuid_mistake(&split).as_deref(), Some(r#"invalid urn prefix: "urn:uuid\xc3""#));
+        assert_eq!(uuid_mistake(&format!("urn-uuid:{plain}")).as_deref(), Some(r#"invalid urn prefix: "urn-uuid:""#));
+        assert_eq!(uuid_mistake(&plain.replace('1', "é")[..36]).as_deref(), Some("invalid UUID format"));
+        assert_eq!(uuid_mistake("é").as_deref(), Some("invalid UUID length: 2"));
     }
 }
