@@ -59,7 +59,7 @@ pub fn object(input: &[u8]) {
         let _ = crd::object_meta(metadata);
     }
     let _ = crd::Embedded::Refuse.settle(&mut object, &schema);
-    let _ = crd::validate("", &object, &schema);
+    let _ = crd::validate(&object, &schema);
     let _ = crd::validate_lists(&object, &schema);
     let _ = crd::validate_update("", &object, old.as_ref(), &schema);
     if let Some(rules) = Rules::new(&source, true) {

@@ -632,12 +632,7 @@ fn defaults(schema: &Value, at: &Path, root: bool, in_meta: bool, options: &Opti
         if let Err(why) = Embedded::Refuse.settle(&mut default.clone(), &compiled) {
             errors.push(FieldError::invalid(&at, default.clone(), why));
         } else {
-            // the sentences are of the default alone
-            let prefix = at.to_string();
-            errors.extend(super::validate(&prefix, default, &compiled).into_iter().map(|mut e| {
-                e.detail = e.detail.replace(&format!("{prefix}."), "").replace(&prefix, "");
-                e
-            }));
+            errors.extend(super::validate_default(&at, default, &compiled));
         }
     }
     if let Some(inner) = schema.get("items").filter(|i| i.is_object()) {

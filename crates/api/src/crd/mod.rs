@@ -21,8 +21,9 @@ pub use lists::validate_lists;
 pub use prune::{Embedded, apply_defaults, object_meta, prune, prune_nulls};
 pub use schema::Schema;
 pub use structure::validate_structural;
-pub use value::{validate, validate_update};
+pub use value::{validate, validate_default, validate_update};
 
+use crate::resources::{Custom, Resource};
 use serde_json::Value;
 use std::cmp::Ordering;
 
@@ -45,6 +46,25 @@ pub(crate) fn items<'a>(value: &'a Value, pointer: &str) -> &'a [Value] {
 /// The texts of the list at a JSON pointer.
 pub fn texts(value: &Value, pointer: &str) -> Vec<String> {
     items(value, pointer).iter().filter_map(Value::as_str).map(str::to_owned).collect()
+}
+
+/// What a version of a definition is served as, by the names that were accepted.
+pub fn resource(definition: &Value, version: &Value) -> &'static Resource {
+    let text = |value: &Value, pointer: &str| value.pointer(pointer).and_then(Value::as_str).unwrap_or_default().to_owned();
+    let row = Custom {
+        group: text(definition, "/spec/group"),
+        version: text(version, "/name"),
+        kind: text(definition, "/status/acceptedNames/kind"),
+        list_kind: text(definition, "/status/acceptedNames/listKind"),
+        plural: text(definition, "/status/acceptedNames/plural"),
+        singular: text(definition, "/status/acceptedNames/singular"),
+        short_names: texts(definition, "/status/acceptedNames/shortNames"),
+        categories: texts(definition, "/status/acceptedNames/categories"),
+        namespaced: text(definition, "/spec/scope") == "Namespaced",
+        status: version.pointer("/subresources/status").is_some(),
+        scale: version.pointer("/subresources/scale").is_some(),
+    };
+    row.row()
 }
 
 /// Whether something is there and true.

@@ -5,7 +5,7 @@ use super::*;
 use serde_json::json;
 
 fn errors(value: Value, schema: Value) -> Vec<String> {
-    validate("", &value, &Schema::new(&schema)).iter().map(ToString::to_string).collect()
+    validate(&value, &Schema::new(&schema)).iter().map(ToString::to_string).collect()
 }
 
 fn object(properties: Value) -> Value {

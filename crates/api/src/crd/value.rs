@@ -7,12 +7,19 @@ use crate::field::{FieldError, Path};
 use serde_json::{Map, Value};
 use std::collections::HashSet;
 
-/// What is wrong with a value. `path` is where it is, empty for a whole object.
-pub fn validate(path: &str, value: &Value, schema: &Schema) -> Vec<FieldError> {
-    Check { at: path.to_owned(), old: None, root: path.is_empty() }.run(value, schema).errors
+/// What is wrong with an object.
+pub fn validate(value: &Value, schema: &Schema) -> Vec<FieldError> {
+    Check { at: String::new(), old: None, root: true }.run(value, schema).errors
 }
 
-/// What is wrong with a value that replaces another.
+/// What is wrong with a default, which is at `path`. Sentences tell of places in the default.
+pub fn validate_default(path: &Path, value: &Value, schema: &Schema) -> Vec<FieldError> {
+    let mut errors = Check { at: String::new(), old: None, root: false }.run(value, schema).errors;
+    errors.iter_mut().for_each(|e| e.path = path.join(&e.path));
+    errors
+}
+
+/// What is wrong with a value that replaces another. `path` is where it is, empty for a whole object.
 pub fn validate_update(path: &str, value: &Value, old: Option<&Value>, schema: &Schema) -> Vec<FieldError> {
     Check { at: path.to_owned(), old, root: path.is_empty() }.ratchet(value, schema).errors
 }

@@ -373,25 +373,12 @@ fn read(definition: &Value, entry: &Arc<Entry>, essence: u64) -> Option<Definiti
             let path = |key: &str| scale.get(key).and_then(Value::as_str).unwrap_or_default().to_string();
             Scale { spec_replicas: path("specReplicasPath"), status_replicas: path("statusReplicasPath"), selector: path("labelSelectorPath") }
         });
-        let row = api::resources::Custom {
-            group: group.clone(),
-            version: name.clone(),
-            kind: kind.clone(),
-            list_kind: text("/status/acceptedNames/listKind"),
-            plural: plural.clone(),
-            singular: text("/status/acceptedNames/singular"),
-            short_names: crd::texts(definition, "/status/acceptedNames/shortNames"),
-            categories: crd::texts(definition, "/status/acceptedNames/categories"),
-            namespaced: text("/spec/scope") == "Namespaced",
-            status: version.pointer("/subresources/status").is_some(),
-            scale: scale.is_some(),
-        };
         let selectable = version.get("selectableFields").and_then(Value::as_array).into_iter().flatten();
         Arc::new(Version {
             name,
             id: IDS.fetch_add(1, Ordering::Relaxed),
             served: flag(version, "served"),
-            resource: row.row(),
+            resource: crd::resource(definition, version),
             columns: columns::columns(version),
             selectable: selectable
                 .filter_map(|f| Some(f.get("jsonPath")?.as_str()?.trim_start_matches('.').to_string()))

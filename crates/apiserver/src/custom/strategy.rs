@@ -155,7 +155,7 @@ impl Strategy for CustomStrategy {
         }
         errors.extend(api::validate::metadata_create(value, ctx.resource.namespaced));
         if let Some(schema) = self.0.version.schema() {
-            errors.extend(crd::validate("", value, schema));
+            errors.extend(crd::validate(value, schema));
         }
         errors.extend(self.scale(value, true));
         errors.extend(self.lists(value));

@@ -24,6 +24,8 @@ mod settings;
 mod storage;
 pub(crate) mod webhooks;
 
+pub(crate) use request::served;
+
 use std::sync::Arc;
 
 use api::status;
@@ -31,7 +33,7 @@ use apiserver::types::Status;
 use apiserver::{Admission, Attributes};
 use serde_json::Value;
 
-use crate::util::{NAMESPACES, text};
+use crate::util::text;
 use pod_placement::{PodNodeSelector, PodTolerationRestriction};
 pub use settings::Settings;
 
@@ -165,15 +167,6 @@ pub(crate) fn forbidden(attributes: &Attributes<'_>, object: Option<&Value>, why
     .find(|n| !n.is_empty())
     .unwrap_or_default();
     status::forbidden(ctx.resource.group, ctx.resource.plural, name, why.as_ref())
-}
-
-/// The namespace that is written into. One that has just been made may not have reached the cache.
-pub(crate) async fn namespace_of(attributes: &Attributes<'_>) -> Result<Arc<Value>, Status> {
-    let ctx = attributes.ctx;
-    match ctx.backend.reader.get(&NAMESPACES, "", &ctx.namespace) {
-        Some(namespace) => Ok(namespace),
-        None => ctx.backend.writer.get(&NAMESPACES, "", &ctx.namespace).await.map(Arc::new),
-    }
 }
 
 /// Whether the write is of this resource itself, not of a subresource.

@@ -1,14 +1,14 @@
 //! NamespaceLifecycle: objects live in namespaces that exist and are not going away; the system's
 //! namespaces stay.
 
-use api::status::{self, Cause};
+use api::status::Cause;
 use apiserver::types::Status;
 use apiserver::{Admission, Attributes, Operation};
 use async_trait::async_trait;
 use serde_json::Value;
 
-use super::forbidden;
-use crate::util::{NAMESPACES, text};
+use super::{forbidden, request};
+use crate::util::text;
 
 pub(super) struct NamespaceLifecycle;
 
@@ -24,7 +24,7 @@ impl Admission for NamespaceLifecycle {
 
     async fn admit(&self, attributes: &Attributes<'_>, object: &mut Value) -> Result<(), Status> {
         let ctx = attributes.ctx;
-        if ctx.resource.group.is_empty() && ctx.resource.plural == "namespaces" {
+        if request::is_namespace(ctx) {
             let immortal = matches!(ctx.name.as_str(), "default" | "kube-system" | "kube-public");
             if attributes.operation == Operation::Delete && immortal {
                 return Err(forbidden(attributes, None, "this namespace may not be deleted"));
@@ -35,15 +35,7 @@ impl Admission for NamespaceLifecycle {
         if ctx.namespace.is_empty() || attributes.operation == Operation::Delete || review {
             return Ok(());
         }
-        let namespace = match ctx.backend.reader.get(&NAMESPACES, "", &ctx.namespace) {
-            Some(namespace) => namespace,
-            // The cache may be behind another server: ask the store before refusing.
-            None => match ctx.backend.writer.get(&NAMESPACES, "", &ctx.namespace).await {
-                Ok(namespace) => namespace.into(),
-                Err(e) if e.code == 404 => return Err(status::not_found("", "namespaces", &ctx.namespace)),
-                Err(e) => return Err(e),
-            },
-        };
+        let namespace = request::namespace(ctx, &ctx.namespace).await?;
         if attributes.operation == Operation::Create && text(&namespace, "/status/phase") == "Terminating" {
             let why = format!("unable to create new content in namespace {} because it is being terminated", ctx.namespace);
             return Err(forbidden(attributes, Some(object), why).with_cause(Cause {
@@ -60,7 +52,7 @@ impl Admission for NamespaceLifecycle {
 mod tests {
     use super::*;
     use crate::testing::{Objects, block_on};
-    use crate::util::PODS;
+    use crate::util::{NAMESPACES, PODS};
     use apiserver::UserInfo;
     use serde_json::json;
 

@@ -7,8 +7,8 @@ use apiserver::{Admission, Attributes, AuthzAttributes, Decision, Operation};
 use async_trait::async_trait;
 use serde_json::Value;
 
-use super::{forbidden, is_sub};
-use crate::util::{CUSTOM_RESOURCE_DEFINITIONS, flag, items, text};
+use super::{forbidden, is_sub, served};
+use crate::util::{flag, items, text};
 
 pub(super) struct OwnerReferencesPermissionEnforcement;
 
@@ -21,21 +21,6 @@ fn newly_blocking<'a>(new: &'a Value, old: Option<&Value>) -> Vec<&'a Value> {
     let blocks = |r: &Value| flag(r, "/blockOwnerDeletion");
     let before = |r: &Value| old.is_some_and(|old| owners(old).iter().any(|o| o["uid"] == r["uid"] && blocks(o)));
     owners(new).into_iter().filter(|r| blocks(r) && !before(r)).collect()
-}
-
-/// What is served of a kind: group, version, plural, and whether it is in namespaces.
-fn served(attributes: &Attributes<'_>, api_version: &str, kind: &str) -> Vec<(String, String, String, bool)> {
-    let (group, version) = api_version.split_once('/').unwrap_or(("", api_version));
-    let built_in = api::resources::all().iter().filter(|r| r.group == group && r.version == version && r.kind == kind && !r.storage_prefix.is_empty());
-    let mut all: Vec<_> = built_in.map(|r| (group.to_owned(), version.to_owned(), r.plural.to_owned(), r.namespaced)).collect();
-    for definition in attributes.ctx.backend.reader.list(&CUSTOM_RESOURCE_DEFINITIONS, None) {
-        let serves = items(&definition, "/spec/versions").any(|v| text(v, "/name") == version && flag(v, "/served"));
-        if serves && text(&definition, "/spec/group") == group && text(&definition, "/spec/names/kind") == kind {
-            let plural = text(&definition, "/spec/names/plural").to_owned();
-            all.push((group.to_owned(), version.to_owned(), plural, text(&definition, "/spec/scope") == "Namespaced"));
-        }
-    }
-    all
 }
 
 impl OwnerReferencesPermissionEnforcement {
@@ -66,30 +51,27 @@ impl OwnerReferencesPermissionEnforcement {
         }
         for reference in blocking {
             let (api_version, kind) = (text(reference, "/apiVersion"), text(reference, "/kind"));
-            let resources = served(attributes, api_version, kind);
-            if resources.is_empty() {
+            let Some(owner) = served(ctx, api_version, kind) else {
                 let why = format!(
                     "cannot set blockOwnerDeletion in this case because cannot find RESTMapping for APIVersion {api_version} Kind {kind}: no matches for kind {} in version {}",
                     go_quote(kind),
                     go_quote(api_version)
                 );
                 return Err(forbidden(attributes, Some(object), why));
-            }
-            for (group, version, plural, namespaced) in resources {
-                let finalizers = AuthzAttributes {
-                    namespace: if namespaced { ctx.namespace.clone() } else { String::new() },
-                    api_group: group,
-                    api_version: version,
-                    resource: plural,
-                    subresource: "finalizers".into(),
-                    name: text(reference, "/name").to_owned(),
-                    ..question("update")
-                };
-                let (decision, reason) = ctx.authorize(&finalizers);
-                if decision != Decision::Allow {
-                    let why = format!("cannot set blockOwnerDeletion if an ownerReference refers to a resource you can't set finalizers on: {reason}, <nil>");
-                    return Err(forbidden(attributes, Some(object), why));
-                }
+            };
+            let finalizers = AuthzAttributes {
+                namespace: if owner.namespaced { ctx.namespace.clone() } else { String::new() },
+                api_group: owner.group.to_owned(),
+                api_version: owner.version.to_owned(),
+                resource: owner.plural.to_owned(),
+                subresource: "finalizers".into(),
+                name: text(reference, "/name").to_owned(),
+                ..question("update")
+            };
+            let (decision, reason) = ctx.authorize(&finalizers);
+            if decision != Decision::Allow {
+                let why = format!("cannot set blockOwnerDeletion if an ownerReference refers to a resource you can't set finalizers on: {reason}, <nil>");
+                return Err(forbidden(attributes, Some(object), why));
             }
         }
         Ok(())

@@ -8,7 +8,7 @@ use apiserver::{Admission, Attributes, Operation};
 use async_trait::async_trait;
 use serde_json::{Value, json};
 
-use super::{is, namespace_of};
+use super::{is, request};
 use crate::strategy::pod::qos_class;
 use crate::util::{items, list, map, number, object, text};
 
@@ -16,7 +16,7 @@ type Labels = BTreeMap<String, String>;
 
 /// An annotation of the pod's namespace.
 async fn annotation(attributes: &Attributes<'_>, key: &str) -> Result<Option<String>, Status> {
-    let namespace = namespace_of(attributes).await?;
+    let namespace = request::namespace(attributes.ctx, &attributes.ctx.namespace).await?;
     Ok(namespace["metadata"]["annotations"].get(key).and_then(Value::as_str).map(str::to_owned))
 }
 

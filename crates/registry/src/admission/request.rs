@@ -4,11 +4,12 @@
 use std::borrow::Cow;
 use std::sync::Arc;
 
+use api::resources::split_api_version;
 use apiserver::types::{Resource, Status};
 use apiserver::{Attributes, Ctx, Operation, UserInfo};
 use serde_json::{Value, json};
 
-use crate::util::{NAMESPACES, text};
+use crate::util::{CUSTOM_RESOURCE_DEFINITIONS, NAMESPACES, flag, items, text};
 
 /// An operation by its name in rules and requests.
 pub(super) fn operation(operation: Operation) -> &'static str {
@@ -44,12 +45,24 @@ pub(super) fn name<'a>(ctx: &'a Ctx, object: Option<&'a Value>) -> &'a str {
     }
 }
 
-/// A namespace: as the cache has it, else as it is stored.
+/// A namespace: as the cache has it, else as it is stored, for the cache may be behind.
 pub(super) async fn namespace(ctx: &Ctx, name: &str) -> Result<Arc<Value>, Status> {
     match ctx.backend.reader.get(&NAMESPACES, "", name) {
         Some(found) => Ok(found),
         None => ctx.backend.writer.get(&NAMESPACES, "", name).await.map(Arc::new),
     }
+}
+
+/// The resource that is served of a kind, built in or custom.
+pub(crate) fn served(ctx: &Ctx, api_version: &str, kind: &str) -> Option<&'static Resource> {
+    let (group, version) = split_api_version(api_version);
+    let custom = || {
+        let definitions = ctx.backend.reader.list(&CUSTOM_RESOURCE_DEFINITIONS, None);
+        let definition = definitions.iter().find(|d| text(d, "/spec/group") == group && text(d, "/status/acceptedNames/kind") == kind)?;
+        let served = items(definition, "/spec/versions").find(|v| text(v, "/name") == version && flag(v, "/served"))?;
+        Some(api::crd::resource(definition, served))
+    };
+    api::resources::find_kind(group, version, kind).or_else(custom)
 }
 
 /// Group, version and kind of what a request for a resource carries.

@@ -5,7 +5,8 @@ use api::field::{FieldError, Path};
 use apiserver::{AuthzAttributes, Ctx, Decision, Strategy, UserInfo};
 use serde_json::Value;
 
-use crate::admission::policy::{of_binding, of_mutating, of_validating, resource_of};
+use crate::admission::policy::{of_binding, of_mutating, of_validating};
+use crate::admission::served;
 use crate::util::{ADMISSION_POLICIES, MUTATING_POLICIES, text};
 
 /// Policies of one of the two kinds.
@@ -134,7 +135,7 @@ struct Asked<'a> {
 impl<'a> Asked<'a> {
     fn of(ctx: &Ctx, kind: Option<&Value>, verb: &'a str, namespace: &'a str, name: &'a str) -> Self {
         let (group, version) = kind.map_or(("*", "*"), |k| api::resources::split_api_version(text(k, "/apiVersion")));
-        let resource = kind.and_then(|k| resource_of(ctx, k)).map_or("*", |r| r.plural);
+        let resource = kind.and_then(|k| served(ctx, text(k, "/apiVersion"), text(k, "/kind"))).map_or("*", |r| r.plural);
         Asked { verb, group: group.to_owned(), version: version.to_owned(), resource, namespace, name }
     }
 

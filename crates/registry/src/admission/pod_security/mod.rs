@@ -13,7 +13,7 @@ use apiserver::{Admission, Attributes, Operation};
 use async_trait::async_trait;
 use serde_json::Value;
 
-use super::{forbidden, is, is_sub, namespace_of};
+use super::{forbidden, is, is_sub, request};
 use crate::util::{PODS, flag, items, text};
 use checks::{Violation, violations};
 pub(super) use policy::{LATEST, Level, Policy, Standard, Version};
@@ -77,13 +77,13 @@ impl Admission for PodSecurity {
             return self.namespace(attributes, object);
         }
         if ["", "ephemeralcontainers", "resize"].iter().any(|sub| is_sub(attributes, "", "pods", sub)) {
-            let namespace = namespace_of(attributes).await;
+            let namespace = request::namespace(attributes.ctx, &attributes.ctx.namespace).await;
             let namespace = namespace.map_err(|_| status::internal(format!("failed to lookup namespace {:?}", attributes.ctx.namespace)))?;
             return self.workload(attributes, &namespace, object, object, true);
         }
         let template = TEMPLATES.iter().find(|(g, p, _)| is(attributes, g, p)).and_then(|(_, _, at)| object.pointer(at));
         let Some(template) = template else { return Ok(()) };
-        match namespace_of(attributes).await {
+        match request::namespace(attributes.ctx, &attributes.ctx.namespace).await {
             Ok(namespace) => self.workload(attributes, &namespace, object, template, false),
             // its pods will be asked about
             Err(_) => Ok(()),

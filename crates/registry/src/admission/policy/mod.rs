@@ -25,7 +25,6 @@ use crate::util::{items, text};
 
 pub(crate) use mistakes::{of_binding, of_mutating, of_validating};
 pub(super) use mutating::MutatingAdmissionPolicy;
-pub(crate) use params::resource_of;
 pub(super) use validating::ValidatingAdmissionPolicy;
 
 /// A policy, compiled. What it does is in `rules`.

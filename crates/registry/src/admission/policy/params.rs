@@ -2,19 +2,18 @@
 
 use std::sync::Arc;
 
-use api::resources::{Custom, split_api_version};
 use api::selector::Labels;
 use apiserver::Ctx;
-use apiserver::types::Resource;
 use serde_json::Value;
 
-use crate::util::{CUSTOM_RESOURCE_DEFINITIONS, items, text, texts};
+use crate::admission::request::served;
+use crate::util::text;
 
 /// The parameters that a binding gives to its policy: none, or each that it names or selects.
 pub(super) fn params(ctx: &Ctx, kind: Option<&Value>, reference: Option<&Value>) -> Result<Vec<Option<Arc<Value>>>, String> {
     let (Some(kind), Some(reference)) = (kind, reference) else { return Ok(vec![None]) };
     let api_version = text(kind, "/apiVersion");
-    let Some(resource) = resource_of(ctx, kind) else {
+    let Some(resource) = served(ctx, api_version, text(kind, "/kind")) else {
         return Err(format!("paramKind kind `&ParamKind{{APIVersion:{api_version},Kind:{},}}` not known", text(kind, "/kind")));
     };
     let namespace = match (resource.namespaced, text(reference, "/namespace")) {
@@ -41,33 +40,4 @@ pub(super) fn params(ctx: &Ctx, kind: Option<&Value>, reference: Option<&Value>)
         return Err("no params found for policy binding with `Deny` parameterNotFoundAction".into());
     }
     Ok(found)
-}
-
-/// The resource of a `paramKind`.
-pub(crate) fn resource_of(ctx: &Ctx, kind: &Value) -> Option<&'static Resource> {
-    let (group, version) = split_api_version(text(kind, "/apiVersion"));
-    let kind = text(kind, "/kind");
-    api::resources::find_kind(group, version, kind).or_else(|| custom(ctx, group, version, kind))
-}
-
-/// The row of a custom kind, from its definition.
-fn custom(ctx: &Ctx, group: &str, version: &str, kind: &str) -> Option<&'static Resource> {
-    let definitions = ctx.backend.reader.list(&CUSTOM_RESOURCE_DEFINITIONS, None);
-    let definition = definitions.iter().find(|d| text(d, "/spec/group") == group && text(d, "/spec/names/kind") == kind)?;
-    let served = items(definition, "/spec/versions").find(|v| text(v, "/name") == version)?;
-    let list = |at: &str| texts(definition, at).map(str::to_owned).collect();
-    let row = Custom {
-        group: group.to_owned(),
-        version: version.to_owned(),
-        kind: kind.to_owned(),
-        list_kind: text(definition, "/spec/names/listKind").to_owned(),
-        plural: text(definition, "/spec/names/plural").to_owned(),
-        singular: text(definition, "/spec/names/singular").to_owned(),
-        short_names: list("/spec/names/shortNames"),
-        categories: list("/spec/names/categories"),
-        namespaced: text(definition, "/spec/scope") == "Namespaced",
-        status: served.pointer("/subresources/status").is_some(),
-        scale: served.pointer("/subresources/scale").is_some(),
-    };
-    Some(row.row())
 }
