@@ -1,6 +1,6 @@
 //! AppArmor profiles of containers in a pod's annotations, where clients put them before 1.30 (KEP-24).
 
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 use crate::field::Path;
 
@@ -27,7 +27,8 @@ pub fn deprecated(annotation: &Path) -> String {
 /// Gives the containers of a new pod the profiles that its annotations name; what there is to warn of.
 pub fn from_annotations(pod: &mut Value) -> Vec<String> {
     let mut warnings = Vec::new();
-    if pod["spec"]["os"]["name"] == "windows" {
+    let named = |annotations: &Map<String, Value>| annotations.keys().any(|k| k.starts_with(ANNOTATION));
+    if !pod["metadata"]["annotations"].as_object().is_some_and(named) || pod["spec"]["os"]["name"] == "windows" {
         return warnings;
     }
     let annotations = pod["metadata"]["annotations"].clone();

@@ -24,6 +24,7 @@ pub mod quantity;
 pub mod quota;
 pub mod resources;
 pub mod schema;
+pub mod seccomp;
 pub mod selector;
 pub mod status;
 pub mod table;

@@ -34,8 +34,9 @@ pub fn normalize(type_name: &str, value: &mut Value) -> Result<Normalized, Schem
     let ty = facts::type_by_name(type_name).ok_or_else(|| SchemaError::UnknownType(type_name.to_owned()))?;
     let normalized = normalize_type(ty, value)?;
     // a daemon set's annotation is a number in upstream's memory
-    let generation = &value["metadata"]["annotations"]["deprecated.daemonset.template.generation"];
-    if let Some(text) = generation.as_str().filter(|_| type_name == DAEMON_SET) {
+    if type_name == DAEMON_SET
+        && let Some(text) = value["metadata"]["annotations"]["deprecated.daemonset.template.generation"].as_str()
+    {
         parse_int(text).map_err(SchemaError::Type)?;
     }
     Ok(normalized)

@@ -38,7 +38,7 @@ impl Server {
             p if p == "/livez" || p.starts_with("/livez/") => Ok(self.health(&rq, "livez", p).await),
             p if p == "/readyz" || p.starts_with("/readyz/") => Ok(self.health(&rq, "readyz", p).await),
             p if p == "/api" || p.starts_with("/api/") || p == "/apis" || p.starts_with("/apis/") => self.discovery(&rq, p),
-            p if p == profile::PATH || p.starts_with("/debug/pprof/") => self.profile(&rq, &p[profile::PATH.len()..]).await,
+            p if p == profile::PATH || profile::below(p).is_some() => self.profile(&rq, profile::below(p).unwrap_or_default()).await,
             p if p.starts_with(FLOW_DUMPS) => {
                 let details = rq.param("includeRequestDetails").is_some_and(|v| !v.is_empty());
                 let dump = self.flow().and_then(|flow| flow.dump(&p[FLOW_DUMPS.len()..], details));

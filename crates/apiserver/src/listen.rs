@@ -143,8 +143,7 @@ fn server_config(cert_pem: &str, key_pem: &str, options: &TlsOptions) -> Result<
     let mut certificates = Certificates { default: certified(cert_pem, key_pem, &provider)?, named: Vec::new() };
     for named in &options.named {
         let key = certified(&named.cert_pem, &named.key_pem, &provider)?;
-        let own = || key.cert.first().map(|leaf| hosts(leaf)).unwrap_or_default();
-        let hosts = if named.hosts.is_empty() { own() } else { named.hosts.clone() };
+        let hosts = if named.hosts.is_empty() { hosts(&named.cert_pem)? } else { named.hosts.clone() };
         certificates.named.extend(hosts.into_iter().map(|host| (host.to_ascii_lowercase(), key.clone())));
     }
     let versions: &[&rustls::SupportedProtocolVersion] = if options.only_13 { &[&rustls::version::TLS13] } else { &[&rustls::version::TLS13, &rustls::version::TLS12] };
@@ -164,17 +163,12 @@ fn certified(cert_pem: &str, key_pem: &str, provider: &CryptoProvider) -> Result
     CertifiedKey::from_der(chain, key, provider).map(Arc::new).map_err(|e| fail(&e))
 }
 
-/// The hosts that a certificate is for: its alternative names, or its common name.
-fn hosts(certificate: &CertificateDer<'_>) -> Vec<String> {
-    let Ok((_, parsed)) = x509_parser::certificate::X509Certificate::from_der(certificate) else { return Vec::new() };
-    let alternatives = parsed.subject_alternative_name().ok().flatten();
-    let mut hosts: Vec<String> = alternatives
-        .iter()
-        .flat_map(|names| &names.value.general_names)
-        .filter_map(|name| if let x509_parser::extensions::GeneralName::DNSName(host) = name { Some((*host).to_string()) } else { None })
-        .collect();
-    hosts.extend(parsed.subject().iter_common_name().filter_map(|name| name.as_str().ok()).map(str::to_string));
-    hosts
+/// The hosts that a certificate is for: its names and its common name, without addresses, which clients do not name.
+fn hosts(cert_pem: &str) -> Result<Vec<String>, TlsError> {
+    let fail = |e: pki::Error| TlsError(e.to_string());
+    let common = pki::Peer::from_pem(cert_pem).map_err(fail)?.cn;
+    let names = pki::names_of(cert_pem).map_err(fail)?.into_iter().chain([common]);
+    Ok(names.filter(|name| !name.is_empty() && name.parse::<std::net::IpAddr>().is_err()).collect())
 }
 
 /// The certificates that are shown: by the host that the client names, or the one for all others.

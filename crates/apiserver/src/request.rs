@@ -132,7 +132,7 @@ impl RequestInfo {
     /// Requests that stay open: watches, streams, and profiles; they have no deadline.
     pub fn long_running(&self) -> bool {
         if !self.resource_request {
-            return self.path.starts_with("/debug/pprof/");
+            return crate::profile::below(&self.path).is_some();
         }
         matches!(self.verb.as_str(), "watch" | "proxy")
             || matches!(self.subresource.as_str(), "attach" | "exec" | "proxy" | "log" | "portforward")

@@ -2,13 +2,11 @@
 
 use super::at::At;
 use super::container;
-use crate::apparmor;
 use crate::field::{Path, go_quote};
+use crate::{apparmor, seccomp};
 
 const MIRROR: &str = "kubernetes.io/config.mirror";
 const DELETION_COST: &str = "controller.kubernetes.io/pod-deletion-cost";
-const SECCOMP: &str = "seccomp.security.alpha.kubernetes.io/pod";
-const SECCOMP_CONTAINER: &str = "container.seccomp.security.alpha.kubernetes.io/";
 const INGRESS_CLASS: &str = "kubernetes.io/ingress.class";
 const MOUNT_OPTIONS: &str = "volume.beta.kubernetes.io/mount-options";
 /// Kinds of volumes that are mounted with options.
@@ -34,8 +32,8 @@ pub fn of_pod(annotations: &At<'_>, spec: &At<'_>, old: Option<&At<'_>>) {
     }
     for (key, profile) in annotations.entries() {
         let profile = profile.named(annotations.path.child(key));
-        if key == SECCOMP || key.starts_with(SECCOMP_CONTAINER) {
-            seccomp(&profile);
+        if key == seccomp::POD || key.starts_with(seccomp::CONTAINER) {
+            seccomp_profile(&profile);
         }
     }
     for (key, profile) in annotations.entries() {
@@ -56,7 +54,7 @@ fn is_cost(text: &str) -> bool {
     !text.starts_with('+') && (text == "0" || !text.starts_with('0')) && text.parse::<i32>().is_ok()
 }
 
-fn seccomp(profile: &At<'_>) {
+fn seccomp_profile(profile: &At<'_>) {
     match profile.text() {
         "runtime/default" | "docker/default" | "unconfined" => {}
         text => match text.strip_prefix("localhost/") {
@@ -92,9 +90,9 @@ pub fn of_pod_changed(pod: &At<'_>, old: &At<'_>) {
 /// Fields that say the same as an annotation.
 pub fn match_fields(annotations: &At<'_>, spec: &At<'_>) {
     let of_pod = spec.down(&["securityContext", "seccompProfile"]);
-    matches(annotations.at(SECCOMP).v.as_str(), &of_pod, "seccomp");
+    matches(annotations.at(seccomp::POD).v.as_str(), &of_pod, "seccomp");
     for c in container::each(spec) {
-        let key = format!("{SECCOMP_CONTAINER}{}", c.at("name").text());
+        let key = format!("{}{}", seccomp::CONTAINER, c.at("name").text());
         matches(annotations.at(&key).v.as_str(), &c.down(&["securityContext", "seccompProfile"]), "seccomp");
     }
     if spec.down(&["os", "name"]).text() == "windows" {

@@ -7,8 +7,8 @@ use serde_json::Value;
 use super::nodes::{self, old_label};
 use super::storage::claim;
 use super::{list, net, text, whole_bytes};
-use crate::apparmor;
 use crate::field::{Path, go_quote};
+use crate::{apparmor, seccomp};
 
 /// A pod or a template, at its path.
 pub(super) fn pod(pod: &Value, at: &Path, template: bool, out: &mut Vec<String>) {
@@ -43,8 +43,8 @@ pub(super) fn pod(pod: &Value, at: &Path, template: bool, out: &mut Vec<String>)
     for resource in ["memory", "ephemeral-storage"] {
         whole_bytes(&spec["overhead"], &path.child("overhead"), resource, out);
     }
-    if spec["securityContext"]["seccompProfile"].is_null() && annotations.get("seccomp.security.alpha.kubernetes.io/pod").is_some() {
-        let key = at.child("metadata").child("annotations").key("seccomp.security.alpha.kubernetes.io/pod");
+    if spec["securityContext"]["seccompProfile"].is_null() && annotations.get(seccomp::POD).is_some() {
+        let key = at.child("metadata").child("annotations").key(seccomp::POD);
         out.push(format!("{key}: non-functional in v1.27+; use the \"seccompProfile\" field instead"));
     }
     containers(pod, at, template, out);
@@ -198,7 +198,7 @@ fn containers(pod: &Value, at: &Path, template: bool, out: &mut Vec<String>) {
         let annotated = |prefix: &str| Some(format!("{prefix}{}", text(c, "name"))).filter(|key| annotations.get(key).is_some());
         let place = |key: &str| at.child("metadata").child("annotations").key(key);
         if c["securityContext"]["seccompProfile"].is_null()
-            && let Some(key) = annotated("container.seccomp.security.alpha.kubernetes.io/")
+            && let Some(key) = annotated(seccomp::CONTAINER)
         {
             out.push(format!("{}: non-functional in v1.27+; use the \"seccompProfile\" field instead", place(&key)));
         }

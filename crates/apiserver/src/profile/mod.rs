@@ -24,6 +24,12 @@ pub(crate) use spent::{asked_by, carried, carried_body, is_taken, named, part, r
 
 /// Where all of it is.
 pub(crate) const PATH: &str = "/debug/pprof";
+
+/// What a path names below [`PATH`], if it is there.
+pub(crate) fn below(path: &str) -> Option<&str> {
+    path.strip_prefix(PATH)?.strip_prefix('/')
+}
+
 /// How long a profile takes unless told, and at most.
 const SECONDS: f64 = 30.0;
 const MAX_SECONDS: f64 = 600.0;
@@ -39,7 +45,7 @@ impl Server {
         if !self.config.profiling {
             return Ok(page_not_found());
         }
-        let report = match below.trim_start_matches('/') {
+        let report = match below {
             "" => return Ok(crate::documents::text(200, INDEX.into())),
             "cmdline" => return Ok(crate::documents::text(200, std::env::args().collect::<Vec<_>>().join("\0"))),
             "profile" => {

@@ -271,7 +271,9 @@ mod tests {
         // nobody takes a profile: nothing is kept
         named("before", pin!(async { work_for(Duration::from_millis(1)) })).await;
         let work = async {
-            tokio::time::sleep(Duration::from_millis(20)).await;
+            while !is_taken() {
+                tokio::task::yield_now().await;
+            }
             let request = pin!(async {
                 work_for(Duration::from_millis(3));
                 tokio::task::yield_now().await;

@@ -55,8 +55,11 @@ impl Strategy for Pods {
 /// The keys of labels that a new pod's terms and constraints name go into their selectors, with the pod's own values
 /// (KEP-3633, KEP-3243).
 fn select_by_own_labels(pod: &mut Value) {
+    if ["affinity", "topologySpreadConstraints"].iter().all(|key| pod["spec"][key].is_null()) {
+        return;
+    }
     let labels = pod["metadata"]["labels"].clone();
-    let Some(spec) = pod.get_mut("spec") else { return };
+    let spec = &mut pod["spec"];
     let each = |list: Option<&mut Value>, act: &dyn Fn(&mut Value)| list.and_then(Value::as_array_mut).into_iter().flatten().for_each(act);
     let narrow = |term: &mut Value| {
         for (keys, operator) in [("matchLabelKeys", "In"), ("mismatchLabelKeys", "NotIn")] {

@@ -134,7 +134,7 @@ fn app_armor(pod: &Pod<'_>) -> Option<Violation> {
     let mut values: Vec<String> = pod.other_texts(TYPE, &GOOD).into_iter().map(str::to_owned).collect();
     let good = |v: &str| v.is_empty() || v == "runtime/default" || v.starts_with("localhost/");
     let forbidden: Vec<String> = annotations(pod)
-        .filter(|(k, v)| k.starts_with("container.apparmor.security.beta.kubernetes.io/") && !good(v))
+        .filter(|(k, v)| k.starts_with(api::apparmor::ANNOTATION) && !good(v))
         .map(|(k, v)| format!("{k}={}", api::field::go_quote(v)))
         .collect();
     if !forbidden.is_empty() {
@@ -245,8 +245,8 @@ fn selinux(pod: &Pod<'_>) -> Option<Violation> {
 }
 
 fn seccomp_annotations(pod: &Pod<'_>) -> Option<Violation> {
-    let containers = pod.containers().map(|c| format!("container.seccomp.security.alpha.kubernetes.io/{}", text(c, "/name")));
-    let keys: Vec<String> = std::iter::once("seccomp.security.alpha.kubernetes.io/pod".to_string()).chain(containers).collect();
+    let containers = pod.containers().map(|c| format!("{}{}", api::seccomp::CONTAINER, text(c, "/name")));
+    let keys: Vec<String> = std::iter::once(api::seccomp::POD.to_owned()).chain(containers).collect();
     let good = |v: &str| matches!(v, "runtime/default" | "docker/default") || v.starts_with("localhost/");
     let forbidden: BTreeSet<String> =
         annotations(pod).filter(|(k, v)| keys.iter().any(|key| key == k) && !good(v)).map(|(k, v)| format!("{k}={}", api::field::go_quote(v))).collect();
