@@ -36,7 +36,7 @@ pub enum QuantityError {
 /// A number with its way of being written. Equality and order are of the number.
 #[derive(Clone, Debug)]
 pub struct Quantity {
-    /// value × 10^scale
+    /// value × 10^scale. It is never the least `i128`, which has no counterpart.
     value: i128,
     scale: i32,
     format: Format,
@@ -157,7 +157,7 @@ impl Quantity {
         if format == Format::BinarySI {
             let (mut v, mut s) = round_up(self.value, self.scale, 0);
             while s > 0 {
-                v = v.saturating_mul(10);
+                v = times(v, 10);
                 s -= 1;
             }
             let mut e = 0;
@@ -170,7 +170,7 @@ impl Quantity {
         }
         let (mut v, mut e) = trim(self.value, self.scale);
         while e % 3 != 0 {
-            v = v.saturating_mul(10);
+            v = times(v, 10);
             e -= 1;
         }
         if format == Format::DecimalExponent {
@@ -210,7 +210,7 @@ impl Quantity {
     pub fn scaled_value(&self, scale: i32) -> i64 {
         let (mut v, mut s) = round_up(self.value, self.scale, scale);
         while s > scale && v != 0 {
-            v = v.saturating_mul(10);
+            v = times(v, 10);
             s -= 1;
             if v.unsigned_abs() > i64::MAX as u128 {
                 break;
@@ -269,19 +269,19 @@ impl Quantity {
         if self.value == 0 {
             self.format = other.format;
         }
-        (self.value, self.scale) = sum((self.value, self.scale), (other.value.saturating_neg(), other.scale));
+        (self.value, self.scale) = sum((self.value, self.scale), (-other.value, other.scale));
     }
 
     /// Multiplies by a whole number.
     pub fn mul(&mut self, by: i64) {
         self.text = None;
-        self.value = self.value.saturating_mul(by.into());
+        self.value = times(self.value, by.into());
     }
 
     /// Changes the sign.
     pub fn neg(&mut self) {
         self.text = None;
-        self.value = self.value.saturating_neg();
+        self.value = -self.value;
     }
 }
 
@@ -406,6 +406,10 @@ fn round_up(mut v: i128, mut scale: i32, to: i32) -> (i128, i32) {
     (if inexact { v + sign } else { v }, scale)
 }
 
+fn times(v: i128, by: i128) -> i128 {
+    v.saturating_mul(by).max(-i128::MAX)
+}
+
 fn digits(v: i128) -> i64 {
     v.unsigned_abs().checked_ilog10().map_or(0, |d| i64::from(d) + 1)
 }
@@ -437,7 +441,8 @@ fn sum(a: (i128, i32), b: (i128, i32)) -> (i128, i32) {
     let exact = |a: (i128, i32), b: (i128, i32)| {
         let low = a.1.min(b.1);
         let scaled = |x: (i128, i32)| x.0.checked_mul(10i128.checked_pow((x.1 - low) as u32)?);
-        Some((scaled(a)?.checked_add(scaled(b)?)?, low))
+        let sum = scaled(a)?.checked_add(scaled(b)?).filter(|v| *v != i128::MIN)?;
+        Some((sum, low))
     };
     exact(a, b)
         .or_else(|| exact(trim(a.0, a.1), trim(b.0, b.1)))
@@ -458,6 +463,14 @@ mod tests {
         assert!(other > least && other.sign() == 1);
         other.sub(&least);
         assert!(other.sign() == 1);
+    }
+
+    #[test]
+    fn what_is_too_large_to_be_written_can_be_read() {
+        let mut sum = Quantity::parse("1300m").unwrap();
+        sum.sub(&Quantity::parse("200E33").unwrap());
+        assert_eq!(sum.canonical(), format!("-{}m", i128::MAX));
+        assert!(Quantity::parse(&sum.canonical()).is_ok());
     }
 
     fn canon(s: &str) -> String {
