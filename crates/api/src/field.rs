@@ -3,6 +3,7 @@
 //!
 //! Nothing here decides whether a value is right; see [`crate::validate`].
 
+use crate::seen::Seen;
 use serde_json::Value;
 use smallvec::SmallVec;
 use std::fmt;
@@ -252,15 +253,11 @@ impl std::error::Error for FieldError {}
 
 /// Several messages as one: a single one as it is, more in brackets, each text once.
 pub fn aggregate<S: AsRef<str>>(messages: impl IntoIterator<Item = S>) -> String {
-    let mut seen: Vec<String> = Vec::new();
-    for m in messages {
-        if !seen.iter().any(|s| s == m.as_ref()) {
-            seen.push(m.as_ref().to_owned());
-        }
-    }
-    match seen.len() {
-        1 => seen.remove(0),
-        _ => format!("[{}]", seen.join(", ")),
+    let mut seen = Seen::default();
+    let mut all: Vec<String> = messages.into_iter().map(|m| m.as_ref().to_owned()).filter(|m| seen.add(m.clone())).collect();
+    match all.len() {
+        1 => all.remove(0),
+        _ => format!("[{}]", all.join(", ")),
     }
 }
 

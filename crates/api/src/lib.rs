@@ -25,6 +25,7 @@ pub mod quota;
 pub mod resources;
 pub mod schema;
 pub mod seccomp;
+pub mod seen;
 pub mod selector;
 pub mod status;
 pub mod table;

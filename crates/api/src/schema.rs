@@ -12,10 +12,13 @@ use serde_json::{Map, Value};
 use std::fmt::Write as _;
 use std::sync::OnceLock;
 
+/// So many unknown fields, and so many that are there twice, are told of.
+pub const MOST_UNKNOWN: usize = 100;
+
 /// What [`normalize`] found.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Normalized {
-    /// One message a dropped field, `unknown field "spec.foo"`.
+    /// One message a dropped field, `unknown field "spec.foo"`, for [`MOST_UNKNOWN`] of them.
     pub unknown: Vec<String>,
 }
 
@@ -226,6 +229,9 @@ impl Walk {
     fn object(&mut self, ty: &'static Type, map: &mut Map<String, Value>, path: &Path<'_>) {
         map.retain(|key, value| {
             let Some(field) = ty.field(key) else {
+                if self.unknown.len() >= MOST_UNKNOWN {
+                    return false;
+                }
                 let mut text = String::from("unknown field \"");
                 let mut place = String::new();
                 path.then(Step::Unknown(key)).text(&mut place);

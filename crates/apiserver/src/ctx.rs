@@ -2,6 +2,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use api::warnings::Warnings;
 use parking_lot::Mutex;
 
 use crate::audit::{Level, Record};
@@ -92,7 +93,7 @@ pub struct Ctx {
     /// What is recorded of the request, if anything is.
     pub(crate) audit: Option<Arc<Record>>,
     rounds: Arc<Mutex<Rounds>>,
-    warnings: Arc<Mutex<Vec<String>>>,
+    warnings: Arc<Mutex<Warnings>>,
     questions: Arc<Mutex<Questions>>,
 }
 
@@ -159,11 +160,7 @@ impl Ctx {
 
     /// Adds a `Warning` header to the response (once for each text).
     pub fn warn(&self, text: impl Into<String>) {
-        let text = text.into();
-        let mut warnings = self.warnings.lock();
-        if !warnings.contains(&text) {
-            warnings.push(text);
-        }
+        self.warnings.lock().push(text.into());
     }
 
     /// Adds an annotation to the request's audit events, if there are any: only then is the value made. The first value
@@ -227,11 +224,11 @@ impl Ctx {
 
     /// The warnings so far.
     pub fn warnings(&self) -> Vec<String> {
-        self.warnings.lock().clone()
+        self.warnings.lock().all().to_vec()
     }
 
     /// The warnings so far, and those that are still to come.
-    pub(crate) fn warned(&self) -> Arc<Mutex<Vec<String>>> {
+    pub(crate) fn warned(&self) -> Arc<Mutex<Warnings>> {
         self.warnings.clone()
     }
 

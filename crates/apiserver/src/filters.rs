@@ -243,27 +243,6 @@ pub(crate) async fn impersonate(authorizer: &dyn Authorizer, headers: &HeaderMap
     Ok(result)
 }
 
-/// Most characters of all warnings together; of more, each is cut.
-const WARNINGS: usize = 4096;
-/// Most characters of one that is cut.
-const WARNING: usize = 256;
-
-/// The warnings that are sent: where they are too long together, each is cut, and those that still do not fit are left out.
-pub fn fitting(warnings: Vec<String>) -> Vec<String> {
-    let length = |text: &String| text.chars().count();
-    if warnings.iter().map(length).sum::<usize>() <= WARNINGS {
-        return warnings;
-    }
-    let mut sent = 0;
-    let cut = warnings.into_iter().map(|text| text.chars().take(WARNING).collect::<String>());
-    cut.take_while(|text| {
-        let fits = sent < WARNINGS;
-        sent += length(text);
-        fits
-    })
-    .collect()
-}
-
 /// The value of a `Warning` header.
 pub fn warning_header(text: &str) -> Option<http::HeaderValue> {
     let clean: String = text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
@@ -275,15 +254,6 @@ pub fn warning_header(text: &str) -> Option<http::HeaderValue> {
 mod tests {
     use super::*;
     use crate::authz::AlwaysAllow;
-
-    #[test]
-    fn long_warnings_are_cut() {
-        let few = vec!["a".repeat(4000), "b".repeat(96)];
-        assert_eq!(fitting(few.clone()), few);
-        let many: Vec<String> = (0..30).map(|_| "é".repeat(300)).collect();
-        let sent = fitting(many);
-        assert!(sent.len() == 16 && sent.iter().all(|w| w.chars().count() == 256));
-    }
 
     #[test]
     fn forbidden_says_what_upstream_says() {

@@ -85,8 +85,8 @@ pub fn kept_by_status(r: &Resource) -> &'static [&'static str] {
 /// What to warn of about an object that is written.
 pub fn warnings(r: &Resource, subresource: &str, new: &Value, old: Option<&Value>) -> Vec<String> {
     match subresource {
-        "" | "scale" => api::warnings::of(r, new, old),
-        "status" => api::warnings::of_status(r, new),
+        "" | "scale" => api::warnings::of(r, new, old).into_all(),
+        "status" => api::warnings::of_status(r, new).into_all(),
         _ => Vec::new(),
     }
 }

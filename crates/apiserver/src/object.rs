@@ -2,6 +2,7 @@
 //!
 //! Stored JSON begins `{"kind":…,"apiVersion":…,"metadata":{`, in upstream's order, without a resourceVersion. The
 //! served form is the same bytes with `"resourceVersion":"…"` spliced in at the known place.
+use api::seen::Seen;
 use bytes::Bytes;
 use serde_json::{Map, Value};
 
@@ -57,14 +58,18 @@ pub fn finalizers(object: &Value) -> Vec<String> {
 /// Takes out owners that are there already; the uids of those taken out.
 pub fn drop_repeated_owners(object: &mut Value) -> Vec<String> {
     let Some(owners) = object.get_mut("metadata").and_then(|m| m.get_mut("ownerReferences")).and_then(Value::as_array_mut) else { return Vec::new() };
-    let (mut kept, mut repeated): (Vec<Value>, Vec<String>) = (Vec::new(), Vec::new());
-    for owner in owners.drain(..) {
-        match owner.get("uid") {
-            uid if kept.contains(&owner) => repeated.push(uid.and_then(Value::as_str).unwrap_or_default().into()),
-            _ => kept.push(owner),
-        }
+    let (mut seen, mut repeated) = (Seen::default(), Vec::new());
+    let keep: Vec<bool> = owners.iter().map(|owner| seen.add(owner)).collect();
+    if keep.contains(&false) {
+        let mut keep = keep.into_iter();
+        owners.retain(|owner| {
+            let first = keep.next().unwrap_or(true);
+            if !first {
+                repeated.push(owner.get("uid").and_then(Value::as_str).unwrap_or_default().to_owned());
+            }
+            first
+        });
     }
-    *owners = kept;
     repeated
 }
 

@@ -71,8 +71,8 @@ impl Server {
             Ok(response) => response,
             Err(Failure { status, headers }) => negotiate::respond_status(&headers, &status),
         };
-        let all = warnings.lock().drain(..).collect();
-        for text in filters::fitting(all) {
+        let all = std::mem::take(&mut *warnings.lock());
+        for text in all.sent() {
             if let Some(value) = filters::warning_header(&text) {
                 response.headers_mut().append(http::header::WARNING, value);
             }

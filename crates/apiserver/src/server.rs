@@ -15,6 +15,7 @@ use futures::FutureExt;
 use http::{HeaderValue, Method, Request, Response, header};
 use http_body::Body as HttpBody;
 use parking_lot::Mutex;
+use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -44,6 +45,8 @@ const LAST_WORK: Duration = Duration::from_secs(3);
 /// What tells a request from all others, in the audit log and in the answer.
 const AUDIT_ID: &str = "audit-id";
 /// How long a request waits for the store to be read.
+/// Bytes of a body from which on a write is looked at apart from others.
+const LARGE: u64 = 256 << 10;
 const MAX_LOADING: Duration = Duration::from_secs(15);
 
 /// The API server.
@@ -107,6 +110,11 @@ impl Rq {
 
     pub fn param(&self, name: &str) -> Option<&str> {
         self.query.iter().find(|(k, _)| k == name).map(|(_, v)| v.as_str())
+    }
+
+    /// How large the body is, where that is known before it is read.
+    fn body_size(&self) -> Option<u64> {
+        self.body.lock().as_ref().map_or(Some(0), |body| body.size_hint().exact())
     }
 
     pub async fn body(&mut self) -> Result<Bytes, Status> {
@@ -360,6 +368,7 @@ impl Server {
         if let Some(to) = self.core.aggregated().route(&rq.info.path).cloned() {
             return self.aggregate(rq, &to).await.unwrap_or_else(|status| negotiate::respond_status(&headers, &status));
         }
+        let is_large = rq.body_size().is_none_or(|bytes| bytes > LARGE);
         let writes = resource && !long && matches!(rq.info.verb.as_str(), "create" | "update" | "patch" | "delete" | "deletecollection");
         let serve = async {
             if writes {
@@ -373,7 +382,10 @@ impl Server {
                     }
                     result
                 };
-                match self.writes.spawn(profile::carried(write)).await {
+                let write = profile::carried(write);
+                // what takes long to look at leaves the threads that serve to others
+                let task = if is_large { self.writes.spawn_blocking(move || Handle::current().block_on(write)) } else { self.writes.spawn(write) };
+                match task.await {
                     Ok(result) => result,
                     Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
                     Err(_) => Err(api::status::unavailable("the server is shutting down")),

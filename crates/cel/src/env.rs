@@ -66,9 +66,8 @@ impl Env {
     /// Adds a field to `variables`: an expression that is given a name.
     pub fn declare_composed(&mut self, name: &str, t: Type) {
         const NAME: &str = "kubernetes.variables";
-        let mut fields = self.objects.get(NAME).map(|f| (**f).clone()).unwrap_or_default();
-        fields.insert(name.to_string(), t);
-        self.objects.insert(NAME.into(), Arc::new(fields));
+        let fields = self.objects.entry(NAME.into()).or_default();
+        Arc::make_mut(fields).insert(name.to_string(), t);
         self.declare("variables", Type::object(NAME));
     }
 

@@ -2,10 +2,12 @@
 //! repeated are the bytes read a second time, to say where.
 
 use super::{DecodeError, Decoded};
+use crate::schema::MOST_UNKNOWN;
 use serde::Deserializer as _;
 use serde::de::{DeserializeSeed, MapAccess, SeqAccess, Visitor};
 use serde_json::{Map, Number, Value};
 use std::cell::{Cell, RefCell};
+use std::collections::{HashMap, HashSet};
 use std::fmt;
 
 /// Parses a JSON document.
@@ -80,46 +82,61 @@ impl<'de> Visitor<'de> for Tree<'_> {
     }
 }
 
-/// Names the repeated keys of a document that is known to parse.
+/// Names the repeated keys of a document that is known to parse, [`MOST_UNKNOWN`] at most.
 fn find(bytes: &[u8]) -> Vec<String> {
-    keys(bytes).into_iter().filter(|(_, again)| *again).map(|(path, _)| format!("duplicate field \"{path}\"")).collect()
+    let (mut seen, mut found) = (HashSet::new(), Vec::new());
+    keys(bytes, &mut |path, again| {
+        if again && found.len() < MOST_UNKNOWN && !seen.contains(path) {
+            seen.insert(path.to_owned());
+            found.push(format!("duplicate field \"{path}\""));
+        }
+    });
+    found
 }
 
-/// The paths of all keys in the order of the document, and whether each was there before.
-fn keys(bytes: &[u8]) -> Vec<(String, bool)> {
-    let finder = Finder { path: &RefCell::new(String::new()), found: &RefCell::new(Vec::new()) };
+/// Tells of all keys in the order of the document: the path, and whether it was there before.
+fn keys(bytes: &[u8], met: &mut dyn FnMut(&str, bool)) {
+    let finder = Finder { path: &RefCell::new(String::new()), met: &RefCell::new(met) };
     let mut reader = serde_json::Deserializer::from_slice(bytes);
     // the same bytes were read without error before
     let _ = reader.deserialize_any(finder);
-    finder.found.take()
 }
 
-/// Puts messages about unknown and duplicate fields into the order in which a document has the fields.
+/// Puts messages about unknown and duplicate fields into the order in which a document has the fields. Where one is
+/// very long they stay as they are, for each key's path would be compared with it.
 pub fn in_order_of(bytes: &[u8], mut messages: Vec<String>) -> Vec<String> {
-    let keys = keys(bytes);
-    let place = |message: &String| {
-        let again = message.starts_with("duplicate ");
-        let path = message.split_once('"').map_or("", |(_, rest)| rest.trim_end_matches('"'));
-        keys.iter().position(|(key, was_there)| key == path && *was_there == again).unwrap_or(keys.len())
-    };
-    messages.sort_by_cached_key(place);
+    const LONG: usize = 8192;
+    if messages.iter().any(|m| m.len() > LONG) {
+        return messages;
+    }
+    let mut places: HashMap<String, usize> = messages.iter().map(|m| (m.clone(), usize::MAX)).collect();
+    let mut count = 0;
+    keys(bytes, &mut |path, again| {
+        count += 1;
+        if path.len() <= LONG
+            && let Some(place) = places.get_mut(&format!("{} field \"{path}\"", if again { "duplicate" } else { "unknown" }))
+        {
+            *place = count.min(*place);
+        }
+    });
+    messages.sort_by_cached_key(|message| places.get(message).copied());
     messages
 }
 
 #[derive(Clone, Copy)]
-struct Finder<'a> {
+struct Finder<'a, 'm> {
     path: &'a RefCell<String>,
-    found: &'a RefCell<Vec<(String, bool)>>,
+    met: &'a RefCell<&'m mut dyn FnMut(&str, bool)>,
 }
 
-impl<'de> DeserializeSeed<'de> for Finder<'_> {
+impl<'de> DeserializeSeed<'de> for Finder<'_, '_> {
     type Value = ();
     fn deserialize<D: serde::Deserializer<'de>>(self, d: D) -> Result<(), D::Error> {
         d.deserialize_any(self)
     }
 }
 
-impl<'de> Visitor<'de> for Finder<'_> {
+impl<'de> Visitor<'de> for Finder<'_, '_> {
     type Value = ();
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -157,7 +174,7 @@ impl<'de> Visitor<'de> for Finder<'_> {
     }
     fn visit_map<A: MapAccess<'de>>(self, mut access: A) -> Result<(), A::Error> {
         let length = self.path.borrow().len();
-        let mut seen = std::collections::HashSet::new();
+        let mut seen = HashSet::new();
         while let Some(key) = access.next_key::<String>()? {
             {
                 let mut path = self.path.borrow_mut();
@@ -165,7 +182,7 @@ impl<'de> Visitor<'de> for Finder<'_> {
                     path.push('.');
                 }
                 path.push_str(&key);
-                self.found.borrow_mut().push((path.clone(), !seen.insert(key)));
+                (self.met.borrow_mut())(&path, !seen.insert(key));
             }
             access.next_value_seed(self)?;
             self.path.borrow_mut().truncate(length);

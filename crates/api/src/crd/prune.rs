@@ -3,7 +3,7 @@
 
 use super::schema::{Additional, Schema};
 use crate::facts;
-use crate::schema::normalize_type;
+use crate::schema::{MOST_UNKNOWN, normalize_type};
 use serde_json::{Map, Value};
 use std::fmt::Write as _;
 
@@ -37,6 +37,9 @@ impl Place {
     }
 
     fn record(&mut self, key: &str) {
+        if self.unknown.len() >= MOST_UNKNOWN {
+            return;
+        }
         let path = if self.text.is_empty() { key.to_owned() } else { format!("{}.{key}", self.text) };
         self.unknown.push(path);
     }

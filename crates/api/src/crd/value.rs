@@ -5,23 +5,23 @@ use super::formats;
 use super::schema::{Additional, Schema};
 use crate::field::{FieldError, Path};
 use serde_json::{Map, Value};
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 
 /// What is wrong with an object.
 pub fn validate(value: &Value, schema: &Schema) -> Vec<FieldError> {
-    Check { at: String::new(), old: None, root: true }.run(value, schema).errors
+    Check { at: &Place::Start(""), old: None, root: true }.run(value, schema).errors
 }
 
 /// What is wrong with a default, which is at `path`. Sentences tell of places in the default.
 pub fn validate_default(path: &Path, value: &Value, schema: &Schema) -> Vec<FieldError> {
-    let mut errors = Check { at: String::new(), old: None, root: false }.run(value, schema).errors;
+    let mut errors = Check { at: &Place::Start(""), old: None, root: false }.run(value, schema).errors;
     errors.iter_mut().for_each(|e| e.path = path.join(&e.path));
     errors
 }
 
 /// What is wrong with a value that replaces another. `path` is where it is, empty for a whole object.
 pub fn validate_update(path: &str, value: &Value, old: Option<&Value>, schema: &Schema) -> Vec<FieldError> {
-    Check { at: path.to_owned(), old, root: path.is_empty() }.ratchet(value, schema).errors
+    Check { at: &Place::Start(path), old, root: path.is_empty() }.ratchet(value, schema).errors
 }
 
 /// What was found, and how many checks there were: of several alternatives that all fail, the one that was
@@ -32,27 +32,58 @@ struct Outcome {
     checks: usize,
 }
 
+/// So many mistakes of an object are told.
+const MOST: usize = 1000;
+
 impl Outcome {
     fn merge(&mut self, other: Outcome) {
-        self.errors.extend(other.errors);
+        let room = MOST.saturating_sub(self.errors.len());
+        self.errors.extend(other.errors.into_iter().take(room));
         self.checks += other.checks;
+    }
+
+    fn is_full(&self) -> bool {
+        self.errors.len() >= MOST
+    }
+}
+
+/// Where a value is. Written out where there is something to tell of it.
+enum Place<'a> {
+    Start(&'a str),
+    Field(&'a Place<'a>, &'a str),
+    /// A field that the schema does not name.
+    Additional(&'a Place<'a>, &'a str),
+    Item(&'a Place<'a>, usize),
+}
+
+impl Place<'_> {
+    fn text(&self) -> String {
+        match self {
+            Place::Start(path) => (*path).to_owned(),
+            Place::Field(parent, name) => match parent.text() {
+                parent if parent.is_empty() => (*name).to_owned(),
+                parent => format!("{parent}.{name}"),
+            },
+            Place::Additional(parent, name) => format!("{}.{name}", parent.text()),
+            Place::Item(parent, index) => format!("{}[{index}]", parent.text()),
+        }
     }
 }
 
 struct Check<'a> {
-    at: String,
+    at: &'a Place<'a>,
     old: Option<&'a Value>,
     root: bool,
 }
 
 impl<'a> Check<'a> {
     fn path(&self) -> Path {
-        let text = self.at.trim_start_matches('.');
-        if text.is_empty() { Path::root() } else { Path::new(text) }
+        let text = self.at.text();
+        Path::new(text.trim_start_matches('.'))
     }
 
     fn invalid(&self, value: impl Into<Value>, what: impl std::fmt::Display) -> FieldError {
-        FieldError::invalid(&self.path(), value, format!("{} in body {what}", self.at))
+        FieldError::invalid(&self.path(), value, format!("{} in body {what}", self.at.text()))
     }
 
     fn ratchet(&self, value: &Value, schema: &Schema) -> Outcome {
@@ -112,14 +143,13 @@ impl<'a> Check<'a> {
         if wanted.is_empty() || wants(given) || given == "integer" && wants("number") {
             return None;
         }
-        let why = format!("{} in body must be of type {wanted}: {}", self.at, crate::field::go_quote(given));
+        let why = format!("{} in body must be of type {wanted}: {}", self.at.text(), crate::field::go_quote(given));
         Some(FieldError::type_invalid(&self.path(), given, why))
     }
 
     fn junctors(&self, value: &Value, schema: &Schema) -> Outcome {
         let mut out = Outcome::default();
-        let at = crate::field::go_quote(&self.at);
-        let whole = |what: String| FieldError::invalid(&Path::root(), "", what);
+        let whole = |what: &str| FieldError::invalid(&Path::root(), "", format!("{} {what}", crate::field::go_quote(&self.at.text())));
         if !schema.any_of.is_empty() {
             let mut best: Option<Outcome> = None;
             let mut found = false;
@@ -134,7 +164,7 @@ impl<'a> Check<'a> {
                 }
             }
             if !found {
-                out.errors.push(whole(format!("{at} must validate at least one schema (anyOf)")));
+                out.errors.push(whole("must validate at least one schema (anyOf)"));
                 out.merge(best.unwrap_or_default());
             }
         }
@@ -151,7 +181,7 @@ impl<'a> Check<'a> {
             }
             if found != 1 {
                 let how = if found == 0 { "Found none valid".to_owned() } else { format!("Found {found} valid alternatives") };
-                out.errors.push(whole(format!("{at} must validate one and only one schema (oneOf). {how}")));
+                out.errors.push(whole(&format!("must validate one and only one schema (oneOf). {how}")));
                 if found == 0 {
                     out.merge(best.unwrap_or_default());
                 }
@@ -166,13 +196,13 @@ impl<'a> Check<'a> {
             }
             if fine < schema.all_of.len() {
                 let none = if fine == 0 { ". None validated" } else { "" };
-                out.errors.push(whole(format!("{at} must validate all the schemas (allOf){none}")));
+                out.errors.push(whole(&format!("must validate all the schemas (allOf){none}")));
             }
         }
         if let Some(not) = &schema.not
             && self.run(value, not).errors.is_empty()
         {
-            out.errors.push(whole(format!("{at} must not validate the schema (not)")));
+            out.errors.push(whole("must not validate the schema (not)"));
         }
         out
     }
@@ -188,7 +218,7 @@ impl<'a> Check<'a> {
             errors.push(self.invalid(text, format_args!("should match '{pattern}'")));
         }
         if matches!(schema.kind.as_str(), "" | "string") && !schema.format.is_empty() && !formats::valid(&schema.format, text) {
-            let why = format!("{} in body must be of type {}: {}", self.at, schema.format, crate::field::go_quote(text));
+            let why = format!("{} in body must be of type {}: {}", self.at.text(), schema.format, crate::field::go_quote(text));
             errors.push(FieldError::type_invalid(&self.path(), text, why));
         }
         errors
@@ -219,7 +249,7 @@ impl<'a> Check<'a> {
             }
         }
         if schema.format == "int32" && (number > f64::from(i32::MAX) || number < f64::from(i32::MIN)) {
-            let why = format!("Checked value must be of type integer with format int32 in {}", self.at);
+            let why = format!("Checked value must be of type integer with format int32 in {}", self.at.text());
             errors.push(FieldError::invalid(&Path::root(), "", why));
         }
         errors
@@ -228,9 +258,13 @@ impl<'a> Check<'a> {
     fn array(&self, list: &[Value], schema: &Schema) -> Outcome {
         let mut out = Outcome { errors: Vec::new(), checks: 1 };
         if let Some(items) = &schema.items {
+            let old = self.old.map(|old| by_keys(old, schema)).unwrap_or_default();
             for (index, value) in list.iter().enumerate() {
-                let old = self.old.and_then(|old| counterpart(old, schema, value));
-                let check = Check { at: format!("{}[{index}]", self.at), old, root: false };
+                if out.is_full() {
+                    break;
+                }
+                let old = old.get(&keys(value, schema)).copied();
+                let check = Check { at: &Place::Item(self.at, index), old, root: false };
                 out.merge(if old.is_some() { check.ratchet(value, items) } else { check.run(value, items) });
             }
         }
@@ -263,26 +297,28 @@ impl<'a> Check<'a> {
         }
         if let Additional::Of(inner) = &schema.additional {
             for (key, value) in map.iter().filter(|(key, _)| !schema.properties.contains_key(*key)) {
-                out.merge(self.child(format!("{}.{key}", self.at), key, value, inner, schema));
+                if out.is_full() {
+                    break;
+                }
+                out.merge(self.child(&Place::Additional(self.at, key), key, value, inner, schema));
             }
         }
         for (name, property) in &schema.properties {
             if let Some(value) = map.get(name) {
-                let at = if self.at.is_empty() { name.clone() } else { format!("{}.{name}", self.at) };
-                out.merge(self.child(at, name, value, property, schema));
+                out.merge(self.child(&Place::Field(self.at, name), name, value, property, schema));
             }
         }
         for name in &schema.required {
             let defaulted = schema.properties.get(name).is_some_and(|p| p.default.is_some());
             if !map.contains_key(name) && !defaulted {
-                let at = format!("{}.{name}", self.at);
+                let at = format!("{}.{name}", self.at.text());
                 out.errors.push(FieldError::required(&Path::new(at.trim_start_matches('.')), ""));
             }
         }
         out
     }
 
-    fn child(&self, at: String, key: &str, value: &Value, schema: &Schema, parent: &Schema) -> Outcome {
+    fn child(&self, at: &Place<'_>, key: &str, value: &Value, schema: &Schema, parent: &Schema) -> Outcome {
         let type_meta = self.root && matches!(key, "kind" | "apiVersion");
         let old = self.old.filter(|_| parent.map_type != "atomic" && !type_meta).and_then(|o| o.get(key));
         let check = Check { at, old, root: false };
@@ -290,17 +326,19 @@ impl<'a> Check<'a> {
     }
 }
 
-/// The item of the old list that this one replaces: only lists with keys tell.
-fn counterpart<'a>(old: &'a Value, schema: &Schema, item: &Value) -> Option<&'a Value> {
-    if schema.list_type != "map" {
-        return None;
+/// What tells an item of a list from the others: its keys, where the list is a map.
+fn keys<'a>(item: &'a Value, schema: &'a Schema) -> Vec<Option<&'a Value>> {
+    let default = |k: &String| schema.items.as_ref().and_then(|i| i.properties.get(k)).and_then(|p| p.default.as_ref());
+    schema.list_map_keys.iter().map(|k| item.get(k).or_else(|| default(k))).collect()
+}
+
+/// The items of an old list by their keys, of equal ones the first: only lists with keys tell which item replaces which.
+fn by_keys<'a>(old: &'a Value, schema: &'a Schema) -> HashMap<Vec<Option<&'a Value>>, &'a Value> {
+    let mut all = HashMap::new();
+    for item in old.as_array().into_iter().flatten().filter(|_| schema.list_type == "map") {
+        all.entry(keys(item, schema)).or_insert(item);
     }
-    let key = |item: &Value| -> Vec<Option<Value>> {
-        let default = |k: &String| schema.items.as_ref().and_then(|i| i.properties.get(k)).and_then(|p| p.default.clone());
-        schema.list_map_keys.iter().map(|k| item.get(k).cloned().or_else(|| default(k))).collect()
-    };
-    let wanted = key(item);
-    old.as_array()?.iter().find(|o| key(o) == wanted)
+    all
 }
 
 fn same(a: &Value, b: &Value) -> bool {

@@ -3,6 +3,7 @@
 use super::at::At;
 use super::container;
 use crate::field::{Path, go_quote};
+use crate::seen::Seen;
 use crate::{apparmor, seccomp};
 
 const MIRROR: &str = "kubernetes.io/config.mirror";
@@ -36,10 +37,11 @@ pub fn of_pod(annotations: &At<'_>, spec: &At<'_>, old: Option<&At<'_>>) {
             seccomp_profile(&profile);
         }
     }
+    let mut containers: Option<Seen<&str>> = None;
     for (key, profile) in annotations.entries() {
         let Some(name) = key.strip_prefix(apparmor::ANNOTATION) else { continue };
         let profile = profile.named(annotations.path.key(key));
-        if container::each(spec).all(|c| c.at("name").text() != name) {
+        if !containers.get_or_insert_with(|| container::each(spec).map(|c| c.at("name").text()).collect()).has(&name) {
             profile.invalid_as(name, "container not found");
         }
         let text = profile.text();

@@ -4,9 +4,13 @@ use crate::field::{FieldError, Path};
 use crate::quantity::Quantity;
 use serde_json::Value;
 use std::cell::RefCell;
+use std::collections::HashMap;
 
 /// Where errors are gathered.
 pub type Errors = RefCell<Vec<FieldError>>;
+
+/// So many mistakes of an object are told.
+const MOST_ERRORS: usize = 10_000;
 
 static NULL: Value = Value::Null;
 
@@ -99,7 +103,10 @@ impl<'a> At<'a> {
     }
 
     pub fn push(&self, e: FieldError) {
-        self.errs.borrow_mut().push(e);
+        let mut errors = self.errs.borrow_mut();
+        if errors.len() < MOST_ERRORS {
+            errors.push(e);
+        }
     }
 
     pub fn required(&self, detail: &str) {
@@ -196,6 +203,13 @@ impl<'a> At<'a> {
             self.invalid("field is immutable");
         }
     }
+}
+
+/// Items by their names; of equal names the first.
+pub fn by_name<'a>(items: impl Iterator<Item = At<'a>>) -> HashMap<&'a str, At<'a>> {
+    let mut all = HashMap::new();
+    items.for_each(|item| _ = all.entry(item.at("name").text()).or_insert(item));
+    all
 }
 
 /// Whether two values mean the same: missing, null and an empty list are one. An empty object is a structure that is there.

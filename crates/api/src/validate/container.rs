@@ -3,14 +3,16 @@
 use super::at::At;
 use super::volumes::{descending_path, mounts, no_backsteps};
 use crate::names;
+use crate::seen::Seen;
 use serde_json::Value;
+use std::collections::HashMap;
 
 /// Names of network protocols, as they are listed.
 pub const PROTOCOLS: &[&str] = &["SCTP", "TCP", "UDP"];
 
 /// What the containers of a pod have in common.
 pub struct Pod<'a> {
-    pub volumes: &'a [(&'a str, &'a Value)],
+    pub volumes: &'a HashMap<&'a str, &'a Value>,
     pub grace: Option<i64>,
     pub restart_policy: &'a str,
     pub host_users: bool,
@@ -24,14 +26,13 @@ pub fn containers(at: &At<'_>, pod: &Pod<'_>) {
         at.required("");
         return;
     }
-    let mut seen: Vec<&str> = Vec::new();
+    let mut seen = Seen::default();
     for c in at.items() {
         common(&c, pod);
         let name = c.at("name");
-        if seen.contains(&name.text()) {
+        if !seen.add(name.text()) {
             name.duplicate();
         }
-        seen.push(name.text());
         lifecycle_and_probes(&c, pod);
         restart_policy(&c);
     }
@@ -40,16 +41,14 @@ pub fn containers(at: &At<'_>, pod: &Pod<'_>) {
 
 /// The containers that run first, one after the other, or all along as sidecars.
 pub fn init_containers(at: &At<'_>, regular: &At<'_>, pod: &Pod<'_>) {
-    let mut seen: Vec<&str> = regular.items().map(|c| c.at("name").text()).collect();
+    let mut seen: Seen<&str> = regular.items().map(|c| c.at("name").text()).collect();
     for c in at.items() {
         common(&c, pod);
         restart_policy(&c);
         let sidecar = c.at("restartPolicy").text() == "Always";
         let name = c.at("name");
-        if seen.contains(&name.text()) {
+        if seen.has(&name.text()) || name.filled().is_some() && !seen.add(name.text()) {
             name.duplicate();
-        } else if name.filled().is_some() {
-            seen.push(name.text());
         }
         host_port_conflicts(at, std::slice::from_ref(&c));
         if sidecar {
@@ -75,17 +74,17 @@ pub fn ephemeral_containers(at: &At<'_>, others: &[&str], pod: &Pod<'_>) {
         "name", "image", "command", "args", "workingDir", "env", "envFrom", "volumeMounts", "volumeDevices", "imagePullPolicy",
         "terminationMessagePath", "terminationMessagePolicy", "securityContext", "stdin", "stdinOnce", "tty", "targetContainerName",
     ];
-    let mut seen = others.to_vec();
+    let others: Seen<&str> = others.iter().copied().collect();
+    let mut seen = others.clone();
     for c in at.items() {
         common(&c, pod);
         image_only_for_pods(&c);
         let name = c.at("name");
-        if seen.contains(&name.text()) {
+        if !seen.add(name.text()) {
             name.duplicate();
         }
-        seen.push(name.text());
         let target = c.at("targetContainerName");
-        if target.filled().is_some_and(|t| !others.contains(&t)) {
+        if target.filled().is_some_and(|t| !others.has(&t)) {
             target.not_found();
         }
         for (k, v) in c.v.as_object().into_iter().flatten() {
@@ -158,13 +157,12 @@ fn restart_policy(c: &At<'_>) {
 }
 
 fn resize_policy(at: &At<'_>, pod_restart_policy: &str) {
-    let mut seen: Vec<&str> = Vec::new();
+    let mut seen = Seen::default();
     for p in at.items() {
         let resource = p.at("resourceName");
-        if seen.contains(&resource.text()) {
+        if !seen.add(resource.text()) {
             p.with(resource.v, p.path.clone()).duplicate();
         }
-        seen.push(resource.text());
         resource.named(at.path.clone()).one_of(&["cpu", "memory"]);
         let policy = p.at("restartPolicy").named(at.path.clone());
         policy.one_of(&["NotRequired", "RestartContainer"]);
@@ -175,16 +173,14 @@ fn resize_policy(at: &At<'_>, pod_restart_policy: &str) {
 }
 
 fn ports(at: &At<'_>) {
-    let mut seen: Vec<&str> = Vec::new();
+    let mut seen = Seen::default();
     for p in at.items() {
         let name = p.at("name");
         if let Some(n) = name.filled() {
             if !names::port_name(n).is_empty() {
                 name.check(names::port_name);
-            } else if seen.contains(&n) {
+            } else if !seen.add(n) {
                 name.duplicate();
-            } else {
-                seen.push(n);
             }
         }
         match p.at("containerPort").int_or(0) {
@@ -199,7 +195,7 @@ fn ports(at: &At<'_>) {
 }
 
 fn host_port_conflicts(at: &At<'_>, containers: &[At<'_>]) {
-    let mut seen: Vec<String> = Vec::new();
+    let mut seen = Seen::default();
     for (i, c) in containers.iter().enumerate() {
         for (j, p) in c.at("ports").items().enumerate() {
             let port = p.at("hostPort").int_or(0);
@@ -207,11 +203,9 @@ fn host_port_conflicts(at: &At<'_>, containers: &[At<'_>]) {
                 continue;
             }
             let key = format!("{}/{}/{port}", p.at("protocol").text(), p.at("hostIP").text());
-            if seen.contains(&key) {
+            if !seen.add(key.clone()) {
                 let path = at.path.index(i).child("ports").index(j).child("hostPort");
                 at.push(crate::field::FieldError::duplicate(&path, key.as_str()));
-            } else {
-                seen.push(key);
             }
         }
     }
@@ -566,7 +560,9 @@ pub fn resources(at: &At<'_>, claims: &[&str]) {
     if huge && !compute {
         at.forbidden("HugePages require cpu or memory");
     }
-    let mut seen: Vec<(&str, &str)> = Vec::new();
+    let claims_known: Seen<&str> = claims.iter().copied().collect();
+    // by name, how often it was there; and with its request
+    let (mut seen, mut names_seen) = (Seen::default(), HashMap::new());
     for c in at.at("claims").items() {
         let (name, request) = (c.at("name"), c.at("request"));
         let key = (name.text(), request.text());
@@ -574,21 +570,24 @@ pub fn resources(at: &At<'_>, claims: &[&str]) {
             c.required("");
             continue;
         }
-        if seen.contains(&(key.0, "")) {
+        if seen.has(&(key.0, "")) {
             c.push(crate::field::FieldError::duplicate(&c.path, key.0));
         } else {
             request.check_if_filled(names::dns1123_label);
-            if seen.contains(&key) {
+            let times = names_seen.entry(key.0).or_insert(0usize);
+            if !seen.add(key) {
                 c.push(crate::field::FieldError::duplicate(&c.path, format!("{}/{}", key.0, key.1)));
             } else if key.1.is_empty() {
-                seen.iter().filter(|s| s.0 == key.0).for_each(|_| c.push(crate::field::FieldError::duplicate(&c.path, key.0)));
+                (0..*times).for_each(|_| c.push(crate::field::FieldError::duplicate(&c.path, key.0)));
             }
-            seen.push(key);
+            *times += 1;
         }
-        if !claims.contains(&name.text()) {
+        if !claims_known.has(&name.text()) {
             let mut e = crate::field::FieldError::not_found(&c.path, name.text());
             e.detail = "must be one of the names in pod.spec.resourceClaims".to_owned();
-            e.detail.push_str(&if claims.is_empty() { " which is empty".to_owned() } else { format!(": {}", claims.join(", ")) });
+            // each mistake shows them
+            const MOST: usize = 100;
+            e.detail.push_str(&if claims.is_empty() { " which is empty".to_owned() } else { format!(": {}", claims[..claims.len().min(MOST)].join(", ")) });
             c.push(e);
         }
     }

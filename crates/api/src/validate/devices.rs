@@ -7,6 +7,7 @@ use super::scheduling::node_selector;
 use crate::field::{FieldError, go_quote_bytes};
 use crate::names;
 use crate::quantity::Quantity;
+use crate::seen::Seen;
 use serde_json::{Value, json};
 use std::collections::HashSet;
 
@@ -435,7 +436,8 @@ fn binding_conditions(at: &At<'_>) {
         items(list, MOST_BINDING_CONDITIONS).for_each(|c| c.check(names::qualified_name));
         once(list, |c| c.v.clone());
     }
-    for condition in failed.items().filter(|f| wanted.items().any(|w| w.v == f.v)) {
+    let both: Seen<&Value> = wanted.items().map(|w| w.v).collect();
+    for condition in failed.items().filter(|f| both.has(&f.v)) {
         condition.invalid("bindingFailureConditions must not overlap with bindingConditions");
     }
     match (wanted.is_empty(), failed.is_empty()) {
@@ -549,6 +551,12 @@ fn device_id(at: &At<'_>) -> Value {
     json!({"driver": part("driver"), "pool": part("pool"), "device": part("device"), "shareID": part("shareID")})
 }
 
+/// Whether a list has only items of another.
+fn all_within(list: &At<'_>, other: &At<'_>) -> bool {
+    let there: Seen<&Value> = other.items().map(|i| i.v).collect();
+    list.items().all(|i| there.has(&i.v))
+}
+
 /// A change of a claim's status.
 pub fn claim_status(at: &At<'_>, old: &At<'_>) {
     let (status, before) = (at.at("status"), old.at("status"));
@@ -563,13 +571,13 @@ pub fn claim_status(at: &At<'_>, old: &At<'_>) {
     if reserved.len() <= MOST_CONSUMERS {
         once_by(&reserved, "uid");
     }
-    let allocated: Vec<Value> = allocation.down(&["devices", "results"]).items().map(|r| device_id(&r)).collect();
+    let allocated: Seen<Value> = allocation.down(&["devices", "results"]).items().map(|r| device_id(&r)).collect();
     let devices = status.at("devices");
     devices.items().for_each(|d| device_status(&d, &allocated));
     once(&devices, device_id);
     if !reserved.is_empty() && !allocation.set() {
         reserved.forbidden("may not be specified when `allocated` is not set");
-    } else if at.down(&["metadata", "deletionTimestamp"]).set() && reserved.items().any(|r| !before.at("reservedFor").items().any(|b| b.v == r.v)) {
+    } else if at.down(&["metadata", "deletionTimestamp"]).set() && !all_within(&reserved, &before.at("reservedFor")) {
         reserved.forbidden("new entries may not be added while `deallocationRequested` or `deletionTimestamp` are set");
     }
     match (before.at("allocation"), &allocation) {
@@ -633,13 +641,13 @@ fn share_id(at: &At<'_>) {
     }
 }
 
-fn device_status(at: &At<'_>, allocated: &[Value]) {
+fn device_status(at: &At<'_>, allocated: &Seen<Value>) {
     driver(&at.at("driver"));
     pool(&at.at("pool"));
     at.at("device").check(names::dns1123_label);
     share_id(&at.at("shareID"));
     let id = device_id(at);
-    if !allocated.contains(&id) {
+    if !allocated.has(&id) {
         at.invalid_as(id, "must be an allocated device in the claim");
     }
     fits(&at.at("conditions"), MOST_DEVICE_CONDITIONS);

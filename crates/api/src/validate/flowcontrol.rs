@@ -4,6 +4,7 @@ use super::at::{At, same};
 use crate::field::FieldError;
 use crate::flowcontrol::{self, EXEMPT, MAX_ENTROPY_BITS, entropy_bits};
 use crate::names;
+use crate::seen::Seen;
 use serde_json::{Value, json};
 
 const MAX_PRECEDENCE: i64 = 10_000;
@@ -47,13 +48,12 @@ pub fn schema(at: &At<'_>) {
 
 /// The conditions of either kind.
 pub fn conditions(at: &At<'_>) {
-    let mut seen: Vec<&str> = Vec::new();
+    let mut seen = Seen::default();
     for condition in at.down(&["status", "conditions"]).items() {
         let kind = condition.at("type");
-        if seen.contains(&kind.text()) {
+        if !seen.add(kind.text()) {
             kind.duplicate();
         }
-        seen.push(kind.text());
         if kind.filled().is_none() {
             kind.required("");
         }

@@ -2,6 +2,7 @@
 
 use super::at::{At, same};
 use crate::field::FieldError;
+use crate::seen::Seen;
 use serde_json::Value;
 
 /// Whether nothing of the job runs and nothing may start: then the template may be changed in part.
@@ -141,18 +142,17 @@ pub fn exit_codes(codes: &At<'_>, spec: &At<'_>) {
     } else if values.len() > 255 {
         values.push(FieldError::too_many(&values.path, values.len(), 255));
     }
-    let mut seen: Vec<i64> = Vec::new();
-    let mut ordered = true;
+    let (mut seen, mut last, mut ordered) = (Seen::default(), None, true);
     for value in values.items() {
         let code = value.int_or(0);
         if code == 0 && codes.at("operator").text() == "In" {
             value.invalid("must not be 0 for the In operator");
         }
-        if seen.contains(&code) {
+        if !seen.add(code) {
             value.duplicate();
         }
-        ordered &= seen.last().is_none_or(|last| *last <= code);
-        seen.push(code);
+        ordered &= last.is_none_or(|last| last <= code);
+        last = Some(code);
     }
     if !ordered {
         values.invalid("must be ordered");
@@ -170,14 +170,13 @@ pub fn status(job: &At<'_>, old: &At<'_>) {
         now.at(k).nonnegative();
     }
     let uncounted = now.at("uncountedTerminatedPods");
-    let mut seen = Vec::new();
+    let mut seen = Seen::default();
     for uid in uncounted.at("succeeded").items().chain(uncounted.at("failed").items()) {
         if uid.text().is_empty() {
             uid.invalid("must not be empty");
-        } else if seen.contains(&uid.text()) {
+        } else if !seen.add(uid.text()) {
             uid.duplicate();
         }
-        seen.push(uid.text());
     }
     let changed = |field: &str| !same(now.at(field).v, before.at(field).v);
     let is = |kind: &str| holds(&now, kind);
@@ -290,10 +289,23 @@ fn indexes(spec: &At<'_>, now: &At<'_>, completed_changed: bool, failed_changed:
     if failed_changed && failed.set() && !spec.at("backoffLimitPerIndex").set() {
         failed.invalid("cannot set non-null failedIndexes when backoffLimitPerIndex is null");
     }
-    let common = done.iter().flat_map(|d| lost.iter().map(move |l| (d.0.max(l.0), d.1.min(l.1)))).find(|(from, to)| from <= to);
+    let common = overlap(&done, &lost);
     if let Some((at, _)) = common.filter(|_| completed_changed || failed_changed) {
         failed.invalid(format!("failedIndexes and completedIndexes overlap at index: {at}"));
     }
+}
+
+/// The first range that two lists, both in order, have in common.
+fn overlap(a: &[(i64, i64)], b: &[(i64, i64)]) -> Option<(i64, i64)> {
+    let (mut i, mut j) = (0, 0);
+    while let (Some(x), Some(y)) = (a.get(i), b.get(j)) {
+        let (from, to) = (x.0.max(y.0), x.1.min(y.1));
+        if from <= to {
+            return Some((from, to));
+        }
+        if x.1 < y.1 { i += 1 } else { j += 1 }
+    }
+    None
 }
 
 #[cfg(test)]

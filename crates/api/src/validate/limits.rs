@@ -5,6 +5,7 @@ use super::container::{container_resource_name, is_huge_page, is_native, resourc
 use super::meta::same_members;
 use crate::names;
 use crate::quantity::Quantity;
+use crate::seen::Seen;
 
 const SCOPES: &[&str] =
     &["BestEffort", "CrossNamespacePodAffinity", "NotBestEffort", "NotTerminating", "PriorityClass", "Terminating", "VolumeAttributesClass"];
@@ -101,17 +102,16 @@ pub fn quota_status(status: &At<'_>) {
 
 /// A limit range's spec.
 pub fn limit_range(spec: &At<'_>) {
-    let mut seen: Vec<&str> = Vec::new();
+    let mut seen = Seen::default();
     for l in spec.at("limits").items() {
         let kind = l.at("type");
         kind.check(names::qualified_name);
         if names::qualified_name(kind.text()).is_empty() && !kind.text().contains('/') && !["Pod", "Container", "PersistentVolumeClaim"].contains(&kind.text()) {
             kind.invalid("must be a standard limit type or fully qualified");
         }
-        if seen.contains(&kind.text()) {
+        if !seen.add(kind.text()) {
             kind.duplicate();
         }
-        seen.push(kind.text());
         let pod = kind.text() == "Pod";
         for list in ["max", "min", "default", "defaultRequest", "maxLimitRequestRatio"] {
             let at = l.at(list);
@@ -138,13 +138,9 @@ pub fn limit_range(spec: &At<'_>) {
 
 /// How the amounts of one limit stand to each other.
 fn limits_of(l: &At<'_>, pod: bool) {
-    let mut resources: Vec<&str> = Vec::new();
+    let (mut resources, mut seen) = (Vec::new(), Seen::default());
     for list in ["max", "min", "default", "defaultRequest", "maxLimitRequestRatio"] {
-        for (name, _) in l.at(list).entries().filter(|_| !pod || !list.starts_with("default")) {
-            if !resources.contains(&name) {
-                resources.push(name);
-            }
-        }
+        resources.extend(l.at(list).entries().map(|(name, _)| name).filter(|name| (!pod || !list.starts_with("default")) && seen.add(*name)));
     }
     for name in resources {
         let of = |list: &str| if pod && list.starts_with("default") { None } else { l.at(list).at(name).quantity() };

@@ -2,7 +2,9 @@
 
 use super::at::{At, same};
 use crate::names;
+use crate::seen::Seen;
 use serde_json::Value;
+use std::collections::HashSet;
 
 /// Most bytes of all annotations together.
 const ANNOTATIONS_MAX: usize = 256 * 1024;
@@ -183,11 +185,11 @@ fn common(at: &At<'_>) {
 /// Metadata of a changed object. That a resource version is given is for the caller to see to.
 pub fn update(at: &At<'_>, old: &At<'_>) {
     if old.at("deletionTimestamp").set() {
-        let before = old.at("finalizers");
+        let before: Seen<&Value> = old.at("finalizers").items().map(|f| f.v).collect();
         let mut new: Vec<String> = at
             .at("finalizers")
             .items()
-            .filter(|f| !before.items().any(|b| b.v == f.v))
+            .filter(|f| !before.has(&f.v))
             .map(|f| crate::field::go_quote(f.text()))
             .collect();
         new.sort();
@@ -240,13 +242,12 @@ pub fn selects_everything(at: &At<'_>) -> bool {
 
 /// A list of `metav1.Condition`s, each type once.
 pub fn conditions(list: &At<'_>) {
-    let mut seen: Vec<&str> = Vec::new();
+    let mut seen = Seen::default();
     for c in list.items() {
         let kind = c.at("type");
-        if seen.contains(&kind.text()) {
+        if !seen.add(kind.text()) {
             kind.push(crate::field::FieldError::duplicate(&kind.path, kind.text()));
         }
-        seen.push(kind.text());
         condition(&c);
     }
 }
@@ -319,6 +320,6 @@ pub fn spec_unchanged_but(new: &At<'_>, old: &At<'_>, mutable: &[&str]) -> bool 
 
 /// Whether two lists of texts have the same members, however often and in whatever order.
 pub fn same_members(a: &At<'_>, b: &At<'_>) -> bool {
-    let within = |a: &At<'_>, b: &At<'_>| a.items().all(|x| b.items().any(|y| x.v == y.v));
-    within(a, b) && within(b, a)
+    let all = |list: &At<'_>| list.v.as_array().into_iter().flatten().cloned().collect::<HashSet<Value>>();
+    all(a) == all(b)
 }

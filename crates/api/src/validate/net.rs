@@ -1,5 +1,6 @@
 //! IP addresses and ranges in objects.
 
+use crate::seen::Seen;
 use super::at::At;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -56,8 +57,8 @@ pub fn ip(at: &At<'_>) -> Option<IpAddr> {
 }
 
 /// An IP address that may be in any form if it was among those of before.
-pub fn new_ip(at: &At<'_>, before: &[&str]) -> Option<IpAddr> {
-    if before.contains(&at.text()) { sloppy_ip(at.text()) } else { ip(at) }
+pub fn new_ip(at: &At<'_>, before: &Seen<&str>) -> Option<IpAddr> {
+    if before.has(&at.text()) { sloppy_ip(at.text()) } else { ip(at) }
 }
 
 /// An IP address in any form that was ever accepted.
@@ -66,8 +67,8 @@ pub fn sloppy_ip(text: &str) -> Option<IpAddr> {
 }
 
 /// A range that may be in any form if it was among those of before.
-pub fn new_cidr(at: &At<'_>, before: &[&str]) -> Option<(IpAddr, u8)> {
-    if before.contains(&at.text()) { sloppy_cidr(at.text()) } else { cidr(at) }
+pub fn new_cidr(at: &At<'_>, before: &Seen<&str>) -> Option<(IpAddr, u8)> {
+    if before.has(&at.text()) { sloppy_cidr(at.text()) } else { cidr(at) }
 }
 
 /// A range in any form that was ever accepted.

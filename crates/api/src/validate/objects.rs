@@ -6,6 +6,7 @@ use super::meta::{at_most_100_percent, int_or_percent, label_selector};
 use super::{net, scheduling};
 use crate::field::{FieldError, Path};
 use crate::names;
+use crate::seen::Seen;
 use base64::Engine;
 use serde_json::Value;
 
@@ -47,10 +48,10 @@ pub fn node(node: &At<'_>, old: Option<&At<'_>>, status: bool) {
     if before.at("providerID").filled().is_some_and(|p| p != provider.text()) {
         provider.forbidden("node updates may not change providerID except from \"\" to valid");
     }
-    let addresses: Vec<At<'_>> = node.down(&["status", "addresses"]).items().collect();
-    for (i, a) in addresses.iter().enumerate() {
-        if addresses[..i].iter().any(|b| b.v == a.v) {
-            a.duplicate();
+    let mut addresses = Seen::default();
+    for address in node.down(&["status", "addresses"]).items() {
+        if !addresses.add(address.v) {
+            address.duplicate();
         }
     }
 }
@@ -370,13 +371,12 @@ pub fn certificate_request(at: &At<'_>) {
     if usages.is_empty() {
         usages.required("");
     }
-    let mut seen: Vec<&str> = Vec::new();
+    let mut seen = Seen::default();
     for u in usages.items() {
         u.one_of_if_set(USAGES);
-        if seen.contains(&u.text()) {
+        if !seen.add(u.text()) {
             u.duplicate();
         }
-        seen.push(u.text());
     }
     let signer = spec.at("signerName");
     match signer.text().split_once('/') {
@@ -400,8 +400,8 @@ pub fn certificate_request(at: &At<'_>) {
 /// The conditions of a certificate signing request.
 pub fn certificate_conditions(at: &At<'_>) {
     let list = at.down(&["status", "conditions"]);
-    for (i, c) in list.items().enumerate() {
-        let has = |t: &str| list.items().take(i).any(|o| o.at("type").text() == t);
+    let mut before = Seen::default();
+    for c in list.items() {
         let (kind, status) = (c.at("type"), c.at("status"));
         if kind.filled().is_none() {
             kind.required("");
@@ -410,15 +410,16 @@ pub fn certificate_conditions(at: &At<'_>) {
             "Approved" | "Denied" | "Failed" => status.one_of(&["True"]),
             _ => status.one_of(&["False", "True", "Unknown"]),
         }
-        if has(kind.text()) {
-            kind.duplicate();
-        }
         let other = match kind.text() {
             "Approved" => "Denied",
             "Denied" => "Approved",
-            _ => continue,
+            _ => "",
         };
-        if has(other) {
+        let excluded = !other.is_empty() && before.has(&other);
+        if !before.add(kind.text()) {
+            kind.duplicate();
+        }
+        if excluded {
             list.invalid_as(kind.text(), "Approved and Denied conditions are mutually exclusive");
         }
     }
@@ -488,6 +489,11 @@ pub fn runtime_class(at: &At<'_>, old: Option<&At<'_>>) {
     super::meta::labels(&scheduling.at("nodeSelector"));
     let tolerations = scheduling.at("tolerations");
     scheduling::tolerations(&tolerations);
-    let all: Vec<At<'_>> = tolerations.items().collect();
-    all.iter().enumerate().filter(|(i, t)| all[..*i].iter().any(|o| same(o.v, t.v))).for_each(|(_, t)| t.duplicate());
+    let mut seen = Seen::default();
+    for toleration in tolerations.items() {
+        let given: Option<Vec<(&String, &Value)>> = toleration.v.as_object().map(|t| t.iter().filter(|(_, v)| !v.is_null()).collect());
+        if !seen.add(given) {
+            toleration.duplicate();
+        }
+    }
 }

@@ -1,10 +1,11 @@
 //! Pods and pod templates.
 
-use super::at::{At, same};
+use super::at::{At, by_name, same};
 use super::container::{self, Pod};
 use super::{annotations, meta, net, scheduling, volumes};
 use crate::field::FieldError;
 use crate::names;
+use crate::seen::Seen;
 use serde_json::Value;
 
 /// A pod template, at its path.
@@ -100,14 +101,13 @@ pub fn spec(s: &At<'_>, pod_name: &str, is_pod: bool) {
     for g in s.at("readinessGates").items() {
         g.at("conditionType").check(names::qualified_name);
     }
-    let mut gates: Vec<&str> = Vec::new();
+    let mut gates = Seen::default();
     for g in s.at("schedulingGates").items() {
         let name = g.at("name").named(g.path.clone());
         name.check(names::qualified_name);
-        if gates.contains(&name.text()) {
+        if !gates.add(name.text()) {
             name.duplicate();
         }
-        gates.push(name.text());
     }
     scheduling::topology_spread(&s.at("topologySpreadConstraints"));
     if host_users.set() && !host_users.yes() {
@@ -171,6 +171,7 @@ fn hostname_override(s: &At<'_>) {
 
 /// Files that environment variables are read from lie in volumes of the pod.
 fn file_keys(s: &At<'_>) {
+    let volumes = by_name(s.at("volumes").items());
     for list in ["initContainers", "containers", "ephemeralContainers"] {
         for c in s.at(list).items() {
             for e in c.at("env").items() {
@@ -179,7 +180,7 @@ fn file_keys(s: &At<'_>) {
                     continue;
                 }
                 let name = file.at("volumeName");
-                match s.at("volumes").items().find(|v| v.at("name").text() == name.text()) {
+                match volumes.get(name.text()) {
                     None => name.not_found(),
                     Some(v) if !v.at("emptyDir").set() => name.invalid("referenced volume must be of type emptyDir"),
                     _ => {}
@@ -198,7 +199,7 @@ fn security_context(at: &At<'_>, spec: &At<'_>) {
             .named(at.path.child("shareProcessNamespace"))
             .invalid("ShareProcessNamespace and HostPID cannot both be enabled");
     }
-    let mut seen: Vec<&str> = Vec::new();
+    let mut seen = Seen::default();
     for s in at.at("sysctls").items() {
         let name = s.at("name");
         let good = |n: &str| {
@@ -212,7 +213,7 @@ fn security_context(at: &At<'_>, spec: &At<'_>) {
             name.required("");
         } else if !good(name.text()) {
             name.invalid("must have at most 253 characters and match regex ^([a-z0-9]([-_a-z0-9]*[a-z0-9])?[\\./])*[a-z0-9]([-_a-z0-9]*[a-z0-9])?$");
-        } else if seen.contains(&name.text()) {
+        } else if !seen.add(name.text()) {
             name.duplicate();
         }
         if spec.at("hostNetwork").yes() && name.text().starts_with("net.") {
@@ -221,7 +222,6 @@ fn security_context(at: &At<'_>, spec: &At<'_>) {
         if spec.at("hostIPC").yes() && (name.text().starts_with("kernel.shm") || name.text().starts_with("kernel.msg") || name.text().starts_with("fs.mqueue.") || name.text() == "kernel.sem") {
             name.invalid("may not be specified when 'hostIPC' is true");
         }
-        seen.push(name.text());
     }
     at.at("fsGroupChangePolicy").one_of_if_set(&["Always", "OnRootMismatch"]);
     container::profile(&at.at("seccompProfile"), "seccomp");
@@ -301,9 +301,10 @@ pub fn update(pod: &At<'_>, old: &At<'_>) {
         _ => {}
     }
     only_added_tolerations(&s.at("tolerations"), &o.at("tolerations"));
+    let gates: Seen<&str> = o.at("schedulingGates").items().map(|g| g.at("name").text()).collect();
     for g in s.at("schedulingGates").items() {
         let name = g.at("name");
-        if !o.at("schedulingGates").items().any(|x| x.at("name").text() == name.text()) {
+        if !gates.has(&name.text()) {
             name.forbidden(format!("only deletion is allowed, but found new scheduling gate '{}'", name.text()));
         }
     }
@@ -378,11 +379,12 @@ fn only_added_tolerations(new: &At<'_>, old: &At<'_>) {
     let bare = |v: &Value| {
         let mut v = v.clone();
         if let Some(m) = v.as_object_mut() {
-            m.remove("tolerationSeconds");
+            m.retain(|k, v| k != "tolerationSeconds" && !v.is_null());
         }
         v
     };
-    if old.items().any(|o| !new.items().any(|n| same(&bare(n.v), &bare(o.v)))) {
+    let kept: Seen<Value> = new.items().map(|n| bare(n.v)).collect();
+    if old.items().any(|o| !kept.has(&bare(o.v))) {
         new.forbidden("existing toleration can not be modified except its tolerationSeconds");
     } else {
         scheduling::tolerations(new);
@@ -400,9 +402,10 @@ pub fn update_ephemeral(pod: &At<'_>, old: &At<'_>) {
     whole_spec(pod, Some(old));
     annotations::of_pod_changed(pod, old);
     let list = pod.at("spec").at("ephemeralContainers");
+    let kept = by_name(list.items());
     for o in old.at("spec").at("ephemeralContainers").items() {
         let name = o.at("name").text();
-        match list.items().find(|n| n.at("name").text() == name) {
+        match kept.get(name) {
             None => list.forbidden(format!("existing ephemeral containers {} may not be removed\n", crate::field::go_quote(name))),
             Some(n) if !same(n.v, o.v) => {
                 list.forbidden(format!("existing ephemeral containers {} may not be changed\n", crate::field::go_quote(name)));
@@ -512,7 +515,7 @@ pub fn update_status(pod: &At<'_>, old: &At<'_>) {
         if let Some(first) = first.filter(|ip| list == "hostIPs" && ip.text() != s.at("hostIP").text()) {
             first.invalid_as(first.text(), "must be equal to `hostIP`");
         }
-        let was: Vec<&str> = before.items().map(|i| i.at("ip").text()).collect();
+        let was: Seen<&str> = before.items().map(|i| i.at("ip").text()).collect();
         let mut ips = Vec::new();
         for i in all.items() {
             ips.extend(net::new_ip(&i.at("ip").named(i.path.clone()), &was));
@@ -532,16 +535,16 @@ pub fn update_status(pod: &At<'_>, old: &At<'_>) {
 
 /// What became of the device claims of a pod.
 fn claim_statuses(status: &At<'_>, spec: &At<'_>) {
-    let mut seen: Vec<&str> = Vec::new();
+    let claims: Seen<&str> = spec.at("resourceClaims").items().map(|c| c.at("name").text()).collect();
+    let mut seen = Seen::default();
     for c in status.at("resourceClaimStatuses").items() {
         let name = c.at("name");
-        if !spec.at("resourceClaims").items().any(|p| p.at("name").text() == name.text()) {
+        if !claims.has(&name.text()) {
             name.invalid_as(name.text(), "must match the name of an entry in `spec.resourceClaims`");
         }
-        if seen.contains(&name.text()) {
+        if !seen.add(name.text()) {
             name.duplicate();
         }
-        seen.push(name.text());
         if c.at("resourceClaimName").set() {
             c.at("resourceClaimName").check(names::dns1123_subdomain);
         }
@@ -554,11 +557,11 @@ fn claim_statuses(status: &At<'_>, spec: &At<'_>) {
     if mappings.is_empty() {
         mappings.required("at least one request mapping is required");
     }
-    let mut seen: Vec<[&str; 3]> = Vec::new();
+    let containers = by_name(spec.at("containers").items().chain(spec.at("initContainers").items()));
+    let mut seen = Seen::default();
     for m in mappings.items() {
         let [container, resource, request] = ["containerName", "resourceName", "requestName"].map(|k| m.at(k));
-        let of = spec.at("containers").items().chain(spec.at("initContainers").items()).find(|c| c.at("name").text() == container.text());
-        match of {
+        match containers.get(container.text()) {
             None => container.invalid_as(container.text(), "must match the name of an entry in spec.initContainers.name or spec.containers.name"),
             Some(c) if !c.down(&["resources", "requests"]).v.get(resource.text()).is_some_and(|q| !q.is_null()) => resource.invalid_as(
                 resource.text(),
@@ -568,10 +571,9 @@ fn claim_statuses(status: &At<'_>, spec: &At<'_>) {
         }
         request.named(extended.path.child("requestName")).check(names::dns1123_label);
         let key = [container.text(), resource.text(), request.text()];
-        if seen.contains(&key) {
+        if !seen.add(key) {
             [&container, &resource, &request].iter().for_each(|a| a.duplicate());
         }
-        seen.push(key);
     }
     match extended.at("resourceClaimName").filled() {
         None => extended.at("resourceClaimName").required(""),
@@ -581,16 +583,18 @@ fn claim_statuses(status: &At<'_>, spec: &At<'_>) {
 
 /// The health of devices is told of what the containers asked for.
 fn allocated_resources(statuses: &At<'_>, containers: &At<'_>) {
+    let claimed = |c: At<'_>| {
+        let request = c.at("request").filled().map(|r| format!("/{r}")).unwrap_or_default();
+        format!("claim:{}{request}", c.at("name").text())
+    };
+    let containers = by_name(containers.items());
     for s in statuses.items() {
-        let Some(container) = containers.items().find(|c| c.at("name").text() == s.at("name").text()) else { continue };
+        let Some(container) = containers.get(s.at("name").text()) else { continue };
+        let claims: Seen<String> = container.down(&["resources", "claims"]).items().map(claimed).collect();
         for r in s.at("allocatedResourcesStatus").items() {
             let name = r.at("name");
-            let claimed = |c: At<'_>| {
-                let request = c.at("request").filled().map(|r| format!("/{r}")).unwrap_or_default();
-                format!("claim:{}{request}", c.at("name").text()) == name.text()
-            };
             if name.text().starts_with("claim:") {
-                if !container.down(&["resources", "claims"]).items().any(claimed) {
+                if !claims.has(&name.text().to_owned()) {
                     name.invalid("must match one of the container's resource claims in a format 'claim:<claimName>/<request>' or 'claim:<claimName>' if request is empty");
                 }
             } else if !container.down(&["resources", "requests"]).v.get(name.text()).is_some_and(|q| !q.is_null()) {
@@ -604,11 +608,11 @@ fn allocated_resources(statuses: &At<'_>, containers: &At<'_>) {
 fn container_transitions(new: &At<'_>, old: &At<'_>, spec: &At<'_>) {
     let restart = spec.at("restartPolicy").text();
     // a container with a policy of its own may be restarted all the same
-    let own = |n: &str| spec.at("containers").items().any(|c| c.at("name").text() == n && c.at("restartPolicy").set());
+    let own: Seen<&str> = spec.at("containers").items().filter(|c| c.at("restartPolicy").set()).map(|c| c.at("name").text()).collect();
     if restart == "Always" {
         return;
     }
-    for o in old.items().filter(|o| !own(o.at("name").text())) {
+    for o in old.items().filter(|o| !own.has(&o.at("name").text())) {
         let end = o.down(&["state", "terminated"]);
         if !end.set() || end.at("exitCode").int_or(0) != 0 && restart == "OnFailure" {
             continue;

@@ -4,6 +4,8 @@ use super::at::At;
 use super::meta::label_selector;
 use crate::field::FieldError;
 use crate::names;
+use crate::seen::Seen;
+use std::collections::HashMap;
 
 const EFFECTS: &[&str] = &["NoSchedule", "PreferNoSchedule", "NoExecute"];
 
@@ -116,9 +118,9 @@ fn match_label_keys(at: &At<'_>, fields: &[&str]) {
             keys.items().for_each(|k| k.check(names::qualified_name));
         }
     }
-    let other = at.at("mismatchLabelKeys");
+    let other: Seen<&str> = at.at("mismatchLabelKeys").items().map(|k| k.text()).collect();
     for k in at.at("matchLabelKeys").items() {
-        if other.items().any(|o| o.text() == k.text()) {
+        if other.has(&k.text()) {
             k.invalid("exists in both matchLabelKeys and mismatchLabelKeys");
         }
     }
@@ -159,7 +161,7 @@ pub fn tolerations(at: &At<'_>) {
 
 /// Taints of a node.
 pub fn taints(at: &At<'_>) {
-    let mut seen: Vec<(&str, &str)> = Vec::new();
+    let mut seen = Seen::default();
     for t in at.items() {
         let (key, value, effect) = (t.at("key"), t.at("value"), t.at("effect"));
         for m in names::qualified_name(key.text()) {
@@ -171,19 +173,22 @@ pub fn taints(at: &At<'_>) {
         }
         effect.one_of(EFFECTS);
         let id = (key.text(), effect.text());
-        if seen.contains(&id) {
+        if !seen.add(id) {
             let mut e = FieldError::duplicate(&t.path, t.v.clone());
             e.detail = "taints must be unique by key and effect pair".to_owned();
             t.push(e);
         }
-        seen.push(id);
     }
 }
 
 /// How pods are spread.
 pub fn topology_spread(at: &At<'_>) {
-    let all: Vec<At<'_>> = at.items().collect();
-    for (i, c) in all.iter().enumerate() {
+    fn id<'a>(c: &At<'a>) -> (&'a str, &'a str) {
+        (c.at("topologyKey").text(), c.at("whenUnsatisfiable").text())
+    }
+    let mut left: HashMap<(&str, &str), usize> = HashMap::new();
+    at.items().for_each(|c| *left.entry(id(&c)).or_default() += 1);
+    for c in at.items() {
         let skew = c.at("maxSkew");
         if skew.int_or(0) <= 0 {
             skew.invalid_as(skew.int_or(0), "must be greater than zero");
@@ -196,9 +201,10 @@ pub fn topology_spread(at: &At<'_>) {
             let valid = ["DoNotSchedule", "ScheduleAnyway"];
             c.push(FieldError::not_supported(&action.path, action.text(), &valid));
         }
-        let id = |c: &At<'_>| (c.at("topologyKey").text().to_owned(), c.at("whenUnsatisfiable").text().to_owned());
-        if all[i + 1..].iter().any(|o| id(o) == id(c)) {
-            let (k, w) = id(c);
+        let times = left.entry(id(&c)).or_default();
+        *times -= 1;
+        if *times > 0 {
+            let (k, w) = id(&c);
             c.push(FieldError::duplicate(&c.path.child("{topologyKey, whenUnsatisfiable}"), format!("{{{k}, {w}}}")));
         }
         let domains = c.at("minDomains");
@@ -213,7 +219,7 @@ pub fn topology_spread(at: &At<'_>) {
         for k in ["nodeAffinityPolicy", "nodeTaintsPolicy"] {
             c.at(k).one_of_if_set(&["Honor", "Ignore"]);
         }
-        match_label_keys(c, &["matchLabelKeys"]);
+        match_label_keys(&c, &["matchLabelKeys"]);
         label_selector(&c.at("labelSelector"));
     }
 }

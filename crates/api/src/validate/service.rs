@@ -5,6 +5,7 @@ use super::container::{PROTOCOLS, port};
 use super::{meta, net};
 use crate::field::FieldError;
 use crate::names;
+use crate::seen::Seen;
 use serde_json::Value;
 
 fn headless(spec: &At<'_>) -> bool {
@@ -50,7 +51,7 @@ pub fn service(svc: &At<'_>, old: Option<&At<'_>>) {
         }
         _ => {}
     }
-    let mut seen: Vec<&str> = Vec::new();
+    let mut seen = Seen::default();
     for p in ports.items() {
         let name = p.at("name");
         match name.filled() {
@@ -58,10 +59,9 @@ pub fn service(svc: &At<'_>, old: Option<&At<'_>>) {
             None => {}
             Some(n) => {
                 name.check(names::dns1123_label);
-                if seen.contains(&n) {
+                if !seen.add(n) {
                     name.duplicate();
                 }
-                seen.push(n);
             }
         }
         for m in names::port_number(p.at("port").int_or(0)) {
@@ -79,14 +79,14 @@ pub fn service(svc: &At<'_>, old: Option<&At<'_>>) {
         addresses(&spec, old.map(|o| o.at("spec")).as_ref());
     }
     let was = old.map(|o| o.down(&["spec", "externalIPs"]));
-    let was: Vec<&str> = was.iter().flat_map(|b| b.items()).map(|i| i.text()).collect();
+    let was: Seen<&str> = was.iter().flat_map(|b| b.items()).map(|i| i.text()).collect();
     for e in spec.at("externalIPs").items() {
         if let Some(ip) = net::new_ip(&e, &was) {
             net::endpoint_ip(&e, ip);
         }
     }
     kind.one_of(&["ClusterIP", "ExternalName", "LoadBalancer", "NodePort"]);
-    let (mut node_ports, mut own_ports): (Vec<_>, Vec<_>) = (Vec::new(), Vec::new());
+    let (mut node_ports, mut own_ports) = (Seen::default(), Seen::default());
     for p in ports.items() {
         let node = p.at("nodePort");
         let number = node.int_or(0);
@@ -95,17 +95,15 @@ pub fn service(svc: &At<'_>, old: Option<&At<'_>>) {
                 node.forbidden("may not be used when `type` is 'ClusterIP'");
             }
             let id = (p.at("protocol").text(), number);
-            if node_ports.contains(&id) {
+            if !node_ports.add(id) {
                 node.duplicate();
             }
-            node_ports.push(id);
         }
         let id = (p.at("protocol").text(), p.at("port").int_or(0));
-        if own_ports.contains(&id) {
+        if !own_ports.add(id) {
             let shown = serde_json::json!({"protocol": id.0, "port": id.1});
             p.push(FieldError::duplicate(&p.path, shown));
         }
-        own_ports.push(id);
     }
     load_balancer(&spec, old.map(|o| o.at("spec")).as_ref());
     traffic(&spec, old);
@@ -137,7 +135,7 @@ fn session_affinity(spec: &At<'_>) {
 /// Cluster addresses and their families.
 pub fn addresses(spec: &At<'_>, old: Option<&At<'_>>) {
     let before = old.map(|o| o.at("clusterIPs"));
-    let before: Vec<&str> = before.iter().flat_map(|b| b.items()).map(|i| i.text()).collect();
+    let before: Seen<&str> = before.iter().flat_map(|b| b.items()).map(|i| i.text()).collect();
     let (one, all) = (spec.at("clusterIP"), spec.at("clusterIPs"));
     match one.filled() {
         Some(_) if all.is_empty() => all.required(""),
@@ -145,13 +143,12 @@ pub fn addresses(spec: &At<'_>, old: Option<&At<'_>>) {
         None if !all.is_empty() => all.invalid("must be empty when `clusterIP` is not specified"),
         _ => {}
     }
-    let mut seen: Vec<&str> = Vec::new();
+    let mut seen = Seen::default();
     for f in spec.at("ipFamilies").items() {
         f.one_of_text(&["IPv4", "IPv6"]);
-        if seen.contains(&f.text()) {
+        if !seen.add(f.text()) {
             f.duplicate();
         }
-        seen.push(f.text());
     }
     spec.at("ipFamilyPolicy").one_of_if_set(&["PreferDualStack", "RequireDualStack", "SingleStack"]);
     let mut ips = Vec::new();
@@ -238,7 +235,7 @@ fn load_balancer(spec: &At<'_>, old: Option<&At<'_>>) {
         ranges.forbidden("may only be used when `type` is 'LoadBalancer'");
     }
     let was = old.map(|o| o.at("loadBalancerSourceRanges"));
-    let was: Vec<&str> = was.iter().flat_map(|b| b.items()).map(|i| i.text().trim()).collect();
+    let was: Seen<&str> = was.iter().flat_map(|b| b.items()).map(|i| i.text().trim()).collect();
     // blanks around them were taken from the first
     let plain: Value = ranges.items().map(|r| r.text().trim()).collect();
     At { v: &plain, path: ranges.path.clone(), errs: ranges.errs }.items().for_each(|r| {
@@ -327,14 +324,13 @@ pub fn endpoints(at: &At<'_>) {
 pub fn endpoint_slice(at: &At<'_>) {
     let kind = at.at("addressType");
     kind.one_of(&["FQDN", "IPv4", "IPv6"]);
-    let mut seen: Vec<&str> = Vec::new();
+    let mut seen = Seen::default();
     for p in at.at("ports").items() {
         let name = p.at("name");
         name.check_if_filled(names::dns1123_label);
-        if seen.contains(&name.text()) {
+        if !seen.add(name.text()) {
             name.duplicate();
         }
-        seen.push(name.text());
         if p.at("protocol").set() {
             p.at("protocol").one_of_text(PROTOCOLS);
         } else {
@@ -382,13 +378,12 @@ pub fn endpoint_slice(at: &At<'_>) {
                 all.push(FieldError::too_many(&all.path, all.len(), 8));
                 break;
             }
-            let mut seen: Vec<&str> = Vec::new();
+            let mut seen = Seen::default();
             for h in all.items() {
                 let name = h.at("name");
-                if seen.contains(&name.text()) {
+                if !seen.add(name.text()) {
                     name.duplicate();
                 }
-                seen.push(name.text());
                 name.check(check);
             }
         }
@@ -515,7 +510,7 @@ fn ranges(spec: &At<'_>) -> Vec<String> {
 /// A network policy's spec. Ranges that it had before may be in any form.
 pub fn network_policy(spec: &At<'_>, old: Option<&At<'_>>) {
     let before = old.map(ranges).unwrap_or_default();
-    let before: Vec<&str> = before.iter().map(String::as_str).collect();
+    let before: Seen<&str> = before.iter().map(String::as_str).collect();
     meta::label_selector(&spec.at("podSelector"));
     for (list, peers) in [("ingress", "from"), ("egress", "to")] {
         for rule in spec.at(list).items() {
@@ -560,7 +555,7 @@ fn policy_port(p: &At<'_>) {
     }
 }
 
-fn policy_peer(p: &At<'_>, before: &[&str]) {
+fn policy_peer(p: &At<'_>, before: &Seen<&str>) {
     let block = p.at("ipBlock");
     let mut peers = 0;
     for k in ["podSelector", "namespaceSelector"] {

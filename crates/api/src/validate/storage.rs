@@ -6,7 +6,9 @@ use super::meta::label_selector;
 use super::scheduling::node_selector;
 use crate::names;
 use crate::quantity::Quantity;
+use crate::seen::Seen;
 use serde_json::Value;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 const ACCESS_MODES: &[&str] = &["ReadOnlyMany", "ReadWriteMany", "ReadWriteOnce", "ReadWriteOncePod"];
 const VOLUME_MODES: &[&str] = &["Block", "Filesystem"];
@@ -313,36 +315,31 @@ pub fn storage_class(at: &At<'_>) {
 
 /// Where volumes of a class may be: labels and their values, each combination once.
 fn allowed_topologies(list: &At<'_>) {
-    let mut seen: Vec<Vec<(&str, Vec<&str>)>> = vec![Vec::new(); list.len()];
+    // how often each was there; the empty one counts for every term
+    let mut seen = HashMap::from([(Vec::new(), list.len())]);
     for term in list.items() {
         let all = term.at("matchLabelExpressions");
-        let mut labels: Vec<(&str, Vec<&str>)> = Vec::new();
+        let mut labels: BTreeMap<&str, BTreeSet<&str>> = BTreeMap::new();
         for e in all.items() {
             let (key, values) = (e.at("key"), e.at("values"));
-            let mut of: Vec<&str> = Vec::new();
+            let mut of = Seen::default();
             if values.is_empty() {
                 values.required("");
             }
             for v in values.items() {
-                if of.contains(&v.text()) {
+                if !of.add(v.text()) {
                     v.duplicate();
-                } else {
-                    of.push(v.text());
                 }
             }
-            of.sort_unstable();
+            let of: BTreeSet<&str> = values.items().map(|v| v.text()).collect();
             key.check(names::qualified_name);
-            if labels.iter().any(|(k, _)| *k == key.text()) {
+            if labels.insert(key.text(), of).is_some() {
                 key.duplicate();
             }
-            labels.retain(|(k, _)| *k != key.text());
-            labels.push((key.text(), of));
         }
-        labels.sort();
-        for _ in seen.iter().filter(|s| **s == labels) {
-            all.push(crate::field::FieldError::duplicate(&all.path, ""));
-        }
-        seen.push(labels);
+        let times = seen.entry(labels.into_iter().collect()).or_insert(0);
+        (0..*times).for_each(|_| all.push(crate::field::FieldError::duplicate(&all.path, "")));
+        *times += 1;
     }
 }
 

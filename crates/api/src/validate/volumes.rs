@@ -2,7 +2,9 @@
 
 use super::at::At;
 use crate::names;
+use crate::seen::Seen;
 use serde_json::Value;
+use std::collections::HashMap;
 
 const MODE: &str = "must be a number between 0 and 0777 (octal), both inclusive";
 
@@ -74,7 +76,7 @@ fn downward_file(at: &At<'_>) {
 
 fn projected(at: &At<'_>) {
     mode(&at.at("defaultMode"));
-    let mut paths: Vec<&str> = Vec::new();
+    let mut paths = Seen::default();
     for s in at.at("sources").items() {
         let mut count = 0;
         for kind in ["secret", "configMap"] {
@@ -87,10 +89,9 @@ fn projected(at: &At<'_>) {
             for item in p.at("items").items() {
                 key_to_path(&item);
                 if let Some(path) = item.at("path").filled() {
-                    if paths.contains(&path) {
+                    if !paths.add(path) {
                         at.invalid_as(p.at("name").text(), "conflicting duplicate paths");
                     }
-                    paths.push(path);
                 }
             }
         }
@@ -100,10 +101,9 @@ fn projected(at: &At<'_>) {
             for file in downward.at("items").items() {
                 downward_file(&file.named(downward.path.clone()));
                 if let Some(path) = file.at("path").filled() {
-                    if paths.contains(&path) {
+                    if !paths.add(path) {
                         at.invalid_as(path, "conflicting duplicate paths");
                     }
-                    paths.push(path);
                 }
             }
         }
@@ -205,8 +205,9 @@ pub fn source(volume: &At<'_>, kind: &str) {
 }
 
 /// Checks volumes and answers the good ones by name.
-pub fn volumes<'a>(at: &At<'a>, pod_name: &str) -> Vec<(&'a str, &'a Value)> {
-    let mut good: Vec<(&str, &Value)> = Vec::new();
+pub fn volumes<'a>(at: &At<'a>, pod_name: &str) -> HashMap<&'a str, &'a Value> {
+    let mut good = HashMap::new();
+    let made: Seen<String> = at.items().filter(|v| v.at("ephemeral").set()).map(|v| format!("{pod_name}-{}", v.at("name").text())).collect();
     for v in at.items() {
         let before = v.errs.borrow().len();
         let mut found = false;
@@ -232,47 +233,48 @@ pub fn volumes<'a>(at: &At<'a>, pod_name: &str) -> Vec<(&'a str, &'a Value)> {
             None => name.required(""),
             Some(_) => name.check(names::dns1123_label),
         }
-        if good.iter().any(|(n, _)| *n == name.text()) {
+        if good.contains_key(name.text()) {
             name.duplicate();
         }
         if !pod_name.is_empty() && v.at("persistentVolumeClaim").set() {
             let claim = v.at("persistentVolumeClaim").at("claimName");
-            let made = at.items().any(|o| o.at("ephemeral").set() && format!("{pod_name}-{}", o.at("name").text()) == claim.text());
-            if made {
+            if made.has(&claim.text().to_owned()) {
                 claim.invalid("must not reference a PVC that gets created for an ephemeral volume");
             }
         }
         if v.errs.borrow().len() == before {
-            good.push((name.text(), v.v));
+            good.insert(name.text(), v.v);
         }
     }
     good
 }
 
 /// Mounts of a container.
-pub fn mounts(container: &At<'_>, volumes: &[(&str, &Value)]) {
+pub fn mounts<'a>(container: &At<'a>, volumes: &HashMap<&str, &Value>) {
     let at = container.at("volumeMounts");
     let devices = container.at("volumeDevices");
-    let mut seen: Vec<&str> = Vec::new();
+    let all = |list: &At<'a>, field: &str| -> Seen<&'a str> { list.items().map(|i| i.at(field).text()).collect() };
+    let (device_names, device_paths) = (all(&devices, "name"), all(&devices, "devicePath"));
+    let (mount_names, mount_paths) = (all(&at, "name"), all(&at, "mountPath"));
+    let mut seen = Seen::default();
     for m in at.items() {
         let (name, path) = (m.at("name"), m.at("mountPath"));
         if name.filled().is_none() {
             name.required("");
         }
-        if !volumes.iter().any(|(n, _)| *n == name.text()) {
+        if !volumes.contains_key(name.text()) {
             name.with(&m.v["name"], name.path.clone()).not_found();
         }
         if path.filled().is_none() {
             path.required("");
         }
-        if seen.contains(&path.text()) {
+        if !seen.add(path.text()) {
             path.invalid("must be unique");
         }
-        seen.push(path.text());
-        if devices.items().any(|d| d.at("name").text() == name.text()) {
+        if device_names.has(&name.text()) {
             name.invalid("must not already exist in volumeDevices");
         }
-        if devices.items().any(|d| d.at("devicePath").text() == path.text()) {
+        if device_paths.has(&path.text()) {
             path.invalid("must not already exist as a path in volumeDevices");
         }
         // reported at the list, as upstream does
@@ -307,20 +309,18 @@ pub fn mounts(container: &At<'_>, volumes: &[(&str, &Value)]) {
             _ => recursive.one_of_if_set(&["Disabled", "Enabled", "IfPossible"]),
         }
     }
-    let mut names_seen: Vec<&str> = Vec::new();
-    let mut paths_seen: Vec<&str> = Vec::new();
+    let (mut names_seen, mut paths_seen) = (Seen::default(), Seen::default());
     for d in devices.items() {
         let (name, path) = (d.at("name"), d.at("devicePath"));
-        let volume = volumes.iter().find(|(n, _)| *n == name.text());
-        if name.filled().is_none() {
+                if name.filled().is_none() {
             name.required("");
         }
-        if names_seen.contains(&name.text()) {
+        if !names_seen.add(name.text()) {
             name.invalid("must be unique");
         }
-        match volume {
+        match volumes.get(name.text()) {
             None => name.not_found(),
-            Some((_, v)) if v.get("persistentVolumeClaim").is_none() && v.get("ephemeral").is_none() => {
+            Some(v) if v.get("persistentVolumeClaim").is_none() && v.get("ephemeral").is_none() => {
                 name.invalid("can only use volume source type of PersistentVolumeClaim or Ephemeral for block mode");
             }
             _ => {}
@@ -328,20 +328,19 @@ pub fn mounts(container: &At<'_>, volumes: &[(&str, &Value)]) {
         if path.filled().is_none() {
             path.required("");
         }
-        if paths_seen.contains(&path.text()) {
+        if paths_seen.has(&path.text()) {
             path.invalid("must be unique");
         }
         if path.text().split('/').any(|p| p == "..") {
             path.invalid("can not contain backsteps ('..')");
         } else {
-            paths_seen.push(path.text());
+            paths_seen.add(path.text());
         }
-        if at.items().any(|m| m.at("name").text() == name.text()) {
+        if mount_names.has(&name.text()) {
             name.invalid("must not already exist in volumeMounts");
         }
-        if at.items().any(|m| m.at("mountPath").text() == path.text()) {
+        if mount_paths.has(&path.text()) {
             path.invalid("must not already exist as a path in volumeMounts");
         }
-        names_seen.push(name.text());
     }
 }

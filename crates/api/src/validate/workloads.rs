@@ -7,6 +7,7 @@ use super::meta::{
 };
 use super::pod;
 use crate::names;
+use crate::seen::Seen;
 use crate::selector::Labels;
 use serde_json::Value;
 
@@ -218,7 +219,8 @@ fn with_claim_volumes(template: &Value, claims: &Value) -> Value {
     }
     if let Some(spec) = t.get_mut("spec").and_then(Value::as_object_mut) {
         let own = spec.get("volumes").and_then(Value::as_array).cloned().unwrap_or_default();
-        let own = own.into_iter().filter(|v| v.get("name").is_none_or(|n| !names.contains(&n)));
+        let claimed: Seen<&Value> = names.iter().copied().collect();
+        let own = own.into_iter().filter(|v| v.get("name").is_none_or(|n| !claimed.has(&n)));
         let made = names.iter().map(|n| serde_json::json!({"name": n, "persistentVolumeClaim": {"claimName": n}}));
         let all: Value = made.chain(own).collect();
         spec.insert("volumes".to_owned(), all);

@@ -13,9 +13,61 @@ use crate::names;
 use crate::quantity::Quantity;
 use crate::resources::Resource;
 
+/// Most characters of all warnings of a request that are sent together.
+const MOST: usize = 4096;
+/// Most characters of each, where they are more together.
+const MOST_OF_ONE: usize = 256;
+
+/// What a request is warned of, each once. What could not be sent any more is not kept.
+#[derive(Clone, Debug, Default)]
+pub struct Warnings {
+    all: Vec<String>,
+    /// Characters of all, if each is cut.
+    length: usize,
+}
+
+impl Warnings {
+    pub fn push(&mut self, text: String) {
+        if !self.is_full() && !self.all.contains(&text) {
+            self.length += text.chars().take(MOST_OF_ONE).count();
+            self.all.push(text);
+        }
+    }
+
+    pub fn extend(&mut self, texts: impl IntoIterator<Item = String>) {
+        for text in texts {
+            if self.is_full() {
+                break;
+            }
+            self.push(text);
+        }
+    }
+
+    /// Whether nothing more would be sent.
+    pub fn is_full(&self) -> bool {
+        self.length >= MOST
+    }
+
+    pub fn all(&self) -> &[String] {
+        &self.all
+    }
+
+    pub fn into_all(self) -> Vec<String> {
+        self.all
+    }
+
+    /// What is sent: where they are too long together, each is cut, and those that still do not fit are left out.
+    pub fn sent(self) -> Vec<String> {
+        if self.all.iter().map(|text| text.chars().count()).sum::<usize>() <= MOST {
+            return self.all;
+        }
+        self.all.iter().map(|text| text.chars().take(MOST_OF_ONE).collect()).collect()
+    }
+}
+
 /// The warnings of a new or changed object.
-pub fn of(resource: &Resource, new: &Value, old: Option<&Value>) -> Vec<String> {
-    let mut out = Vec::new();
+pub fn of(resource: &Resource, new: &Value, old: Option<&Value>) -> Warnings {
+    let mut out = Warnings::default();
     if old.is_none() {
         hostname(resource, new, &mut out);
     }
@@ -71,8 +123,8 @@ pub fn of(resource: &Resource, new: &Value, old: Option<&Value>) -> Vec<String> 
 }
 
 /// The warnings of an object whose status is written.
-pub fn of_status(resource: &Resource, new: &Value) -> Vec<String> {
-    let mut out = Vec::new();
+pub fn of_status(resource: &Resource, new: &Value) -> Warnings {
+    let mut out = Warnings::default();
     match (resource.group, resource.kind) {
         ("", "Pod") => {
             for key in ["podIPs", "hostIPs"] {
@@ -86,7 +138,7 @@ pub fn of_status(resource: &Resource, new: &Value) -> Vec<String> {
 }
 
 /// Names of pods become names of hosts.
-fn hostname(resource: &Resource, new: &Value, out: &mut Vec<String>) {
+fn hostname(resource: &Resource, new: &Value, out: &mut Warnings) {
     let what = match (resource.group, resource.kind) {
         ("", "Pod") => "the Pod's hostname",
         ("", "ReplicationController") | ("apps", "ReplicaSet" | "Deployment") | ("batch", "Job" | "CronJob") => "Pod names and hostnames",
@@ -111,7 +163,7 @@ fn annotation(object: &Value, key: &str) -> bool {
 }
 
 /// Fractions of a byte.
-fn whole_bytes(amounts: &Value, path: &Path, resource: &str, out: &mut Vec<String>) {
+fn whole_bytes(amounts: &Value, path: &Path, resource: &str, out: &mut Warnings) {
     let Some(amount) = amounts.get(resource).and_then(|v| Quantity::from_value(v).ok()) else { return };
     if amount.milli_value() % 1000 != 0 {
         out.push(format!("{}: fractional byte value {} is invalid, must be an integer", path.key(resource), go_quote(&amount.canonical())));
@@ -119,7 +171,7 @@ fn whole_bytes(amounts: &Value, path: &Path, resource: &str, out: &mut Vec<Strin
 }
 
 /// What makes pods of a template, which is looked at when it is new or may have changed.
-fn workload(resource: &Resource, new: &Value, old: Option<&Value>, out: &mut Vec<String>) {
+fn workload(resource: &Resource, new: &Value, old: Option<&Value>, out: &mut Warnings) {
     let template: &[&str] = match resource.kind {
         "PodTemplate" => &["template"],
         "CronJob" => &["spec", "jobTemplate", "spec", "template"],
@@ -155,7 +207,7 @@ fn workload(resource: &Resource, new: &Value, old: Option<&Value>, out: &mut Vec
 }
 
 /// Indexed jobs that are too large for all their failures to be told.
-fn many_indexes(new: &Value, at: &[&str], out: &mut Vec<String>) {
+fn many_indexes(new: &Value, at: &[&str], out: &mut Warnings) {
     let spec = at.iter().fold(new, |v, n| &v[n]);
     let more = |key: &str, than: i64| spec[key].as_i64().is_some_and(|n| n > than);
     if text(spec, "completionMode") == "Indexed" && more("completions", 100_000) && more("parallelism", 10_000) {
@@ -164,7 +216,7 @@ fn many_indexes(new: &Value, at: &[&str], out: &mut Vec<String>) {
     }
 }
 
-fn service(service: &Value, out: &mut Vec<String>) {
+fn service(service: &Value, out: &mut Warnings) {
     let spec = &service["spec"];
     if annotation(service, "service.kubernetes.io/topology-aware-hints") {
         out.push("annotation service.kubernetes.io/topology-aware-hints is deprecated, please use service.kubernetes.io/topology-mode instead".into());
@@ -204,7 +256,7 @@ fn service(service: &Value, out: &mut Vec<String>) {
     }
 }
 
-fn node(spec: &Value, out: &mut Vec<String>) {
+fn node(spec: &Value, out: &mut Warnings) {
     if !spec["configSource"].is_null() {
         out.push("spec.configSource: the feature is removed".into());
     }
@@ -215,7 +267,7 @@ fn node(spec: &Value, out: &mut Vec<String>) {
 }
 
 /// Requests that may be more than the limits.
-fn quota(hard: &Value, out: &mut Vec<String>) {
+fn quota(hard: &Value, out: &mut Warnings) {
     for name in ["cpu", "memory", "storage", "ephemeral-storage"] {
         let (request, limit) = (format!("requests.{name}"), format!("limits.{name}"));
         let request = if matches!(name, "cpu" | "memory") && hard.get(&request).is_none() { name } else { &request };
@@ -232,7 +284,7 @@ fn managed_by<'a>(object: &'a Value, label: &str) -> &'a str {
     text(&object["metadata"]["labels"], label)
 }
 
-fn endpoints(endpoints: &Value, out: &mut Vec<String>) {
+fn endpoints(endpoints: &Value, out: &mut Warnings) {
     if managed_by(endpoints, "endpoints.kubernetes.io/managed-by") == "endpoint-controller" {
         return;
     }
@@ -244,7 +296,7 @@ fn endpoints(endpoints: &Value, out: &mut Vec<String>) {
     }
 }
 
-fn slice(slice: &Value, new: bool, out: &mut Vec<String>) {
+fn slice(slice: &Value, new: bool, out: &mut Warnings) {
     if new && text(slice, "addressType") == "FQDN" {
         out.push("spec.addressType: FQDN endpoints are deprecated".into());
     }
@@ -256,7 +308,7 @@ fn slice(slice: &Value, new: bool, out: &mut Vec<String>) {
     }
 }
 
-fn policy(spec: &Value, out: &mut Vec<String>) {
+fn policy(spec: &Value, out: &mut Warnings) {
     for (rules, peers) in [("ingress", "from"), ("egress", "to")] {
         for (i, rule) in list(spec, rules).iter().enumerate() {
             for (j, peer) in list(rule, peers).iter().enumerate() {
@@ -265,5 +317,23 @@ fn policy(spec: &Value, out: &mut Vec<String>) {
                 net::cidrs(&block["except"], &at.child("except"), out);
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn long_warnings_are_cut() {
+        let of = |texts: Vec<String>| {
+            let mut warnings = Warnings::default();
+            warnings.extend(texts);
+            warnings.sent()
+        };
+        let few = vec!["a".repeat(4000), "b".repeat(96)];
+        assert_eq!(of(few.iter().cloned().chain(few.clone()).collect()), few, "each once");
+        let sent = of((0..1000).map(|i| format!("{i}{}", "é".repeat(300))).collect());
+        assert!(sent.len() == 16 && sent.iter().all(|w| w.chars().count() == 256));
     }
 }

@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use super::{list, text};
+use super::{Warnings, list, text};
 use crate::field::Path;
 use crate::names;
 
@@ -28,14 +28,14 @@ pub(super) fn old_labels(labels: &Value) -> impl Iterator<Item = (&String, &'sta
 }
 
 /// The terms of a node selector.
-pub(super) fn selector(selector: &Value, path: &Path, out: &mut Vec<String>) {
+pub(super) fn selector(selector: &Value, path: &Path, out: &mut Warnings) {
     for (i, t) in list(selector, "nodeSelectorTerms").iter().enumerate() {
         term(t, false, &path.child("nodeSelectorTerms").index(i), out);
     }
 }
 
 /// The expressions of a term or selector; with `values`, also that these can be no values of labels.
-pub(super) fn term(term: &Value, values: bool, path: &Path, out: &mut Vec<String>) {
+pub(super) fn term(term: &Value, values: bool, path: &Path, out: &mut Warnings) {
     for (i, e) in list(term, "matchExpressions").iter().enumerate() {
         let (at, key) = (path.child("matchExpressions").index(i), text(e, "key"));
         if let Some(why) = old_label(key) {

@@ -1,17 +1,17 @@
 //! Pods and templates of pods.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use serde_json::Value;
 
 use super::nodes::{self, old_label};
 use super::storage::claim;
-use super::{list, net, text, whole_bytes};
+use super::{Warnings, list, net, text, whole_bytes};
 use crate::field::{Path, go_quote};
 use crate::{apparmor, seccomp};
 
 /// A pod or a template, at its path.
-pub(super) fn pod(pod: &Value, at: &Path, template: bool, out: &mut Vec<String>) {
+pub(super) fn pod(pod: &Value, at: &Path, template: bool, out: &mut Warnings) {
     let (spec, path) = (&pod["spec"], at.child("spec"));
     for (key, why) in nodes::old_labels(&spec["nodeSelector"]) {
         out.push(format!("{}: {why}", path.child("nodeSelector").key(key)));
@@ -65,7 +65,7 @@ pub(super) fn pod(pod: &Value, at: &Path, template: bool, out: &mut Vec<String>)
     net::ips_of(&spec["hostAliases"], &path.child("hostAliases"), out);
 }
 
-fn node_affinity(affinity: &Value, path: &Path, out: &mut Vec<String>) {
+fn node_affinity(affinity: &Value, path: &Path, out: &mut Warnings) {
     let (required, preferred) = ("requiredDuringSchedulingIgnoredDuringExecution", "preferredDuringSchedulingIgnoredDuringExecution");
     nodes::selector(&affinity[required], &path.child(required), out);
     for (i, weighted) in list(affinity, preferred).iter().enumerate() {
@@ -74,13 +74,13 @@ fn node_affinity(affinity: &Value, path: &Path, out: &mut Vec<String>) {
     }
 }
 
-fn null_selector(term: &Value, path: &Path, out: &mut Vec<String>) {
+fn null_selector(term: &Value, path: &Path, out: &mut Warnings) {
     if term["labelSelector"].is_null() {
         out.push(format!("{}: a null labelSelector results in matching no pod", path.child("labelSelector")));
     }
 }
 
-fn duplicates(items: &[Value], key: &str, path: &Path, out: &mut Vec<String>) {
+fn duplicates(items: &[Value], key: &str, path: &Path, out: &mut Warnings) {
     let mut seen = BTreeSet::new();
     for (i, item) in items.iter().enumerate() {
         if !seen.insert(text(item, key)) {
@@ -89,7 +89,7 @@ fn duplicates(items: &[Value], key: &str, path: &Path, out: &mut Vec<String>) {
     }
 }
 
-fn volumes(spec: &Value, path: &Path, out: &mut Vec<String>) {
+fn volumes(spec: &Value, path: &Path, out: &mut Warnings) {
     const OLD: &[(&str, &str, &str)] = &[
         ("photonPersistentDisk", "photonPersistentDisk", "deprecated in v1.11, non-functional in v1.16+"),
         ("gitRepo", "gitRepo", "deprecated in v1.11, and disabled by default in v1.33+"),
@@ -112,6 +112,7 @@ fn volumes(spec: &Value, path: &Path, out: &mut Vec<String>) {
 }
 
 /// A path of a volume's file, and where it comes from.
+#[derive(PartialEq)]
 struct File<'a> {
     path: &'a str,
     from: String,
@@ -128,7 +129,7 @@ fn files<'a>(source: &'a Value, from: &str) -> Vec<File<'a>> {
 }
 
 /// Files of one volume that lie over or within each other.
-fn overlaps(volume: &Value, out: &mut Vec<String>) {
+fn overlaps(volume: &Value, out: &mut Warnings) {
     let name = go_quote(text(volume, "name"));
     let (map, secret, downward) = (&volume["configMap"], &volume["secret"], &volume["downwardAPI"]);
     for (of, files) in [
@@ -136,9 +137,9 @@ fn overlaps(volume: &Value, out: &mut Vec<String>) {
         (format!("Secret {}", go_quote(text(secret, "secretName"))), files(secret, "")),
         ("DownwardAPI".to_owned(), files(downward, "")),
     ] {
-        within(&format!("volume {name} ({of})"), files, &mut Vec::new(), out);
+        within(&format!("volume {name} ({of})"), files, &mut Tree::default(), out);
     }
-    let mut seen = Vec::new();
+    let mut seen = Tree::default();
     for source in list(&volume["projected"], "sources") {
         if source.as_object().is_none_or(serde_json::Map::is_empty) {
             out.push(format!("volume {name} (Projected) has no sources provided"));
@@ -166,18 +167,58 @@ fn projected(source: &Value) -> Vec<File<'_>> {
     all
 }
 
+/// Files by the parts of their paths.
+#[derive(Default)]
+struct Tree<'a> {
+    files: Vec<File<'a>>,
+    /// What ends at a place, and the places below it. The first is the root.
+    places: Vec<(Vec<usize>, HashMap<&'a str, usize>)>,
+}
+
+impl<'a> Tree<'a> {
+    /// Puts a file in its place. Answers those that are over or within it, as they came.
+    fn add(&mut self, file: File<'a>) -> Vec<usize> {
+        if self.places.is_empty() {
+            self.places.push(Default::default());
+        }
+        let (mut at, mut met) = (0, Vec::new());
+        for part in file.path.split('/') {
+            met.extend(&self.places[at].0);
+            let next = self.places.len();
+            at = *self.places[at].1.entry(part).or_insert(next);
+            if at == next {
+                self.places.push(Default::default());
+            }
+        }
+        let mut open = vec![at];
+        while let Some(place) = open.pop() {
+            met.extend(&self.places[place].0);
+            open.extend(self.places[place].1.values());
+        }
+        met.sort_unstable();
+        // of equal ones the same would be said again
+        if !self.places[at].0.iter().any(|other| self.files[*other] == file) {
+            self.places[at].0.push(self.files.len());
+            self.files.push(file);
+        }
+        met
+    }
+}
+
 /// Tells of files that are over or within those seen before.
-fn within<'a>(of: &str, files: Vec<File<'a>>, seen: &mut Vec<File<'a>>, out: &mut Vec<String>) {
+fn within<'a>(of: &str, files: Vec<File<'a>>, seen: &mut Tree<'a>, out: &mut Warnings) {
     for mut file in files {
         file.path = file.path.trim_end_matches('/');
         if file.path.is_empty() {
             continue;
         }
-        let within = |a: &str, b: &str| a.strip_prefix(b).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'));
-        for other in seen.iter().filter(|o| within(o.path, file.path) || within(file.path, o.path)) {
-            out.push(format!("{of}: overlapping paths: {} with {}", file.shown(), other.shown()));
+        if out.is_full() {
+            return;
         }
-        seen.push(file);
+        let shown = file.shown();
+        for other in seen.add(file) {
+            out.push(format!("{of}: overlapping paths: {shown} with {}", seen.files[other].shown()));
+        }
     }
 }
 
@@ -191,7 +232,7 @@ fn each<'a>(spec: &'a Value, path: &Path) -> Vec<(Path, &'a Value)> {
     lists.into_iter().flat_map(of).collect()
 }
 
-fn containers(pod: &Value, at: &Path, template: bool, out: &mut Vec<String>) {
+fn containers(pod: &Value, at: &Path, template: bool, out: &mut Warnings) {
     let (spec, annotations) = (&pod["spec"], &pod["metadata"]["annotations"]);
     let all = each(spec, &at.child("spec"));
     for (path, c) in &all {
@@ -229,29 +270,64 @@ fn containers(pod: &Value, at: &Path, template: bool, out: &mut Vec<String>) {
     ports(&all, out);
 }
 
-fn ports(containers: &[(Path, &Value)], out: &mut Vec<String>) {
-    let mut by_port: BTreeMap<(i64, &str), Vec<(Path, &Value)>> = BTreeMap::new();
+/// The ports of a number and protocol that were met so far.
+#[derive(Default)]
+struct Same<'a> {
+    places: Vec<Path>,
+    /// Those without a port on the host, those by it, and by it and its address.
+    inside: Vec<usize>,
+    by_host: HashMap<i64, Vec<usize>>,
+    by_address: HashMap<(i64, &'a str), Vec<usize>>,
+}
+
+impl<'a> Same<'a> {
+    /// Those that a port may be mistaken for, in their order, and how.
+    fn like(&self, host: i64, ip: &'a str) -> Vec<(usize, &'static str)> {
+        let equal = self.by_address.get(&(host, ip));
+        let is_equal = |i: &usize| equal.is_some_and(|e| e.binary_search(i).is_ok());
+        let name = |how: &'static str| move |i: usize| (i, how);
+        let mut all: Vec<(usize, &'static str)> = equal.into_iter().flatten().copied().map(name("duplicate")).collect();
+        if host == 0 {
+            all.extend((0..self.places.len()).filter(|i| !is_equal(i)).map(name("overlapping")));
+        } else {
+            all.extend(self.inside.iter().copied().map(name("overlapping")));
+            let ambiguous = if ip.is_empty() { self.by_host.get(&host) } else { self.by_address.get(&(host, "")) };
+            all.extend(ambiguous.into_iter().flatten().copied().filter(|i| !is_equal(i)).map(name("dangerously ambiguous")));
+        }
+        all.sort_unstable();
+        all
+    }
+
+    fn add(&mut self, place: Path, host: i64, ip: &'a str) {
+        let index = self.places.len();
+        self.places.push(place);
+        if host == 0 {
+            self.inside.push(index);
+        }
+        self.by_host.entry(host).or_default().push(index);
+        self.by_address.entry((host, ip)).or_default().push(index);
+    }
+}
+
+fn ports(containers: &[(Path, &Value)], out: &mut Warnings) {
+    let mut by_port: BTreeMap<(i64, &str), Same<'_>> = BTreeMap::new();
     let mut by_name: BTreeMap<&str, Path> = BTreeMap::new();
     let number = |p: &Value, key: &str| p[key].as_i64().unwrap_or(0);
     let every = || containers.iter().flat_map(|(path, c)| list(c, "ports").iter().enumerate().map(|(i, p)| (path.child("ports").index(i), p)));
     for (at, port) in every() {
+        if out.is_full() {
+            return;
+        }
         let (ip, host) = (text(port, "hostIP"), number(port, "hostPort"));
         let (own, protocol) = (number(port, "containerPort"), text(port, "protocol"));
         if !ip.is_empty() && host == 0 {
             out.push(format!("{at}: hostIP set without hostPort: {{Name:{} HostPort:0 ContainerPort:{own} Protocol:{protocol} HostIP:{ip}}}", text(port, "name")));
         }
         let others = by_port.entry((own, protocol)).or_default();
-        for (place, other) in others.iter() {
-            let (other_ip, other_host) = (text(other, "hostIP"), number(other, "hostPort"));
-            let what = match () {
-                () if ip == other_ip && host == other_host => "duplicate",
-                () if host == 0 || other_host == 0 => "overlapping",
-                () if host == other_host && ip.is_empty() != other_ip.is_empty() => "dangerously ambiguous",
-                () => continue,
-            };
-            out.push(format!("{at}: {what} port definition with {place}"));
+        for (other, how) in others.like(host, ip) {
+            out.push(format!("{at}: {how} port definition with {}", others.places[other]));
         }
-        others.push((at, port));
+        others.add(at, host, ip);
     }
     for (at, port) in every().filter(|(_, p)| !text(p, "name").is_empty()) {
         let name = text(port, "name");
@@ -262,4 +338,3 @@ fn ports(containers: &[(Path, &Value)], out: &mut Vec<String>) {
         }
     }
 }
-

@@ -2,24 +2,24 @@
 
 use serde_json::Value;
 
-use super::{annotation, list, nodes, text, whole_bytes};
+use super::{Warnings, annotation, list, nodes, text, whole_bytes};
 use crate::field::Path;
 
-pub(super) fn claim(spec: &Value, path: &Path, out: &mut Vec<String>) {
+pub(super) fn claim(spec: &Value, path: &Path, out: &mut Warnings) {
     for kind in ["requests", "limits"] {
         whole_bytes(&spec["resources"][kind], &path.child("resources").child(kind), "storage", out);
     }
 }
 
 /// The annotation that was a storage class's name.
-pub(super) fn storage_class(object: &Value, out: &mut Vec<String>) {
+pub(super) fn storage_class(object: &Value, out: &mut Warnings) {
     const KEY: &str = "volume.beta.kubernetes.io/storage-class";
     if annotation(object, KEY) {
         out.push(format!("metadata.annotations[{KEY}]: deprecated since v1.8; use \"storageClassName\" attribute instead"));
     }
 }
 
-pub(super) fn volume(volume: &Value, out: &mut Vec<String>) {
+pub(super) fn volume(volume: &Value, out: &mut Warnings) {
     const OLD: &[(&str, &str)] = &[
         ("cephfs", "deprecated in v1.28, non-functional in v1.31+"),
         ("photonPersistentDisk", "deprecated in v1.11, non-functional in v1.16+"),
@@ -43,7 +43,7 @@ pub(super) fn volume(volume: &Value, out: &mut Vec<String>) {
     }
 }
 
-pub(super) fn driver(new: &Value, old: Option<&Value>, out: &mut Vec<String>) {
+pub(super) fn driver(new: &Value, old: Option<&Value>, out: &mut Warnings) {
     let (spec, before) = (&new["spec"], old.map(|o| &o["spec"]["tokenRequests"]));
     if !list(spec, "tokenRequests").is_empty() && spec["serviceAccountTokenInSecrets"].is_null() && before != Some(&spec["tokenRequests"]) {
         out.push(
@@ -52,7 +52,7 @@ pub(super) fn driver(new: &Value, old: Option<&Value>, out: &mut Vec<String>) {
     }
 }
 
-pub(super) fn topologies(topologies: &[Value], out: &mut Vec<String>) {
+pub(super) fn topologies(topologies: &[Value], out: &mut Warnings) {
     for (i, topology) in topologies.iter().enumerate() {
         for (j, e) in list(topology, "matchLabelExpressions").iter().enumerate() {
             if let Some(why) = nodes::old_label(text(e, "key")) {

@@ -2,6 +2,7 @@
 //! which say whether a webhook or policy is meant.
 
 use api::field::{FieldError, Path};
+use api::seen::Seen;
 use apiserver::{AuthzAttributes, Ctx, UserInfo};
 use cel::admission::{NAMESPACE, REQUEST, compile};
 use cel::{AccessRequest, Activation, Authorizer, DeclType, Decision, Env, Program, RUNTIME_BUDGET, Type, Value as Cel};
@@ -157,7 +158,7 @@ pub(super) fn validate(env: &Env, conditions: &Value, at: &Path, errors: &mut Ve
     if conditions.len() > MOST {
         errors.push(FieldError::too_many(at, conditions.len(), MOST));
     }
-    let mut seen = Vec::new();
+    let mut seen = Seen::default();
     for (i, condition) in conditions.iter().enumerate() {
         let at = at.index(i);
         let (name, expression) = (text(condition, "/name"), text(condition, "/expression").trim());
@@ -168,14 +169,13 @@ pub(super) fn validate(env: &Env, conditions: &Value, at: &Path, errors: &mut Ve
         }
         if name.is_empty() {
             errors.push(FieldError::required(&at.child("name"), ""));
-        } else if seen.contains(&name) {
+        } else if !seen.add(name) {
             errors.push(FieldError::duplicate(&at.child("name"), name));
         } else {
             for why in api::names::qualified_name(name) {
                 errors.push(FieldError::invalid(&at.child("name"), name, why));
             }
         }
-        seen.push(name);
     }
 }
 

@@ -16,6 +16,7 @@ pub(crate) use ports::NodePorts;
 
 use std::net::IpAddr;
 
+use api::seen::Seen;
 use serde_json::Value;
 
 use crate::util::{items, number, text, texts};
@@ -28,7 +29,7 @@ pub(crate) fn addresses_of(service: &Value) -> Vec<IpAddr> {
 /// The node ports that a Service holds. One that its TCP and its UDP port share is there once; one that two ports of
 /// the same protocol share, twice.
 pub(crate) fn ports_of(service: &Value) -> Vec<u16> {
-    let mut seen: Vec<(u16, String)> = Vec::new();
+    let (mut numbers, mut seen) = (Seen::default(), Seen::default());
     let mut ports = Vec::new();
     let listed = items(service, "/spec/ports").filter_map(|p| {
         let protocol = if text(p, "/protocol").is_empty() { "TCP" } else { text(p, "/protocol") };
@@ -36,11 +37,10 @@ pub(crate) fn ports_of(service: &Value) -> Vec<u16> {
     });
     let health = number(service, "/spec/healthCheckNodePort").and_then(|n| u16::try_from(n).ok()).filter(|n| *n != 0);
     for (port, protocol) in listed.chain(health.map(|n| (n, "TCP".to_owned()))) {
-        let known = seen.iter().any(|(p, _)| *p == port);
-        if !known || seen.contains(&(port, protocol.clone())) {
+        if !seen.add((port, protocol)) || !numbers.has(&port) {
             ports.push(port);
         }
-        seen.push((port, protocol));
+        numbers.add(port);
     }
     ports
 }

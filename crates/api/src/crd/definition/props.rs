@@ -3,6 +3,7 @@
 use super::{Errors, Options, defaults, keys, validate_structural};
 use crate::crd::{flag, items, text, texts};
 use crate::field::{FieldError, Path};
+use crate::seen::Seen;
 use serde_json::Value;
 
 pub const TYPES: [&str; 6] = ["array", "boolean", "integer", "number", "object", "string"];
@@ -269,7 +270,13 @@ impl Walk<'_> {
             let why = "must be object if parent array's x-kubernetes-list-type is map";
             return errors.push(FieldError::invalid(&at.child("type"), kind, why));
         }
-        for (i, name) in names.iter().enumerate() {
+        // each mistake shows all names: of many the first is told
+        const MANY: usize = 100;
+        let (mut seen, before) = (Seen::default(), errors.len());
+        for name in names {
+            if names.len() > MANY && errors.len() > before {
+                break;
+            }
             match inner.get("properties").and_then(|p| p.get(name)) {
                 Some(property) if matches!(text(property, "/type"), "array" | "object") => {
                     let at = at.child("properties").key(name).child("type");
@@ -278,7 +285,7 @@ impl Walk<'_> {
                 Some(_) => {}
                 None => errors.push(FieldError::invalid(&keys_at, names.to_vec(), "entries must all be names of item properties")),
             }
-            if names[..i].contains(name) {
+            if !seen.add(name) {
                 errors.push(FieldError::invalid(&keys_at, names.to_vec(), "must not contain duplicate entries"));
             }
         }

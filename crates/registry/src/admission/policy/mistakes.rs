@@ -1,6 +1,7 @@
 //! What is wrong with policies and bindings that are being written.
 
 use api::field::{FieldError, Path};
+use api::seen::Seen;
 use cel::admission::compile;
 use cel::{Env, Type};
 use serde_json::Value;
@@ -64,7 +65,7 @@ pub(crate) fn of_validating(policy: &Value, before: Option<&Value>) -> Vec<Field
 
 /// Keys of audit annotations stand behind the policy's name, each once.
 fn annotation_keys(policy: &Value) -> Vec<FieldError> {
-    let (name, mut errors, mut seen) = (text(policy, "/metadata/name"), Vec::new(), Vec::new());
+    let (name, mut errors, mut seen) = (text(policy, "/metadata/name"), Vec::new(), Seen::default());
     for (i, annotation) in items(policy, "/spec/auditAnnotations").enumerate() {
         let at = Path::new("spec").child("auditAnnotations").index(i).child("key");
         let key = text(annotation, "/key");
@@ -74,10 +75,9 @@ fn annotation_keys(policy: &Value) -> Vec<FieldError> {
             let whole = format!("{name}/{key}");
             errors.extend(api::names::qualified_name(&whole).into_iter().map(|why| FieldError::invalid(&at, whole.as_str(), why)));
         }
-        if seen.contains(&key) {
+        if !seen.add(key) {
             errors.push(FieldError::duplicate(&at, key));
         }
-        seen.push(key);
     }
     errors
 }
@@ -155,6 +155,7 @@ fn of_policy(policy: &Value, before: Option<&Value>, mut environments: [Env; 2],
     if before.is_none_or(|b| ["/spec/matchConditions", "/spec/paramKind"].iter().any(|p| b.pointer(p) != policy.pointer(p))) {
         conditions::validate(&environments[0], spec, &at.child("matchConditions"), errors);
     }
+    let known: Seen<&str> = before.into_iter().flat_map(|b| items(b, "/spec/variables")).map(|old| text(old, "/expression")).collect();
     for (i, variable) in items(spec, "/variables").enumerate() {
         let at = at.child("variables").index(i);
         let (name, expression) = (text(variable, "/name"), text(variable, "/expression"));
@@ -168,8 +169,7 @@ fn of_policy(policy: &Value, before: Option<&Value>, mut environments: [Env; 2],
         if expression.trim().is_empty() {
             errors.push(FieldError::required(&at.child("expression"), "expression is not specified"));
         } else if let Err(e) = compiled {
-            let known = before.is_some_and(|b| items(b, "/spec/variables").any(|old| text(old, "/expression") == expression));
-            if !known {
+            if !known.has(&expression) {
                 errors.push(FieldError::invalid(&at.child("expression"), expression, format!("{}{e}", e.prefix())));
             }
         }
@@ -261,10 +261,11 @@ fn actions(binding: &Value, at: &Path, errors: &mut Vec<FieldError>) {
     if actions.is_empty() {
         errors.push(FieldError::required(at, "at least one validation action is required"));
     }
+    let mut seen = Seen::default();
     for (i, action) in actions.iter().enumerate() {
         if !matches!(*action, "Audit" | "Deny" | "Warn") {
             errors.push(FieldError::not_supported(&at.index(i), *action, &["Audit", "Deny", "Warn"]));
-        } else if actions[..i].contains(action) {
+        } else if !seen.add(action) {
             errors.push(FieldError::duplicate(&at.index(i), *action));
         }
     }
