@@ -175,3 +175,26 @@ async fn custom_resources() {
         assert_eq!(post(&c, path, what, &object("example.com/v1", "Thing", rest)).await, expected, "{what}");
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn patches() {
+    let c = cluster().await;
+    let (maps, strategic) = ("/api/v1/namespaces/a/configmaps", "application/strategic-merge-patch+json");
+    let finalizers = |of: &str| many(|i| json!(format!("a.b/{of}{i}")));
+    let mut all = finalizers("c");
+    all.as_array_mut().unwrap().truncate(SIZE / 32);
+    let (code, made) = c.post(&admin(), maps, &json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "x", "finalizers": all}})).await;
+    assert_eq!(code, 201, "{made}");
+    let at = format!("{maps}/x");
+    for (what, patch) in [
+        ("more", json!({"metadata": {"finalizers": finalizers("d")}})),
+        ("order", json!({"metadata": {"$setElementOrder/finalizers": finalizers("c")}})),
+        ("fewer", json!({"metadata": {"$deleteFromPrimitiveList/finalizers": finalizers("c")}})),
+    ] {
+        let (code, answer) = c.patch(&admin(), strategic, &at, &patch).await;
+        assert!(matches!(code, 200 | 413), "{what}: {code} {}", answer["message"]);
+    }
+    // what fits is done, and right
+    let (code, answer) = c.patch(&admin(), strategic, &at, &json!({"metadata": {"$deleteFromPrimitiveList/finalizers": finalizers("c")}})).await;
+    assert!(code == 200 && answer["metadata"]["finalizers"].as_array().is_none_or(|left| left.iter().all(|f| f.as_str().unwrap().starts_with("a.b/d"))), "{code}");
+}

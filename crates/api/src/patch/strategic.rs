@@ -2,9 +2,11 @@
 //! type says so, steered by directives inside the patch (`$patch`,
 //! `$retainKeys`, `$deleteFromPrimitiveList/…`, `$setElementOrder/…`).
 
+use crate::seen::Seen;
 use crate::status::{self, Status};
 use crate::topology::{Node, Strategy};
 use serde_json::{Map, Value};
+use std::collections::HashMap;
 
 const DIRECTIVE: &str = "$patch";
 const RETAIN_KEYS: &str = "$retainKeys";
@@ -139,7 +141,8 @@ fn without_directives(v: Value) -> Option<Value> {
 fn retain_keys(original: &mut Object, patch: &mut Object) -> Result<()> {
     let Some(keep) = patch.remove(RETAIN_KEYS) else { return Ok(()) };
     let keep = keep.as_array().ok_or(BAD_RETAIN_KEYS)?;
-    let kept = |k: &str| keep.iter().any(|v| v == k);
+    let keep: Seen<&str> = keep.iter().filter_map(Value::as_str).collect();
+    let kept = |k: &str| keep.has(&k);
     for (k, v) in patch.iter() {
         if !v.is_null() && !k.starts_with(DELETE_FROM_LIST) && !k.starts_with(ELEMENT_ORDER) && !kept(k) {
             return Err(BAD_RETAIN_KEYS.to_owned());
@@ -234,21 +237,17 @@ fn merge_list(node: Node<'_>, original: Vec<Value>, patch: Vec<Value>, merge_key
     }
     if !maps {
         if deleting {
-            return Ok(original.into_iter().filter(|v| !patch.contains(v)).collect());
+            let gone: Seen<&Value> = patch.iter().collect();
+            return Ok(original.into_iter().filter(|v| !gone.has(&v)).collect());
         }
-        let mut merged: Vec<Value> = Vec::new();
-        for v in original.iter().chain(&patch) {
-            if !merged.contains(v) {
-                merged.push(v.clone());
-            }
-        }
+        let mut seen = Seen::default();
+        let merged = original.iter().chain(&patch).filter(|v| seen.add(*v)).cloned().collect();
         return normalize_order(merged, &patch, &original, "");
     }
     if merge_key.is_empty() {
         return Err("cannot merge lists without merge key for struct".to_owned());
     }
-    let mut merged = original.clone();
-    let mut changes = Vec::new();
+    let (mut changes, mut gone) = (Vec::new(), Seen::default());
     let mut replace = false;
     for item in patch {
         let Value::Object(m) = item else { continue };
@@ -256,8 +255,7 @@ fn merge_list(node: Node<'_>, original: Vec<Value>, patch: Vec<Value>, merge_key
             None => changes.push(m),
             Some(d) => match d.as_str() {
                 Some("delete") => {
-                    let key = m.get(merge_key).ok_or_else(|| no_merge_key(&m, merge_key))?;
-                    merged.retain(|v| v.get(merge_key) != Some(key));
+                    gone.add(m.get(merge_key).ok_or_else(|| no_merge_key(&m, merge_key))?.clone());
                 }
                 Some("replace") => replace = true,
                 Some("merge") => return Err("merging lists cannot yet be specified in the patch".to_owned()),
@@ -268,39 +266,52 @@ fn merge_list(node: Node<'_>, original: Vec<Value>, patch: Vec<Value>, merge_key
     if replace {
         return Ok(changes.into_iter().map(Value::Object).collect());
     }
-    let live = merged.clone();
+    let live: Vec<Value> = original.into_iter().filter(|v| v.get(merge_key).is_none_or(|key| !gone.has(key))).collect();
+    let mut merged = live.clone();
+    let mut places: HashMap<Value, usize> = HashMap::new();
+    for (i, key) in live.iter().enumerate().filter_map(|(i, v)| Some((i, v.get(merge_key)?))) {
+        places.entry(key.clone()).or_insert(i);
+    }
     let mut order = Vec::new();
     for m in changes {
         let key = m.get(merge_key).ok_or_else(|| no_merge_key(&m, merge_key))?.clone();
         order.push(Value::Object(m.clone()));
-        match merged.iter_mut().find(|v| v.get(merge_key) == Some(&key)) {
-            Some(found) => {
-                let old = found.as_object().cloned().unwrap_or_default();
-                *found = Value::Object(merge_map(node, old, m)?);
+        match places.get(&key) {
+            Some(place) => {
+                let old = merged[*place].as_object().cloned().unwrap_or_default();
+                merged[*place] = Value::Object(merge_map(node, old, m)?);
             }
-            None => merged.push(Value::Object(m)),
+            None => {
+                places.insert(key, merged.len());
+                merged.push(Value::Object(m));
+            }
         }
     }
     normalize_order(merged, &order, &live, merge_key)
 }
 
 /// Items named by `order` in that order; the others keep their place among them as in `live`.
-fn normalize_order(items: Vec<Value>, order: &[Value], live: &[Value], merge_key: &str) -> Result<Vec<Value>> {
-    let position = |list: &[Value], item: &Value| -> Option<usize> {
-        let key = identity(item, merge_key).ok()?;
-        list.iter().position(|v| identity(v, merge_key).is_ok_and(|k| k == key))
+fn normalize_order<'a>(items: Vec<Value>, order: &'a [Value], live: &'a [Value], merge_key: &str) -> Result<Vec<Value>> {
+    let places = |list: &'a [Value]| {
+        let mut places: HashMap<&Value, usize> = HashMap::new();
+        for (i, key) in list.iter().enumerate().filter_map(|(i, v)| Some((i, identity(v, merge_key).ok()?))) {
+            places.entry(key).or_insert(i);
+        }
+        places
     };
+    let (order, live) = (places(order), places(live));
+    let position = |places: &HashMap<&Value, usize>, item: &Value| identity(item, merge_key).ok().and_then(|key| places.get(key).copied());
     for i in &items {
         identity(i, merge_key)?;
     }
     let (mut named, mut others): (Vec<Value>, Vec<Value>) =
-        items.into_iter().partition(|v| position(order, v).is_some());
-    named.sort_by_key(|v| position(order, v).unwrap_or(usize::MAX));
-    others.sort_by_key(|v| position(live, v).unwrap_or(usize::MAX));
+        items.into_iter().partition(|v| position(&order, v).is_some());
+    named.sort_by_key(|v| position(&order, v).unwrap_or(usize::MAX));
+    others.sort_by_key(|v| position(&live, v).unwrap_or(usize::MAX));
     let mut out = Vec::with_capacity(named.len() + others.len());
     let (mut named, mut others) = (named.into_iter().peekable(), others.into_iter().peekable());
     while let (Some(n), Some(o)) = (named.peek(), others.peek()) {
-        let before = matches!((position(live, o), position(live, n)), (Some(o), Some(n)) if o < n);
+        let before = matches!((position(&live, o), position(&live, n)), (Some(o), Some(n)) if o < n);
         out.extend(if before { others.next() } else { named.next() });
     }
     out.extend(named);
