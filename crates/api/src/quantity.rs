@@ -1,8 +1,8 @@
 //! `resource.Quantity`: decimal and binary fixed-point numbers with a suffix,
 //! and their normal form.
 //!
-//! Numbers keep 38 significant digits, where upstream's have no bound; a sum
-//! that leaves that range saturates.
+//! Numbers keep 38 significant digits and exponents up to 999,999, where
+//! upstream's have no bound; what leaves that range saturates.
 
 use serde_json::Value;
 use std::cmp::Ordering;
@@ -45,6 +45,8 @@ pub struct Quantity {
 }
 
 const NANO: i32 = -9;
+/// The largest exponent that is told from larger ones; a multiple of three, as those of the normal form are.
+const MAX_EXPONENT: i32 = 999_999;
 
 impl Quantity {
     /// A whole number.
@@ -169,6 +171,7 @@ impl Quantity {
             return format!("{v}{}", NAMES.get(e).unwrap_or(&""));
         }
         let (mut v, mut e) = trim(self.value, self.scale);
+        e = e.min(MAX_EXPONENT);
         while e % 3 != 0 {
             v = times(v, 10);
             e -= 1;
@@ -374,7 +377,7 @@ fn suffix(s: &str) -> Option<(bool, i32, Format)> {
         "Ei" => binary(60),
         _ => {
             let e = s.strip_prefix(['e', 'E'])?.parse::<i64>().ok()?;
-            Some((false, e.clamp(-1_000_000, 1_000_000) as i32, Format::DecimalExponent))
+            Some((false, e.clamp((-MAX_EXPONENT).into(), MAX_EXPONENT.into()) as i32, Format::DecimalExponent))
         }
     }
 }
@@ -514,8 +517,13 @@ mod tests {
             ("1ei", "Suffix"),
             ("123456789012345678901", "123456789012345678901"),
             ("0.000001m", "1n"),
+            ("400000E009223372036854775807", "4e999999"),
+            ("40000000000000000000e999998", "4e999999"),
+            ("12345678901234567890e1000003", "1234567890123456789e999999"),
+            ("1e-9223372036854775808", "1e-9"),
         ] {
             assert_eq!(canon(input), want, "{input}");
+            assert!(Quantity::parse(want).is_err() || canon(want) == want, "{input}");
         }
     }
 

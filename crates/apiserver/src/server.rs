@@ -16,6 +16,7 @@ use http::{HeaderValue, Method, Request, Response, header};
 use http_body::Body as HttpBody;
 use parking_lot::Mutex;
 use tokio::runtime::Handle;
+use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -44,9 +45,11 @@ const LAST_WORK: Duration = Duration::from_secs(3);
 
 /// What tells a request from all others, in the audit log and in the answer.
 const AUDIT_ID: &str = "audit-id";
-/// How long a request waits for the store to be read.
 /// Bytes of a body from which on a write is looked at apart from others.
 const LARGE: u64 = 256 << 10;
+/// So many at once: each has a thread of those that the store reads by, too.
+const APART: usize = 16;
+/// How long a request waits for the store to be read.
 const MAX_LOADING: Duration = Duration::from_secs(15);
 
 /// The API server.
@@ -57,6 +60,8 @@ pub struct Server {
     pub(crate) dialer: Dialer,
     /// Writes that are being made.
     pub(crate) writes: TaskTracker,
+    /// Room for those that are made apart.
+    apart: Arc<Semaphore>,
     /// Proxied connections; they end with their peers.
     pub(crate) streams: TaskTracker,
     limiter: Limiter,
@@ -135,6 +140,7 @@ impl Server {
             core,
             dialer,
             writes: TaskTracker::new(),
+            apart: Arc::new(Semaphore::new(APART)),
             streams: TaskTracker::new(),
             limiter,
             browsers,
@@ -383,8 +389,15 @@ impl Server {
                     result
                 };
                 let write = profile::carried(write);
-                // what takes long to look at leaves the threads that serve to others
-                let task = if is_large { self.writes.spawn_blocking(move || Handle::current().block_on(write)) } else { self.writes.spawn(write) };
+                // what takes long to look at leaves the threads that serve to others, as far as there is room elsewhere
+                let room = if is_large { self.apart.clone().try_acquire_owned().ok() } else { None };
+                let task = match room {
+                    None => self.writes.spawn(write),
+                    Some(room) => self.writes.spawn_blocking(move || {
+                        let _room = room;
+                        Handle::current().block_on(write)
+                    }),
+                };
                 match task.await {
                     Ok(result) => result,
                     Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),

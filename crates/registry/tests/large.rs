@@ -198,3 +198,15 @@ async fn patches() {
     let (code, answer) = c.patch(&admin(), strategic, &at, &json!({"metadata": {"$deleteFromPrimitiveList/finalizers": finalizers("c")}})).await;
     assert!(code == 200 && answer["metadata"]["finalizers"].as_array().is_none_or(|left| left.iter().all(|f| f.as_str().unwrap().starts_with("a.b/d"))), "{code}");
 }
+
+#[tokio::test]
+async fn more_at_once_than_there_is_room_for() {
+    let c = cluster().await;
+    let text = "t".repeat(SIZE / 2);
+    let body = |i: usize| json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": format!("m{i}")}, "data": {"t": text}});
+    let bodies: Vec<Value> = (0..40).map(body).collect();
+    let admin = admin();
+    let made = futures::future::join_all(bodies.iter().map(|body| c.post(&admin, "/api/v1/namespaces/a/configmaps", body))).await;
+    assert!(made.iter().all(|(code, _)| *code == 201), "{:?}", made.iter().map(|(code, _)| code).collect::<Vec<_>>());
+    assert_eq!(c.get(&admin, "/api/v1/namespaces/a/configmaps").await["items"].as_array().unwrap().len(), 40);
+}
