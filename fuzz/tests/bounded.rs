@@ -1,7 +1,8 @@
 //! Runs each target for a bounded time: its seeds, then random mutations of them.
 //!
-//! `KNARR_FUZZ_SECONDS` says how long each (1 unless told), `KNARR_FUZZ_SEED` where the mutations begin: always at the
-//! same place unless told, so that a run that fails fails again.
+//! `KNARR_FUZZ_SECONDS` says how long each; unless told 1, and `MOST` inputs at the most, so that a faster machine does
+//! not find what a slower one does not. `KNARR_FUZZ_SEED` says where the mutations begin: always at the same place unless
+//! told, so that a run that fails fails again.
 
 use std::path::PathBuf;
 use std::sync::Mutex;
@@ -11,6 +12,8 @@ use fuzz::mutate::{Random, mutate};
 
 /// Longest input that is made; seeds may be longer.
 const MAX: usize = 4096;
+/// So many inputs unless told how long.
+const MOST: usize = 20_000;
 /// What one input may take here, in a build without optimisation and beside other tests.
 const SLOW: Duration = Duration::from_secs(10);
 /// What a thread of the server has for a stack, four times: code without optimisation needs that.
@@ -43,13 +46,15 @@ fn run(name: &'static str) {
     let body = move || {
         let target = fuzz::find(name).expect("a target");
         let mut inputs = seeds(name);
-        let until = Instant::now() + Duration::from_secs(number("KNARR_FUZZ_SECONDS").unwrap_or(1));
+        let seconds = number("KNARR_FUZZ_SECONDS");
+        let until = Instant::now() + Duration::from_secs(seconds.unwrap_or(1));
+        let most = if seconds.is_some() { usize::MAX } else { inputs.len() + MOST };
         let mut random = Random::new(number("KNARR_FUZZ_SEED").unwrap_or(1));
         let mut done = 0usize;
         loop {
             let made = match inputs.get(done) {
                 Some(seed) => seed.clone(),
-                None if Instant::now() > until => break,
+                None if Instant::now() > until || done >= most => break,
                 None => {
                     let from = &inputs[random.below(inputs.len())];
                     mutate(from, random.below(usize::MAX) as u64, MAX.max(from.len()))

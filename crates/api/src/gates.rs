@@ -16,7 +16,7 @@ const POD: &[Way] = &[
 ];
 
 /// Where a kind has its pod specification.
-fn pod_spec(group: &str, kind: &str) -> Option<Way> {
+pub(crate) fn pod_spec(group: &str, kind: &str) -> Option<Way> {
     Some(match (group, kind) {
         ("", "Pod") => &["spec"],
         ("", "PodTemplate") => &["template", "spec"],

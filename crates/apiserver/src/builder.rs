@@ -159,6 +159,8 @@ pub struct Config {
     pub compact_every: Duration,
     /// How long events live, in seconds.
     pub event_ttl: u64,
+    /// Whether containers may be privileged.
+    pub allow_privileged: bool,
     /// Whether requests without credentials are those of `system:anonymous`; refused otherwise.
     pub anonymous: bool,
     /// How many requests are served at once.
@@ -213,6 +215,7 @@ impl Default for Config {
             storage_prefix: "/registry".into(),
             compact_every: Duration::from_secs(300),
             event_ttl: 3600,
+            allow_privileged: true,
             anonymous: true,
             concurrency: Concurrency::default(),
             anonymous_paths: Vec::new(),
@@ -258,7 +261,7 @@ impl Builder {
         let store = store::under(store, &config.storage_prefix);
         let own = if store.is_shared() { StorageMediaType::Protobuf } else { StorageMediaType::Json };
         let media_type = config.storage_media_type.unwrap_or(own);
-        let core = Core::new(store, Cache::new(prefixes), transformer, media_type, config.event_ttl, config.min_request_timeout);
+        let core = Core::new(store, Cache::new(prefixes), transformer, media_type, &config);
         Ok(Builder { parts: Parts::default(), config, core })
     }
 

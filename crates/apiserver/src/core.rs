@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::authn::{Authenticator, AuthnRequest};
 use crate::authz::{Authorizer, AuthzAttributes, Decision, Rules};
-use crate::builder::Parts;
+use crate::builder::{Config, Parts};
 use crate::cache::{Cache, Entry, Resource as Cached};
 use crate::ctx::{Backend, Ctx, UserInfo};
 use crate::aggregate::Aggregates;
@@ -42,6 +42,8 @@ pub struct Core {
     pub(crate) closing: CancellationToken,
     /// Seconds that events live.
     pub(crate) event_ttl: u64,
+    /// Whether containers may be privileged.
+    pub(crate) allow_privileged: bool,
     /// How long watches last at least that do not say it.
     pub(crate) watch_timeout: Duration,
     pub(crate) parts: OnceLock<Parts>,
@@ -99,7 +101,7 @@ enum Committed {
 }
 
 impl Core {
-    pub(crate) fn new(store: Arc<dyn Store>, cache: Arc<Cache>, transformer: Transformer, media_type: StorageMediaType, event_ttl: u64, watch_timeout: Duration) -> Arc<Core> {
+    pub(crate) fn new(store: Arc<dyn Store>, cache: Arc<Cache>, transformer: Transformer, media_type: StorageMediaType, config: &Config) -> Arc<Core> {
         Arc::new_cyclic(|this| Core {
             this: this.clone(),
             store,
@@ -107,8 +109,9 @@ impl Core {
             transformer: Arc::new(transformer),
             media_type,
             closing: CancellationToken::new(),
-            event_ttl,
-            watch_timeout,
+            event_ttl: config.event_ttl,
+            allow_privileged: config.allow_privileged,
+            watch_timeout: config.min_request_timeout,
             parts: OnceLock::new(),
             authorizer: OnceLock::new(),
             authenticator: OnceLock::new(),

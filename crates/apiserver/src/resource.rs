@@ -65,6 +65,11 @@ impl Server {
             ctx.warn(text);
             ctx.audit("k8s.io/deprecated", || "true".into());
         }
+        // what reads is there for GET alone; custom resources do not look at the method
+        let reads = matches!(info.verb.as_str(), "get" | "list" | "watch");
+        if reads && *rq.request.method() != Method::GET && ctx.custom.is_none() && info.subresource != "proxy" {
+            return Err(unsupported());
+        }
         let warnings = ctx.warned();
         let result = if info.subresource.is_empty() { self.main(rq, ctx).await } else { self.subresource(rq, ctx).await };
         let mut response = match result {
@@ -395,7 +400,7 @@ impl Server {
     async fn connect(self: &Arc<Server>, rq: Rq, ctx: Ctx, locator: Arc<dyn crate::Locator>) -> Result<Response<Body>, Status> {
         let subresource = ctx.subresource.clone();
         let known = match subresource.as_str() {
-            "log" => matches!(*rq.request.method(), Method::GET | Method::HEAD),
+            "log" => *rq.request.method() == Method::GET,
             "exec" | "attach" | "portforward" => matches!(*rq.request.method(), Method::GET | Method::POST),
             _ => true,
         };

@@ -196,13 +196,10 @@ impl Server {
         }
         let headers = request.headers().clone();
         let method = request.method().clone();
-        let mut info = match RequestInfo::parse(&method, request.uri()) {
+        let info = match RequestInfo::parse(&method, request.uri()) {
             Ok(info) => info,
             Err(why) => return negotiate::respond_status(&headers, &api::status::bad_request(why)),
         };
-        if info.verb.is_empty() {
-            info.verb = method.as_str().to_ascii_lowercase();
-        }
         let info = Arc::new(info);
         let origin = self.browsers.allowed(&headers);
         if Browsers::only_asks(&method, origin.as_ref()) {

@@ -105,3 +105,14 @@ async fn a_patch_cannot_grow_without_bounds() {
     assert_eq!(c.patch(&uri, "json-patch+json", long).await.code, 400);
     assert_eq!(c.get(&uri).await.ok()["data"]["k"], "v");
 }
+
+#[tokio::test]
+async fn methods_are_not_verbs() {
+    let c = cluster().await;
+    let pods = "/api/v1/namespaces/default/pods";
+    for (method, path) in [("WATCH", pods), ("LIST", pods), ("WATCH", "/api/v1/namespaces/default"), ("POST", "/api/v1/watch/pods"), ("HEAD", pods), ("HEAD", "/api/v1/namespaces/default/pods/x"), ("HEAD", "/api/v1/namespaces/default/pods/x/status")] {
+        let reply = c.send(Method::from_bytes(method.as_bytes()).unwrap(), path, &[], Vec::new()).await;
+        assert_eq!(reply.code, 405, "{method} {path}: {}", reply.text());
+    }
+    assert_eq!(c.send(Method::HEAD, "/healthz", &[], Vec::new()).await.code, 200);
+}

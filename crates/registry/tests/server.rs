@@ -431,3 +431,34 @@ async fn default_cluster_roles_work() {
     let (code, refused) = cluster.call(&nobody, "GET", "/api", None).await;
     assert_eq!((code, &refused["message"]), (403, &json!("forbidden: User \"system:anonymous\" cannot get path \"/api\"")));
 }
+
+#[tokio::test]
+async fn nothing_is_privileged_where_that_is_not_allowed() {
+    let c = Cluster::configured(apiserver::Config { allow_privileged: false, ..Default::default() }).await;
+    let admin = admin();
+    c.post(&admin, "/api/v1/namespaces", &json!({"metadata": {"name": "a"}})).await;
+    c.post(&admin, "/api/v1/namespaces/a/serviceaccounts", &json!({"metadata": {"name": "default"}})).await;
+    let container = |context: Value| json!({"image": "i", "name": "c", "securityContext": context});
+    let pod = |spec: Value| json!({"metadata": {"name": "x"}, "spec": spec});
+    let refused = |(code, answer): (u16, Value)| {
+        assert_eq!(code, 422, "{answer}");
+        answer["message"].as_str().unwrap().to_owned()
+    };
+    let asked = c.post(&admin, "/api/v1/namespaces/a/pods", &pod(json!({"containers": [container(json!({"privileged": true}))]}))).await;
+    assert_eq!(refused(asked), "Pod \"x\" is invalid: spec.containers[0].securityContext.privileged: Forbidden: disallowed by cluster policy");
+    let host = json!({"hostNetwork": true, "containers": [container(json!({"windowsOptions": {"hostProcess": true}}))]});
+    let asked = c.post(&admin, "/api/v1/namespaces/a/pods", &pod(host)).await;
+    assert_eq!(refused(asked), "Pod \"x\" is invalid: spec: Forbidden: hostProcess containers are disallowed by cluster policy");
+    let template = json!({"spec": {"restartPolicy": "Never", "containers": [container(json!({"privileged": true}))]}});
+    let job = json!({"metadata": {"name": "x"}, "spec": {"schedule": "* * * * *", "jobTemplate": {"spec": {"template": template}}}});
+    let asked = c.post(&admin, "/apis/batch/v1/namespaces/a/cronjobs", &job).await;
+    assert_eq!(
+        refused(asked),
+        "CronJob.batch \"x\" is invalid: spec.jobTemplate.spec.template.spec.containers[0].securityContext.privileged: Forbidden: disallowed by cluster policy"
+    );
+    let (code, made) = c.post(&admin, "/api/v1/namespaces/a/pods", &pod(json!({"containers": [container(json!({"privileged": false}))]}))).await;
+    assert_eq!(code, 201, "{made}");
+    let debug = json!({"spec": {"ephemeralContainers": [{"name": "d", "image": "i", "securityContext": {"privileged": true}}]}});
+    let (code, answer) = c.patch(&admin, "application/strategic-merge-patch+json", "/api/v1/namespaces/a/pods/x/ephemeralcontainers", &debug).await;
+    assert!(code == 422 && answer["message"].as_str().unwrap().ends_with("disallowed by cluster policy"), "{answer}");
+}

@@ -482,7 +482,7 @@ fn put(ty: Ty, number: u32, content: &Value, out: &mut Vec<u8>) -> Result<(), En
         })?,
         (Ty::PropsOrArray, Value::Array(list)) => put_nested(out, number, |out| list.iter().try_for_each(|v| put_props(out, 2, v)))?,
         (Ty::PropsOrArray | Ty::PropsOrStrings, Value::Object(_)) => put_nested(out, number, |out| put_props(out, 1, content))?,
-        (Ty::PropsOrArray, Value::Null) => put_bytes(out, number, b""),
+        (Ty::PropsOrArray | Ty::Strings, Value::Null) => put_bytes(out, number, b""),
         (Ty::PropsOrBool, Value::Bool(allows)) => put_nested(out, number, |out| {
             put_int(out, 1, i64::from(*allows));
             Ok(())

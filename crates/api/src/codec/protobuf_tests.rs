@@ -65,6 +65,16 @@ fn many_kinds_round_trip() {
     round_trip(json!({"apiVersion": "v1", "kind": "APIResourceList", "groupVersion": "v1", "resources": [{"name": "pods", "singularName": "pod", "namespaced": true, "kind": "Pod", "verbs": ["get", "list"]}]}));
 }
 
+/// What a map has for a key may be nothing.
+#[test]
+fn entries_without_values_have_empty_ones() {
+    let text = json!({"apiVersion": "certificates.k8s.io/v1", "kind": "CertificateSigningRequest", "spec": {"request": "YQ==", "signerName": "x", "extra": {"k": null, "l": ["a"]}}});
+    let bytes = encode_object(&text).unwrap();
+    let decoded = decode(&bytes, ContentType::Protobuf, None).unwrap().value;
+    assert_eq!(decoded["spec"]["extra"].as_object().unwrap().keys().collect::<Vec<_>>(), ["k", "l"]);
+    assert_eq!(decoded["spec"]["extra"]["l"], json!(["a"]));
+}
+
 /// Bytes of upstream's encoder, written out by hand from its rules.
 #[test]
 fn bytes_are_upstreams() {

@@ -643,7 +643,6 @@ fn security_context(at: &At<'_>, host_users: bool) {
         mount.invalid("`hostUsers` must be false to use `Unmasked`");
     }
     profile(&at.at("seccompProfile"), "seccomp");
-    profile(&at.at("appArmorProfile"), "AppArmor");
     let escalation = at.at("allowPrivilegeEscalation");
     if escalation.set() && !escalation.yes() {
         if at.at("privileged").yes() {
@@ -653,4 +652,6 @@ fn security_context(at: &At<'_>, host_users: bool) {
             at.invalid("cannot set `allowPrivilegeEscalation` to false and `capabilities.Add` CAP_SYS_ADMIN");
         }
     }
+    super::windows::options(&at.at("windowsOptions"));
+    profile(&at.at("appArmorProfile"), "AppArmor");
 }

@@ -31,6 +31,7 @@ mod tests;
 #[cfg(test)]
 mod tests_kinds;
 mod volumes;
+mod windows;
 mod workloads;
 
 pub use crate::field::{ErrorKind, FieldError, Path};
@@ -94,6 +95,15 @@ pub fn create(resource: &Resource, obj: &Value) -> Vec<FieldError> {
         ("resource.k8s.io", "ResourceClaimTemplate") => devices::template_spec(&spec),
         ("resource.k8s.io", "ResourceSlice") => devices::slice(&at, None),
         _ => both(group, kind, &at),
+    }
+    errs.into_inner()
+}
+
+/// What is wrong with an object where nothing may be privileged.
+pub fn privileged(resource: &Resource, obj: &Value) -> Vec<FieldError> {
+    let errs = Errors::default();
+    if let Some(way) = crate::gates::pod_spec(resource.group, resource.kind) {
+        windows::privileged(&At::root(obj, &errs).down(way));
     }
     errs.into_inner()
 }

@@ -2,7 +2,7 @@
 
 use super::at::{At, by_name, same};
 use super::container::{self, Pod};
-use super::{annotations, meta, net, scheduling, volumes};
+use super::{annotations, meta, net, scheduling, volumes, windows};
 use crate::field::FieldError;
 use crate::names;
 use crate::seen::Seen;
@@ -110,6 +110,7 @@ pub fn spec(s: &At<'_>, pod_name: &str, is_pod: bool) {
         }
     }
     scheduling::topology_spread(&s.at("topologySpreadConstraints"));
+    windows::host_process(s);
     if host_users.set() && !host_users.yes() {
         for (k, shown) in [("hostPID", "HostPID"), ("hostIPC", "HostIPC")] {
             if s.at(k).yes() {
@@ -140,7 +141,11 @@ pub fn spec(s: &At<'_>, pod_name: &str, is_pod: bool) {
     if s.at("os").set() && os.filled().is_none() {
         os.required("");
     } else if s.at("os").set() {
-        os.named(s.path.child("os")).one_of(&["linux", "windows"]);
+        let known = ["linux", "windows"];
+        os.named(s.path.child("os")).one_of(&known);
+        if known.contains(&os.text()) {
+            windows::operating_system(s);
+        }
     }
     if s.at("resources").set() {
         let r = s.at("resources");
@@ -225,6 +230,7 @@ fn security_context(at: &At<'_>, spec: &At<'_>) {
     }
     at.at("fsGroupChangePolicy").one_of_if_set(&["Always", "OnRootMismatch"]);
     container::profile(&at.at("seccompProfile"), "seccomp");
+    windows::options(&at.at("windowsOptions"));
     container::profile(&at.at("appArmorProfile"), "AppArmor");
     at.at("supplementalGroupsPolicy").one_of_if_set(&["Merge", "Strict"]);
 }

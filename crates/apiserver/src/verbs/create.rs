@@ -115,7 +115,9 @@ impl Op {
     async fn create_checked(&mut self, value: Value, wire: &Value, dry_run: bool) -> Result<Object, Option<Status>> {
         let validate = || {
             let _part = profile::part("validation");
-            self.strategy.validate_create(&self.ctx, &value)
+            let mut errors = self.strategy.validate_create(&self.ctx, &value);
+            errors.extend(self.unprivileged(&value));
+            errors
         };
         let errors = self.ctx.settled(validate).await;
         if !errors.is_empty() {

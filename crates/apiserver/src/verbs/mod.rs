@@ -60,6 +60,14 @@ impl Op {
         api::status::invalid(group, self.ctx.resource.kind, name, errors)
     }
 
+    /// What is wrong beside, where nothing may be privileged; what a node says of its pods is as it is.
+    pub(crate) fn unprivileged(&self, object: &Value) -> Vec<FieldError> {
+        if self.core.allow_privileged || self.ctx.subresource == "status" {
+            return Vec::new();
+        }
+        api::validate::privileged(self.ctx.resource, object)
+    }
+
     pub(crate) async fn admit(&self, operation: Operation, old: Option<&Value>, options: &Value, object: &mut Value) -> Result<(), Status> {
         let attributes = Attributes { ctx: &self.ctx, operation, old, options };
         for plugin in self.admission.iter().filter(|p| p.handles(operation)) {

@@ -125,7 +125,9 @@ impl Op {
     async fn replace_checked(&mut self, old: Stored, mut new: Value, wire: &Value, dry_run: bool, unconditional: bool) -> Result<Attempt, Status> {
         let validate = || {
             let _part = profile::part("validation");
-            self.strategy.validate_update(&self.ctx, &new, &old.object)
+            let mut errors = self.strategy.validate_update(&self.ctx, &new, &old.object);
+            errors.extend(self.unprivileged(&new));
+            errors
         };
         let errors = self.ctx.settled(validate).await;
         if !errors.is_empty() {

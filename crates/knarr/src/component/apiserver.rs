@@ -79,6 +79,7 @@ impl Setup {
             storage_prefix: values.text("etcd-prefix"),
             compact_every: values.duration("etcd-compaction-interval"),
             event_ttl: values.duration("event-ttl").as_secs().max(1),
+            allow_privileged: values.bool("allow-privileged"),
             anonymous: anonymous.enabled,
             anonymous_paths: anonymous.paths,
             concurrency: concurrency(values)?,
