@@ -27,6 +27,12 @@ pub(crate) fn yaml(text: &str) -> Result<Value, String> {
 
 /// Takes a tree for an object of this kind in one of these versions.
 pub(crate) fn read(value: Value, versions: &[&str], kind: &str, fields: &'static [(&'static str, Shape)]) -> Result<Value, String> {
+    let unknown = read_leniently(&value, versions, kind, fields)?;
+    if unknown.is_empty() { Ok(value) } else { Err(format!("strict decoding error: {}", unknown.join(", "))) }
+}
+
+/// The same, and what is not known is only told.
+pub(crate) fn read_leniently(value: &Value, versions: &[&str], kind: &str, fields: &'static [(&'static str, Shape)]) -> Result<Vec<String>, String> {
     let word = |key: &str| value.get(key).and_then(Value::as_str).unwrap_or_default();
     let (given, version) = (word("kind"), word("apiVersion"));
     if given.is_empty() {
@@ -44,7 +50,7 @@ pub(crate) fn read(value: Value, versions: &[&str], kind: &str, fields: &'static
     body.remove("apiVersion");
     let mut unknown = Vec::new();
     object(&body, fields, "", kind, &mut unknown)?;
-    if unknown.is_empty() { Ok(value) } else { Err(format!("strict decoding error: {}", unknown.join(", "))) }
+    Ok(unknown)
 }
 
 fn object(map: &Map<String, Value>, fields: &'static [(&'static str, Shape)], at: &str, kind: &str, unknown: &mut Vec<String>) -> Result<(), String> {

@@ -28,6 +28,7 @@ mod util;
 pub use admission::{PluginError, Plugins, Settings as AdmissionSettings};
 pub use authn::oidc::{AnonymousConfig, AuthenticationConfig, AuthenticationError, ClaimRule, JwtConfig, Mapping, ReloadError};
 pub use authn::{FrontProxy, StaticTokens, TokenFileError, TokenWebhookConfig};
+pub use authz::abac::{Abac, PolicyFileError};
 pub use authz::config::{AuthorizationConfig, AuthorizationError, AuthorizationMode, WebhookSettings};
 pub use install::{Access, Config, Error, install, install_parts};
 pub use live::Live;

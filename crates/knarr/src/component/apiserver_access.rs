@@ -1,9 +1,10 @@
 //! `kube-apiserver`'s flags about who is known and who decides: issuers of tokens, webhooks, configurations of both.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use anyhow::{Context, Result, bail, ensure};
-use registry::{AnonymousConfig, AuthenticationConfig, AuthorizationConfig, AuthorizationMode, ClaimRule, JwtConfig, Mapping, TokenWebhookConfig, WebhookSettings};
+use registry::{Abac, AnonymousConfig, AuthenticationConfig, AuthorizationConfig, AuthorizationMode, ClaimRule, JwtConfig, Mapping, TokenWebhookConfig, WebhookSettings};
 
 use super::flags::Values;
 use super::read;
@@ -122,12 +123,20 @@ fn modes(values: &Values) -> Result<Vec<AuthorizationMode>> {
                     conditions: Vec::new(),
                 }))
             }
-            "ABAC" => bail!("authorization-mode {name:?} is not supported: Node, RBAC and Webhook are"),
+            "ABAC" => {
+                let path = values.given("authorization-policy-file").context("authorization-mode ABAC's authorization policy file not passed")?;
+                let abac = Abac::from_text(&read(&path)?).with_context(|| format!("error reading policy file {path}"))?;
+                if abac.unversioned {
+                    tracing::warn!("Policy file {path} contained unversioned rules. See docs/admin/authorization.md#abac-mode for ABAC file format details.");
+                }
+                AuthorizationMode::Abac(Arc::new(abac))
+            }
             _ => bail!("authorization-mode {name:?} is not a valid mode"),
         };
         ensure!(!modes.contains(&mode), "authorization-mode {name:?} has mode specified more than once");
         modes.push(mode);
     }
+    ensure!(values.given("authorization-policy-file").is_none() || named.iter().any(|n| n == "ABAC"), "cannot specify --authorization-policy-file without mode ABAC");
     ensure!(webhook.is_none() || named.iter().any(|n| n == "Webhook"), "cannot specify --authorization-webhook-config-file without mode Webhook");
     Ok(modes)
 }
@@ -211,8 +220,16 @@ mod tests {
         assert_eq!((webhook.name.as_str(), webhook.version.as_str(), webhook.authorized_ttl.as_secs(), webhook.unauthorized_ttl.as_secs(), webhook.denies_on_failure), ("default", "v1beta1", 300, 0, false));
         assert_eq!(why(&["--authorization-mode=Webhook"]), "authorization-mode Webhook's authorization config file not passed");
         assert_eq!(why(&["--authorization-mode=RBAC", "--authorization-webhook-config-file=/k"]), "cannot specify --authorization-webhook-config-file without mode Webhook");
-        assert!(why(&["--authorization-mode=ABAC"]).contains("is not supported"));
+        assert_eq!(why(&["--authorization-mode=ABAC"]), "authorization-mode ABAC's authorization policy file not passed");
+        assert_eq!(why(&["--authorization-mode=RBAC", "--authorization-policy-file=/k"]), "cannot specify --authorization-policy-file without mode ABAC");
         let dir = tempfile::tempdir().expect("a directory");
+        let policies = dir.path().join("policies.jsonl");
+        let abac = format!("--authorization-policy-file={}", policies.display());
+        std::fs::write(&policies, "{\"user\": \"bob\"}").expect("written");
+        let modes = decided(&["--authorization-mode=ABAC,RBAC", &abac]).expect("modes");
+        assert!(matches!(&modes[..], [AuthorizationMode::Abac(_), AuthorizationMode::Rbac]), "{modes:?}");
+        std::fs::write(&policies, "# nobody\n{").expect("written");
+        assert!(why(&["--authorization-mode=ABAC", &abac]).contains("policies.jsonl: line 2: {: "));
         let path = dir.path().join("authorization.yaml");
         std::fs::write(&path, "apiVersion: apiserver.config.k8s.io/v1\nkind: AuthorizationConfiguration\nauthorizers: [{type: Node, name: node}, {type: RBAC, name: rbac}]").expect("written");
         let flag = format!("--authorization-config={}", path.display());

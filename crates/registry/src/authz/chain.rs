@@ -54,6 +54,7 @@ impl Chain {
                 AuthorizationMode::Rbac => self.rbac.clone(),
                 AuthorizationMode::AlwaysAllow => Arc::new(AlwaysAllow),
                 AuthorizationMode::AlwaysDeny => Arc::new(AlwaysDeny),
+                AuthorizationMode::Abac(abac) => abac.clone(),
                 AuthorizationMode::Webhook(settings) => {
                     let webhook = Webhook::new((**settings).clone(), self.counters.clone());
                     Arc::new(webhook.map_err(|why| AuthorizationError::Webhook(settings.name.clone(), why))?)

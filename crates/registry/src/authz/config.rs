@@ -2,11 +2,13 @@
 //! upstream's words.
 
 use std::path::{Path as File, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use api::field::{FieldError, Path};
 use serde_json::Value;
 
+use super::abac::Abac;
 use crate::config_file::{self, Shape};
 use crate::util::{items, text};
 
@@ -43,6 +45,8 @@ pub enum AuthorizationMode {
     Rbac,
     AlwaysAllow,
     AlwaysDeny,
+    /// Policies of a file.
+    Abac(Arc<Abac>),
     Webhook(Box<WebhookSettings>),
 }
 
@@ -54,6 +58,7 @@ impl AuthorizationMode {
             AuthorizationMode::Rbac => "RBAC",
             AuthorizationMode::AlwaysAllow => "AlwaysAllow",
             AuthorizationMode::AlwaysDeny => "AlwaysDeny",
+            AuthorizationMode::Abac(_) => "ABAC",
             AuthorizationMode::Webhook(_) => "Webhook",
         }
     }
