@@ -14,6 +14,7 @@ use crate::authz::Authorizer;
 use crate::cache::Cache;
 use crate::core::Core;
 use crate::ctx::{Backend, UserInfo};
+use crate::enablement::Enablement;
 use crate::encrypt::{EncryptionConfig, Transformer};
 use crate::location::Locator;
 use crate::server::Server;
@@ -161,6 +162,8 @@ pub struct Config {
     pub event_ttl: u64,
     /// Whether containers may be privileged.
     pub allow_privileged: bool,
+    /// Which of the built-in resources are served.
+    pub enablement: Enablement,
     /// Whether requests without credentials are those of `system:anonymous`; refused otherwise.
     pub anonymous: bool,
     /// How many requests are served at once.
@@ -216,6 +219,7 @@ impl Default for Config {
             compact_every: Duration::from_secs(300),
             event_ttl: 3600,
             allow_privileged: true,
+            enablement: Enablement::default(),
             anonymous: true,
             concurrency: Concurrency::default(),
             anonymous_paths: Vec::new(),

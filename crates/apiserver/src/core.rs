@@ -17,6 +17,7 @@ use crate::cache::{Cache, Entry, Resource as Cached};
 use crate::ctx::{Backend, Ctx, UserInfo};
 use crate::aggregate::Aggregates;
 use crate::custom::{CustomStrategy, Customs};
+use crate::enablement::Enablement;
 use crate::encrypt::Transformer;
 use crate::model;
 use crate::object;
@@ -44,6 +45,8 @@ pub struct Core {
     pub(crate) event_ttl: u64,
     /// Whether containers may be privileged.
     pub(crate) allow_privileged: bool,
+    /// Which of the built-in resources are served.
+    pub(crate) enablement: Enablement,
     /// How long watches last at least that do not say it.
     pub(crate) watch_timeout: Duration,
     pub(crate) parts: OnceLock<Parts>,
@@ -111,6 +114,7 @@ impl Core {
             closing: CancellationToken::new(),
             event_ttl: config.event_ttl,
             allow_privileged: config.allow_privileged,
+            enablement: config.enablement.clone(),
             watch_timeout: config.min_request_timeout,
             parts: OnceLock::new(),
             authorizer: OnceLock::new(),

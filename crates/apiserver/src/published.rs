@@ -120,6 +120,7 @@ impl Server {
     fn fixed_groups(&self) -> &[GroupEntry] {
         self.documents.built_in.get_or_init(|| {
             let mut groups = discovery::built_in();
+            self.core.enablement.retain(&mut groups);
             for resources in self.core.parts().served.iter().filter(|r| !r.is_empty()) {
                 let version = VersionEntry {
                     version: resources[0].version.to_string(),
@@ -198,6 +199,7 @@ impl Server {
             return document.respond(rq.headers());
         }
         let mut index = api::openapi::v3_index();
+        index.retain(|(path, _)| !self.core.enablement.is_off(path));
         for (path, mark, _) in &published {
             if !index.iter().any(|(p, _)| p == path) {
                 index.push((path.clone(), api::openapi::hash(format!("{path} {mark}").as_bytes())));

@@ -36,7 +36,8 @@ impl Server {
         let info = &rq.info;
         let installed = || self.core.parts().served(&info.group, &info.version, &info.resource);
         let mut custom = None;
-        let found = model::find(&info.group, &info.version, &info.resource).or_else(installed).or_else(|| {
+        let built_in = model::find(&info.group, &info.version, &info.resource).filter(|r| self.core.enablement.serves(r.group, r.version, r.plural));
+        let found = built_in.or_else(installed).or_else(|| {
             custom = self.core.customs().find(&info.group, &info.version, &info.resource).cloned();
             custom.as_ref().map(crate::custom::Custom::resource)
         });

@@ -12,7 +12,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use common::{Cluster, admin, user};
 use http::Request;
-use registry::{Access, AuthorizationConfig, AuthorizationMode, WebhookSettings};
+use registry::{Abac, Access, AuthorizationConfig, AuthorizationMode, WebhookSettings};
 use serde_json::{Value, json};
 
 const MAPS: &str = "/api/v1/namespaces/a/configmaps";
@@ -257,4 +257,21 @@ async fn authorizers_change_while_the_server_runs() {
     c.live.reload_authorization(&file(json!([node, rbac]))).unwrap();
     assert_eq!(call("jane").await, 403);
     assert!(AuthorizationConfig::from_text("x", &[]).is_err());
+}
+
+#[tokio::test]
+async fn policies_of_a_file_decide() {
+    let line = |spec: Value| json!({"apiVersion": "abac.authorization.kubernetes.io/v1beta1", "kind": "Policy", "spec": spec}).to_string();
+    let file = [line(json!({"user": "ann", "namespace": "a", "resource": "configmaps"})), line(json!({"group": "system:authenticated", "nonResourcePath": "/version", "readonly": true}))].join("\n");
+    let c = deciding(vec![AuthorizationMode::Abac(Arc::new(Abac::from_text(&file).unwrap())), AuthorizationMode::Rbac]).await;
+    let body = json!({"metadata": {"name": "m"}});
+    assert_eq!(c.post(&someone("ann"), MAPS, &body).await.0, 201);
+    assert_eq!(c.call(&someone("ann"), "GET", "/version", None).await.0, 200);
+    let (code, refused) = c.call(&someone("joe"), "GET", MAPS, None).await;
+    let why = "configmaps is forbidden: User \"joe\" cannot list resource \"configmaps\" in API group \"\" in the namespace \"a\": No policy matched.";
+    assert_eq!((code, message(&refused)), (403, why));
+    assert_eq!(c.call(&someone("joe"), "GET", "/apis", None).await.0, 200, "RBAC is asked too");
+    let rules = c.post(&someone("ann"), "/apis/authorization.k8s.io/v1/selfsubjectrulesreviews", &json!({"spec": {"namespace": "a"}})).await.1;
+    let of_file = json!({"verbs": ["*"], "apiGroups": [""], "resources": ["configmaps"]});
+    assert!(rules["status"]["resourceRules"].as_array().unwrap().contains(&of_file), "{rules}");
 }

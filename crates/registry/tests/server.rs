@@ -462,3 +462,27 @@ async fn nothing_is_privileged_where_that_is_not_allowed() {
     let (code, answer) = c.patch(&admin, "application/strategic-merge-patch+json", "/api/v1/namespaces/a/pods/x/ephemeralcontainers", &debug).await;
     assert!(code == 422 && answer["message"].as_str().unwrap().ends_with("disallowed by cluster policy"), "{answer}");
 }
+
+#[tokio::test]
+async fn what_is_switched_off_is_not_there() {
+    let pairs = [("batch/v1", "false"), ("batch/v1/jobs", "true"), ("autoscaling/v1", "false")].map(|(k, v)| (k.to_owned(), v.to_owned()));
+    let enablement = apiserver::Enablement::from_pairs(&pairs.into()).unwrap();
+    let c = Cluster::configured(apiserver::Config { enablement, ..Default::default() }).await;
+    let admin = admin();
+    let code = async |path: &str| c.call(&admin, "GET", path, None).await.0;
+    assert_eq!(code("/apis/batch/v1/namespaces/default/jobs").await, 200);
+    assert_eq!(code("/apis/batch/v1/namespaces/default/cronjobs").await, 404);
+    assert_eq!(code("/apis/autoscaling/v1/namespaces/default/horizontalpodautoscalers").await, 404);
+    assert_eq!(code("/apis/autoscaling/v1").await, 404);
+    assert_eq!(code("/apis/autoscaling/v2/namespaces/default/horizontalpodautoscalers").await, 200);
+    let listed = c.get(&admin, "/apis/batch/v1").await;
+    let names: Vec<&str> = listed["resources"].as_array().unwrap().iter().map(|r| r["name"].as_str().unwrap()).collect();
+    assert_eq!(names, ["jobs", "jobs/status"]);
+    let group = c.get(&admin, "/apis/autoscaling").await;
+    assert_eq!(group["versions"], json!([{"groupVersion": "autoscaling/v2", "version": "v2"}]));
+    let documents = c.get(&admin, "/openapi/v3").await;
+    assert!(documents["paths"]["apis/batch/v1"].is_object() && documents["paths"]["apis/autoscaling/v1"].is_null());
+    let services = c.get(&admin, "/apis/apiregistration.k8s.io/v1/apiservices").await;
+    let names: Vec<&str> = services["items"].as_array().unwrap().iter().map(|s| s["metadata"]["name"].as_str().unwrap()).collect();
+    assert!(names.contains(&"v1.batch") && !names.contains(&"v1.autoscaling"), "{names:?}");
+}

@@ -240,7 +240,8 @@ impl Server {
         let there: BTreeSet<&str> = all.iter().map(|o| object::name(o)).collect();
         let mut wanted = BTreeSet::new();
         let mut again = false;
-        let built_in = api::discovery::built_in();
+        let mut built_in = api::discovery::built_in();
+        self.core.enablement.retain(&mut built_in);
         let mut customs = Vec::new();
         self.core.customs().discover(&mut customs);
         let fixed = built_in.len();

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use apiserver::audit::{self, BatchConfig, LogConfig, TruncateConfig, WebhookConfig};
-use apiserver::{Builder, Concurrency, EncryptionConfig, NamedCertificate, Server, ServingTls, TlsOptions};
+use apiserver::{Builder, Concurrency, Enablement, EncryptionConfig, NamedCertificate, Server, ServingTls, TlsOptions};
 use pki::jwt::{Signer, Verifier};
 use reconcile::Tasks;
 use registry::{Access, AdmissionSettings, EndpointReconciler, FrontProxy, Plugins, StaticTokens};
@@ -80,6 +80,7 @@ impl Setup {
             compact_every: values.duration("etcd-compaction-interval"),
             event_ttl: values.duration("event-ttl").as_secs().max(1),
             allow_privileged: values.bool("allow-privileged"),
+            enablement: enablement(values)?,
             anonymous: anonymous.enabled,
             anonymous_paths: anonymous.paths,
             concurrency: concurrency(values)?,
@@ -153,6 +154,18 @@ fn concurrency(values: &Values) -> Result<Concurrency> {
     let both = "--max-requests-inflight and --max-mutating-requests-inflight";
     ensure!(!fair || reads + writes > 0, "invalid configuration: MaxRequestsInFlight={reads} and MaxMutatingRequestsInFlight={writes}; they must add up to something positive ({both})");
     Ok(Concurrency { fair, reads, writes })
+}
+
+/// Which resources are served.
+fn enablement(values: &Values) -> Result<Enablement> {
+    let given = values.all("runtime-config");
+    let words = given.iter().flat_map(|text| text.split(',')).filter(|word| !word.is_empty());
+    let pairs = words.map(|word| word.split_once('=').unwrap_or((word, ""))).map(|(k, v)| (k.trim().to_owned(), v.trim().to_owned())).collect();
+    let enablement = Enablement::from_pairs(&pairs).map_err(anyhow::Error::msg).context("--runtime-config")?;
+    if !enablement.absent.is_empty() {
+        tracing::warn!("--runtime-config: these are not served here: {}", enablement.absent.join(", "));
+    }
+    Ok(enablement)
 }
 
 /// A flag that counts seconds.
