@@ -105,6 +105,29 @@ pub fn find(group: &str, version: &str, plural: &str) -> Option<&'static Resourc
     all().iter().find(|r| r.plural == plural && r.version == version && r.group == group)
 }
 
+/// Kinds that upstream has stored in versions that are no longer served, or not by default, and that became `v1` as they
+/// were: the fields and their numbers are the same.
+const BECAME_V1: &[(&str, &[&str], &[&str])] = &[
+    ("admissionregistration.k8s.io", &["v1alpha1", "v1beta1"], &["MutatingAdmissionPolicy", "MutatingAdmissionPolicyBinding", "ValidatingAdmissionPolicy", "ValidatingAdmissionPolicyBinding"]),
+    ("batch", &["v1beta1"], &["CronJob"]),
+    ("certificates.k8s.io", &["v1beta1"], &["CertificateSigningRequest"]),
+    ("coordination.k8s.io", &["v1beta1"], &["Lease"]),
+    ("flowcontrol.apiserver.k8s.io", &["v1beta3"], &["FlowSchema", "PriorityLevelConfiguration"]),
+    ("networking.k8s.io", &["v1beta1"], &["IPAddress", "ServiceCIDR"]),
+    ("node.k8s.io", &["v1beta1"], &["RuntimeClass"]),
+    ("policy", &["v1beta1"], &["PodDisruptionBudget"]),
+    ("rbac.authorization.k8s.io", &["v1beta1"], &["ClusterRole", "ClusterRoleBinding", "Role", "RoleBinding"]),
+    ("resource.k8s.io", &["v1beta2"], &["DeviceClass", "ResourceClaim", "ResourceClaimTemplate", "ResourceSlice"]),
+    ("scheduling.k8s.io", &["v1beta1"], &["PriorityClass"]),
+    ("storage.k8s.io", &["v1beta1"], &["CSIDriver", "CSINode", "CSIStorageCapacity", "StorageClass", "VolumeAttachment", "VolumeAttributesClass"]),
+];
+
+/// The version that a stored object of an older one is read as.
+pub fn stable_version(group: &str, version: &str, kind: &str) -> Option<&'static str> {
+    let old = BECAME_V1.iter().find(|(g, versions, kinds)| *g == group && versions.contains(&version) && kinds.contains(&kind));
+    old.map(|_| "v1")
+}
+
 /// The resource of a kind.
 pub fn find_kind(group: &str, version: &str, kind: &str) -> Option<&'static Resource> {
     all().iter().find(|r| r.kind == kind && r.version == version && r.group == group)

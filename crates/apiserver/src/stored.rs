@@ -47,14 +47,21 @@ const OURS: &[u8] = b"{\"kind\":\"";
 /// And how definitions begin that upstream wrote: so much like ours, but in an older version.
 const OLD_DEFINITION: &[u8] = b"{\"kind\":\"CustomResourceDefinition\",\"apiVersion\":\"apiextensions.k8s.io/v1beta1\"";
 
-/// The object, in its storage version.
+/// The object, in its storage version, with the defaults that whoever wrote it may not have known of.
 pub(crate) fn tree(plain: &[u8]) -> Result<Value, String> {
-    let form = if plain.starts_with(MAGIC) { ContentType::Protobuf } else { ContentType::Json };
-    let object = api::codec::decode(plain, form, None).map_err(|e| e.to_string())?.value;
+    let mut object = match plain.starts_with(MAGIC) {
+        true => api::codec::decode_stored(plain).map_err(|e| e.to_string())?,
+        false => api::codec::decode(plain, ContentType::Json, None).map_err(|e| e.to_string())?.value,
+    };
     if !object.is_object() {
         return Err("not an object".into());
     }
-    let gvk = Gvk::of(&object);
+    let mut gvk = Gvk::of(&object);
+    if let Some(version) = api::resources::stable_version(&gvk.group, &gvk.version, &gvk.kind) {
+        gvk.version = version.into();
+        object["apiVersion"] = gvk.api_version().into();
+    }
+    model::apply_defaults(&gvk.group, &gvk.version, &gvk.kind, &mut object);
     // An older server may have stored another version than this one does.
     Ok(match api::resources::find_kind(&gvk.group, &gvk.version, &gvk.kind) {
         Some(from) if !model::is_storage_version(from) => model::convert(from, model::storage_resource(from), object),
@@ -66,10 +73,19 @@ pub(crate) fn tree(plain: &[u8]) -> Result<Value, String> {
 /// The object as JSON in the layout that the cache needs.
 pub(crate) fn json(plain: &[u8]) -> Result<Cow<'_, [u8]>, String> {
     // The common case: what was written here is not parsed.
-    if plain.starts_with(OURS) && plain.ends_with(b"}") && !plain.starts_with(OLD_DEFINITION) {
+    if plain.starts_with(OURS) && plain.ends_with(b"}") && !plain.starts_with(OLD_DEFINITION) && !is_unstable(plain) {
         return Ok(Cow::Borrowed(plain));
     }
     Ok(Cow::Owned(object::encode_stored(&tree(plain)?)))
+}
+
+/// Whether JSON that begins as ours is of a version that became a stable one.
+fn is_unstable(plain: &[u8]) -> bool {
+    let word = |from: &[u8]| from.split(|b| *b == b'"').next().and_then(|w| std::str::from_utf8(w).ok()).map(str::to_owned);
+    let Some(kind) = word(&plain[OURS.len()..]) else { return false };
+    let Some(version) = plain[OURS.len() + kind.len()..].strip_prefix(b"\",\"apiVersion\":\"").and_then(word) else { return false };
+    let (group, version) = api::resources::split_api_version(&version);
+    api::resources::stable_version(group, version, &kind).is_some()
 }
 
 #[cfg(test)]
@@ -119,6 +135,44 @@ mod tests {
         Some(map)
     }
 
+    /// Upstream 1.36 stores mutating policies as v1beta1, and others did so with what has become stable since.
+    #[test]
+    fn versions_of_before_are_read() {
+        let policy = |version: &str| {
+            json!({"kind": "MutatingAdmissionPolicy", "apiVersion": format!("admissionregistration.k8s.io/{version}"), "metadata": {"name": "a"},
+                "spec": {"variables": [{"name": "v", "expression": "1"}], "mutations": [{"patchType": "ApplyConfiguration", "applyConfiguration": {"expression": "Object{}"}}], "reinvocationPolicy": "Never"}})
+        };
+        let resource = api::resources::find_kind("admissionregistration.k8s.io", "v1", "MutatingAdmissionPolicy").unwrap();
+        let v1 = StorageMediaType::Protobuf.encode(resource, &policy("v1")).unwrap();
+        let new = tree(&v1).unwrap();
+        assert_eq!((&new["spec"]["failurePolicy"], &new["spec"]["variables"][0]["name"]), (&json!("Fail"), &json!("v")));
+        // the envelope says its length, the version its own
+        let text = b"admissionregistration.k8s.io/v1";
+        let at = v1.windows(text.len()).position(|w| w == text).unwrap();
+        let mut beta = v1.clone();
+        beta.splice(at + text.len()..at + text.len(), *b"beta1");
+        beta[at - 1] += 5;
+        beta[at - 3] += 5;
+        assert_eq!(tree(&beta).unwrap(), new);
+        let text = object::encode_stored(&policy("v1beta1"));
+        assert!(text.starts_with(OURS));
+        assert_eq!(tree(&text).unwrap(), new);
+        assert_eq!(serde_json::from_slice::<Value>(&json(&text).unwrap()).unwrap(), new);
+        let custom = object::encode_stored(&json!({"kind": "Policy", "apiVersion": "example.com/v1beta1", "metadata": {"name": "a"}}));
+        assert!(matches!(json(&custom).unwrap(), Cow::Borrowed(_)) && !is_unstable(OURS) && !is_unstable(b"{\"kind\":\"Lease\"}"));
+    }
+
+    /// Claim templates say what they are, which protobuf has no place for.
+    #[test]
+    fn claim_templates_say_what_they_are() {
+        let set = json!({"kind": "StatefulSet", "apiVersion": "apps/v1", "metadata": {"name": "a"}, "spec": {"serviceName": "s", "selector": {"matchLabels": {"a": "b"}},
+            "template": {"metadata": {"labels": {"a": "b"}}, "spec": {"containers": [{"name": "c", "image": "i"}]}}, "volumeClaimTemplates": [{"metadata": {"name": "v"}, "spec": {}}]}});
+        let resource = api::resources::find_kind("apps", "v1", "StatefulSet").unwrap();
+        let read = tree(&StorageMediaType::Protobuf.encode(resource, &set).unwrap()).unwrap();
+        let claim = &read["spec"]["volumeClaimTemplates"][0];
+        assert_eq!((&claim["kind"], &claim["apiVersion"]), (&json!("PersistentVolumeClaim"), &json!("v1")));
+    }
+
     /// Every kind, with every field it has: written as protobuf it is read as the object that JSON holds.
     #[test]
     fn every_kind_is_the_same_in_both_forms() {
@@ -134,14 +188,20 @@ mod tests {
             assert_eq!(stored.starts_with(MAGIC), !resource.storage_json, "{}", resource.kind);
             let plain = StorageMediaType::Json.encode(resource, &object).unwrap();
             assert!(plain.starts_with(OURS));
-            assert_eq!(tree(&stored).unwrap(), object, "{}", resource.kind);
+            // read again, it has its defaults
+            let defaulted = |object: &Value| {
+                let mut object = object.clone();
+                model::apply_defaults(resource.group, resource.version, resource.kind, &mut object);
+                object
+            };
+            assert_eq!(tree(&stored).unwrap(), defaulted(&object), "{}", resource.kind);
             let (a, b): (Value, Value) =
                 (serde_json::from_slice(&json(&stored).unwrap()).unwrap(), serde_json::from_slice(&json(&plain).unwrap()).unwrap());
-            assert_eq!(a, b, "{}", resource.kind);
+            assert_eq!(a, defaulted(&b), "{}", resource.kind);
             // An object with nothing in it.
             let mut bare = json!({"kind": resource.kind, "apiVersion": resource.api_version(), "metadata": {"name": "a"}});
             model::normalize(resource.group, resource.version, resource.kind, &mut bare).unwrap();
-            assert_eq!(tree(&StorageMediaType::Protobuf.encode(resource, &bare).unwrap()).unwrap(), bare, "{}", resource.kind);
+            assert_eq!(tree(&StorageMediaType::Protobuf.encode(resource, &bare).unwrap()).unwrap(), defaulted(&bare), "{}", resource.kind);
             count += 1;
             fields += plain.iter().filter(|b| **b == b':').count();
         }

@@ -15,8 +15,7 @@ pub use json::{in_order_of, parse as parse_json};
 pub use wire::{put_bytes, put_int};
 pub use yaml::parse as yaml;
 pub use protobuf::{
-    decode_envelope, decode_message, encode_bare, encode_message, encode_object as encode_protobuf, encode_watch_event_protobuf,
-    envelope, frame, ListFrame, watch_event_protobuf, Envelope, MAGIC,
+    Envelope, ListFrame, MAGIC, decode_envelope, decode_message, decode_stored, encode_bare, encode_message, encode_object as encode_protobuf, encode_watch_event_protobuf, envelope, frame, watch_event_protobuf,
 };
 
 /// What a request or response body is.

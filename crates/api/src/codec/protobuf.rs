@@ -53,6 +53,16 @@ pub fn decode_envelope(bytes: &[u8]) -> Result<Envelope<'_>, DecodeError> {
     Ok(envelope)
 }
 
+/// Decodes an object that was stored, maybe in a version of before.
+pub fn decode_stored(bytes: &[u8]) -> Result<Value, DecodeError> {
+    let mut envelope = decode_envelope(bytes)?;
+    let (group, version) = crate::resources::split_api_version(&envelope.api_version);
+    if let Some(version) = crate::resources::stable_version(group, version, &envelope.kind) {
+        envelope.api_version = crate::resources::api_version(group, version);
+    }
+    of_envelope(envelope).map(|decoded| decoded.value)
+}
+
 /// Decodes an object with its envelope.
 pub fn decode_object(bytes: &[u8], expect: Option<&Gvk>) -> Result<Decoded, DecodeError> {
     let mut envelope = decode_envelope(bytes)?;
@@ -64,6 +74,10 @@ pub fn decode_object(bytes: &[u8], expect: Option<&Gvk>) -> Result<Decoded, Deco
             envelope.api_version = expect.api_version();
         }
     }
+    of_envelope(envelope)
+}
+
+fn of_envelope(envelope: Envelope<'_>) -> Result<Decoded, DecodeError> {
     if envelope.content_type == "application/json" {
         return json::parse(envelope.raw);
     }

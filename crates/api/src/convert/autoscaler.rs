@@ -54,7 +54,7 @@ pub fn to_v1(hpa: &mut Value) {
     }
     drop_annotations(hpa);
     for (key, value) in kept {
-        map_of(map_of(map_of(hpa).entry("metadata").or_insert_with(|| json!({}))).entry("annotations").or_insert_with(|| json!({}))).insert(key.into(), value.to_string().into());
+        map_of(map_of(map_of(hpa).entry("metadata").or_insert_with(|| json!({}))).entry("annotations").or_insert_with(|| json!({}))).insert(key.into(), in_order(&value).into());
     }
 }
 
@@ -96,6 +96,28 @@ pub fn to_v2(hpa: &mut Value) {
         if let Some(conditions) = conditions {
             status.insert("conditions".into(), conditions);
         }
+    }
+}
+
+/// The fields of all that is kept, in an order that each of upstream's structures agrees with.
+const ORDER: [&str; 38] = [
+    "ScaleUp", "ScaleDown", "StabilizationWindowSeconds", "SelectPolicy", "Policies", "Type", "Value", "PeriodSeconds", "Tolerance", "type", "status", "lastTransitionTime", "reason", "message",
+    "object", "pods", "resource", "containerResource", "external", "kind", "name", "apiVersion", "target", "metricName", "metricSelector", "targetValue", "currentValue",
+    "targetAverageUtilization", "currentAverageUtilization", "targetAverageValue", "currentAverageValue", "container", "selector", "averageValue", "matchLabels", "matchExpressions", "key", "operator",
+];
+
+/// JSON as upstream writes it: fields in the order of their structures, labels by name.
+fn in_order(value: &Value) -> String {
+    match value {
+        Value::Object(map) => {
+            let mut fields: Vec<(&String, &Value)> = map.iter().collect();
+            fields.sort_by_key(|(name, _)| ORDER.iter().position(|n| n == name).unwrap_or(ORDER.len()));
+            let labels = |name: &str, value: &Value| if name == "matchLabels" { value.to_string() } else { in_order(value) };
+            let fields: Vec<String> = fields.into_iter().map(|(name, value)| format!("{}:{}", Value::from(name.as_str()), labels(name, value))).collect();
+            format!("{{{}}}", fields.join(","))
+        }
+        Value::Array(items) => format!("[{}]", items.iter().map(in_order).collect::<Vec<_>>().join(",")),
+        other => other.to_string(),
     }
 }
 
@@ -281,6 +303,10 @@ mod tests {
         });
         let mut v1 = v2.clone();
         to_v1(&mut v1);
+        let text = |key: &str| v1["metadata"]["annotations"][key].as_str().unwrap();
+        assert_eq!(text(CONDITIONS), "[{\"type\":\"AbleToScale\",\"status\":\"True\",\"reason\":\"R\"}]");
+        assert!(text(BEHAVIOR).starts_with("{\"ScaleUp\":{\"StabilizationWindowSeconds\":0,\"SelectPolicy\":null,\"Policies\":[{\"Type\":\"Pods\",\"Value\":4,\"PeriodSeconds\":15}]"), "{}", text(BEHAVIOR));
+        assert!(text(METRICS).starts_with("[{\"type\":\"Object\",\"object\":{\"target\":{\"kind\":\"Service\",\"name\":\"s\",\"apiVersion\":\"v1\"},\"metricName\":\"m\",\"targetValue\":\"5\",\"selector\""), "{}", text(METRICS));
         assert_eq!((&v1["spec"], &v1["status"]), (&json!({"maxReplicas": 3, "targetCPUUtilizationPercentage": 50}), &json!({"currentReplicas": 1, "currentCPUUtilizationPercentage": 40})));
         assert_eq!(
             annotation(&v1, METRICS),
