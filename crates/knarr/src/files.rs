@@ -8,6 +8,8 @@ use std::path::Path;
 use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
 
+use crate::layout::LOCK;
+
 /// Makes a directory that only root can look into.
 pub fn private_dir(path: &Path) -> Result<()> {
     fs::DirBuilder::new().recursive(true).mode(0o700).create(path).with_context(|| format!("cannot make the directory {}", path.display()))
@@ -78,6 +80,12 @@ pub fn lock(path: &Path) -> Result<Lock> {
         }
         Err(fs::TryLockError::Error(error)) => Err(error).with_context(|| format!("cannot lock {}", path.display())),
     }
+}
+
+/// Whether this is the file of a lock: its name, and in it a process or nothing.
+pub fn is_lock(path: &Path) -> bool {
+    let text = || fs::read(path).is_ok_and(|text| text.len() <= 10 && text.iter().all(u8::is_ascii_digit));
+    path.file_name().is_some_and(|name| name == LOCK) && path.is_file() && text()
 }
 
 /// The process that holds the lock, if any does.

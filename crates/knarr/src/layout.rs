@@ -11,6 +11,8 @@ pub struct Layout {
 
 /// The file that marks a data directory as ours.
 pub const MARKER: &str = "knarr.json";
+/// The file that is locked by whoever uses the data directory.
+pub const LOCK: &str = "lock";
 
 impl Layout {
     /// The layout below two roots.
@@ -22,7 +24,7 @@ impl Layout {
     }
     /// Held by the server or agent while it lives.
     pub fn lock(&self) -> PathBuf {
-        self.data.join("lock")
+        self.data.join(LOCK)
     }
     pub fn pki(&self) -> PathBuf {
         self.data.join("pki")

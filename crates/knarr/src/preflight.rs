@@ -8,6 +8,7 @@ use std::path::Path;
 use anyhow::{Context, Result, bail, ensure};
 
 use crate::config::Config;
+use crate::files;
 use crate::layout::{Layout, MARKER};
 
 /// A cluster needs at least this much room for its store to begin with.
@@ -111,7 +112,8 @@ pub fn data_dir(dir: &Path) -> Result<()> {
     };
     let marker = dir.join(MARKER);
     if !marker.exists() {
-        if let Some(entry) = entries.flatten().find(|e| e.file_name() != "lost+found") {
+        // the lock is taken of a directory that has not been marked, too
+        if let Some(entry) = entries.flatten().find(|e| e.file_name() != "lost+found" && !files::is_lock(&e.path())) {
             bail!(
                 "--data-dir {} holds files that are not knarr's ({}, for one): name an empty directory, or one that does not exist yet",
                 dir.display(),
@@ -132,7 +134,7 @@ pub fn data_dir(dir: &Path) -> Result<()> {
 /// Marks the directory as ours. Called once everything has been checked.
 pub fn mark(layout: &Layout) -> Result<()> {
     if !layout.marker().exists() {
-        crate::files::write(&layout.marker(), b"{\"format\": 1}\n", 0o644)?;
+        files::write(&layout.marker(), b"{\"format\": 1}\n", 0o644)?;
     }
     Ok(())
 }
@@ -191,6 +193,12 @@ mod tests {
         let dir = tempfile::tempdir().expect("a directory");
         data_dir(dir.path()).expect("an empty one is fine");
         data_dir(&dir.path().join("new")).expect("a missing one is fine");
+        let lock = crate::layout::Layout::new(dir.path(), dir.path()).lock();
+        drop(files::lock(&lock).expect("locked"));
+        data_dir(dir.path()).expect("one that has been locked is fine");
+        fs::write(&lock, "of a door").expect("written");
+        assert!(data_dir(dir.path()).expect_err("foreign").to_string().contains("(lock, for one)"));
+        fs::remove_file(&lock).expect("removed");
         let file = dir.path().join("thesis.tex");
         fs::write(&file, "important").expect("written");
         let error = data_dir(dir.path()).expect_err("foreign").to_string();

@@ -187,7 +187,16 @@ impl Cluster {
 
     /// SIGSTOP: the member is there and does nothing.
     pub fn stop(&self, at: usize) {
-        self.signal_to(self.members[at].process.as_ref().unwrap(), "-STOP");
+        let process = self.members[at].process.as_ref().unwrap();
+        self.signal_to(process, "-STOP");
+        // each of its threads stops when it next runs
+        let tasks = format!("/proc/{}/task", process.id());
+        let stands = |task: fs::DirEntry| fs::read_to_string(task.path().join("stat")).is_ok_and(|stat| stat.rsplit(')').next().unwrap().trim_start().starts_with('T'));
+        let begun = Instant::now();
+        while !fs::read_dir(&tasks).unwrap().all(|task| stands(task.unwrap())) {
+            assert!(begun.elapsed().as_secs() < 30, "etcd does not stop");
+            std::thread::sleep(Duration::from_millis(1));
+        }
     }
 
     /// SIGCONT.
