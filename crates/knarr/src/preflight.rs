@@ -112,8 +112,7 @@ pub fn data_dir(dir: &Path) -> Result<()> {
     };
     let marker = dir.join(MARKER);
     if !marker.exists() {
-        // the lock is taken of a directory that has not been marked, too
-        if let Some(entry) = entries.flatten().find(|e| e.file_name() != "lost+found" && !files::is_lock(&e.path())) {
+        if let Some(entry) = entries.flatten().find(|e| e.file_name() != "lost+found" && !is_before_mark(&e.path())) {
             bail!(
                 "--data-dir {} holds files that are not knarr's ({}, for one): name an empty directory, or one that does not exist yet",
                 dir.display(),
@@ -129,6 +128,15 @@ pub fn data_dir(dir: &Path) -> Result<()> {
         Some(other) => bail!("{} was written by another version of knarr (format {other}, this one knows 1): use that version", dir.display()),
         None => bail!("{} is damaged: restore the data directory from a copy, or remove it with knarr down --purge", marker.display()),
     }
+}
+
+/// What there may be of ours in a directory that has not been marked: its lock, and a mark that was not written to its
+/// end.
+fn is_before_mark(path: &Path) -> bool {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    let process = name.strip_prefix(MARKER).and_then(|rest| rest.strip_prefix('.')).and_then(|rest| rest.strip_suffix(".new"));
+    let unfinished = process.is_some_and(|p| !p.is_empty() && p.bytes().all(|b| b.is_ascii_digit()));
+    path.is_file() && unfinished || files::is_lock(path)
 }
 
 /// Marks the directory as ours. Called once everything has been checked.
@@ -195,7 +203,12 @@ mod tests {
         data_dir(&dir.path().join("new")).expect("a missing one is fine");
         let lock = crate::layout::Layout::new(dir.path(), dir.path()).lock();
         drop(files::lock(&lock).expect("locked"));
-        data_dir(dir.path()).expect("one that has been locked is fine");
+        let unfinished = dir.path().join(format!("{MARKER}.7.new"));
+        fs::write(&unfinished, "{").expect("written");
+        data_dir(dir.path()).expect("one that has been locked, and nearly marked, is fine");
+        fs::rename(&unfinished, dir.path().join(format!("{MARKER}.old.new"))).expect("renamed");
+        assert!(data_dir(dir.path()).expect_err("foreign").to_string().contains("(knarr.json.old.new, for one)"));
+        fs::remove_file(dir.path().join(format!("{MARKER}.old.new"))).expect("removed");
         fs::write(&lock, "of a door").expect("written");
         assert!(data_dir(dir.path()).expect_err("foreign").to_string().contains("(lock, for one)"));
         fs::remove_file(&lock).expect("removed");
