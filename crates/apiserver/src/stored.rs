@@ -57,7 +57,10 @@ pub(crate) fn tree(plain: &[u8]) -> Result<Value, String> {
         return Err("not an object".into());
     }
     let mut gvk = Gvk::of(&object);
-    if let Some(version) = api::resources::stable_version(&gvk.group, &gvk.version, &gvk.kind) {
+    if gvk.kind == "CustomResourceDefinition" && gvk.api_version() == api::crd::old::API_VERSION {
+        object = api::crd::old::from_v1beta1(object);
+        gvk = Gvk::of(&object);
+    } else if let Some(version) = api::resources::stable_version(&gvk.group, &gvk.version, &gvk.kind) {
         gvk.version = version.into();
         object["apiVersion"] = gvk.api_version().into();
     }
@@ -65,7 +68,6 @@ pub(crate) fn tree(plain: &[u8]) -> Result<Value, String> {
     // An older server may have stored another version than this one does.
     Ok(match api::resources::find_kind(&gvk.group, &gvk.version, &gvk.kind) {
         Some(from) if !model::is_storage_version(from) => model::convert(from, model::storage_resource(from), object),
-        _ if gvk.kind == "CustomResourceDefinition" && gvk.api_version() == api::crd::old::API_VERSION => api::crd::old::from_v1beta1(object),
         _ => object,
     })
 }
@@ -81,11 +83,13 @@ pub(crate) fn json(plain: &[u8]) -> Result<Cow<'_, [u8]>, String> {
 
 /// Whether JSON that begins as ours is of a version that became a stable one.
 fn is_unstable(plain: &[u8]) -> bool {
-    let word = |from: &[u8]| from.split(|b| *b == b'"').next().and_then(|w| std::str::from_utf8(w).ok()).map(str::to_owned);
+    fn word(from: &[u8]) -> Option<&str> {
+        from.split(|b| *b == b'"').next().and_then(|w| std::str::from_utf8(w).ok())
+    }
     let Some(kind) = word(&plain[OURS.len()..]) else { return false };
     let Some(version) = plain[OURS.len() + kind.len()..].strip_prefix(b"\",\"apiVersion\":\"").and_then(word) else { return false };
-    let (group, version) = api::resources::split_api_version(&version);
-    api::resources::stable_version(group, version, &kind).is_some()
+    let (group, version) = api::resources::split_api_version(version);
+    api::resources::stable_version(group, version, kind).is_some()
 }
 
 #[cfg(test)]
