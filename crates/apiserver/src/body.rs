@@ -2,6 +2,7 @@
 use std::error::Error as StdError;
 use std::pin::Pin;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, Response, StatusCode, header};
@@ -134,10 +135,12 @@ pub async fn read(mut body: Body, limit: usize) -> Result<Bytes, Status> {
 /// How much of a body that is too large is read for nothing: a client that is cut off while it still
 /// sends may never see the answer.
 const DISCARDED: usize = 16 << 20;
+/// Who has sent nothing for so long waits for the answer.
+const PAUSE: Duration = Duration::from_millis(500);
 
 async fn discard(mut body: Body) {
     let mut left = DISCARDED;
-    while let Some(Ok(frame)) = body.frame().await {
+    while let Ok(Some(Ok(frame))) = tokio::time::timeout(PAUSE, body.frame()).await {
         let length = frame.data_ref().map_or(0, Bytes::len);
         if length > left {
             return;

@@ -45,6 +45,10 @@ impl apiserver::Authenticator for Everybody {
 }
 
 async fn serve(timeouts: Timeouts) -> Served {
+    serve_within(timeouts, PATIENCE).await
+}
+
+async fn serve_within(timeouts: Timeouts, request_timeout: Duration) -> Served {
     let ca = pki::Ca::new("ca", Timestamp::now(), SignedDuration::from_hours(24)).unwrap();
     let request = pki::CertRequest {
         cn: "server".into(),
@@ -55,7 +59,7 @@ async fn serve(timeouts: Timeouts) -> Served {
     };
     let serving = ca.issue(&request, Timestamp::now()).unwrap();
     let tls = ServingTls::new(&serving.cert_pem, &serving.key_pem).unwrap();
-    let config = Config { timeouts, request_timeout: Duration::from_secs(3), ..Config::default() };
+    let config = Config { timeouts, request_timeout, ..Config::default() };
     let cluster = cluster_configured(config, |builder| builder.parts.authenticator(Arc::new(Everybody))).await;
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let addr = listener.local_addr().unwrap();
@@ -87,7 +91,7 @@ impl Served {
     async fn talk(&self, sent: &[u8], enough: impl Fn(&str) -> bool) -> String {
         let mut io = self.dial(b"http/1.1").await;
         // It may hang up in between.
-        let _ = io.write_all(sent).await;
+        let _ = async { io.write_all(sent).await?; io.flush().await }.await;
         read(&mut io, enough).await
     }
 
@@ -162,8 +166,15 @@ async fn bodies_are_bounded_in_size_and_time() {
         chunked.extend_from_slice(format!("{:x}\r\n{}\r\n", 1 << 20, " ".repeat(1 << 20)).as_bytes());
     }
     chunked.extend_from_slice(b"0\r\n\r\n");
-    assert!(served.talk(&chunked, |text| text.trim_end().ends_with('}')).await.starts_with("HTTP/1.1 413"));
+    let answer = served.talk(&chunked, |text| text.trim_end().ends_with('}')).await;
+    assert!(answer.starts_with("HTTP/1.1 413"), "{answer}");
+    // Who says so and then waits for the answer need not wait for a timeout.
+    let waits = [head(limit + 1).into_bytes(), vec![b' '; 1 << 10]].concat();
+    let answer = served.talk(&waits, |text| text.trim_end().ends_with('}')).await;
+    assert!(answer.starts_with("HTTP/1.1 413"), "{answer}");
+    served.is_well().await;
     // One byte, and then nothing: the time for a request passes.
+    let served = serve_within(never(), Duration::from_secs(3)).await;
     let slow = [head(100).as_bytes(), b"{"].concat();
     let begun = Instant::now();
     let answer = served.talk(&slow, |text| text.contains("allotted timeout")).await;
