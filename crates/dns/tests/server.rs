@@ -134,7 +134,8 @@ async fn other_names_are_forwarded_and_failures_are_quick() {
         let answer = udp(server, &question("example.org.", None)).await;
         assert_eq!(answer.metadata.response_code, ResponseCode::ServFail);
     }
-    assert!(start.elapsed() < Duration::from_secs(1));
+    // Waited for once at most, if it is not told that nobody is there: then it rests.
+    assert!(start.elapsed() < Duration::from_secs(4), "{:?}", start.elapsed());
     let inside = udp(server, &question("nobody.d.svc.cluster.local.", None)).await;
     assert_eq!(inside.metadata.response_code, ResponseCode::NXDomain);
     assert!(tasks.shutdown(Duration::from_secs(5)).await);
