@@ -290,6 +290,18 @@ pub fn config_map_key(v: &str) -> Vec<String> {
     errs
 }
 
+/// `acme.io/foo`: the parts that are wrong, each with why. Nothing at all is for the caller to judge.
+pub fn domain_prefixed_path(v: &str) -> Vec<(&str, String)> {
+    let Some((host, path)) = v.split_once('/').filter(|(host, path)| !host.is_empty() && !path.is_empty()) else {
+        return vec![(v, "must be a domain-prefixed path (such as \"acme.io/foo\")".into())];
+    };
+    let mut wrong: Vec<_> = dns1123_subdomain(host).into_iter().map(|why| (host, why)).collect();
+    if !path.bytes().all(|b| b.is_ascii_alphanumeric() || b"/-._~%!$&'()*+,;=:".contains(&b)) {
+        wrong.push((path, regex_error("Invalid path", "[A-Za-z0-9/\\-._~%!$&'()*+,;=:]+", &[])));
+    }
+    wrong
+}
+
 /// A name that is one segment of a URL path.
 pub fn path_segment(v: &str) -> Vec<String> {
     if v == "." || v == ".." {

@@ -1,6 +1,4 @@
-//! The filter chain's own decisions: who is it, as whom do they act, may they.
-use std::collections::BTreeMap;
-
+//! The filter chain's own decisions: who is it, may they.
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use http::{HeaderMap, header};
@@ -10,7 +8,7 @@ use crate::authn::{Authenticator, AuthnRequest, Note, Peer, note};
 use crate::authz::{Authorizer, AuthzAttributes, Decision, decide};
 use crate::builder::InProcess;
 use crate::ctx::UserInfo;
-use crate::request::{RequestInfo, percent_decode};
+use crate::request::RequestInfo;
 use crate::types::Status;
 
 /// The user of requests without credentials.
@@ -167,82 +165,6 @@ pub(crate) async fn authorize(authorizer: &dyn Authorizer, info: &RequestInfo, u
     }
 }
 
-/// Acts as another user, where the headers say so and the real one may.
-pub(crate) async fn impersonate(authorizer: &dyn Authorizer, headers: &HeaderMap, user: UserInfo, audit: Option<&Record>) -> Result<UserInfo, Status> {
-    let text = |name: &str| headers.get(name).and_then(|v| v.to_str().ok()).unwrap_or_default().to_string();
-    let name = text("impersonate-user");
-    let uid = text("impersonate-uid");
-    let groups: Vec<String> =
-        headers.get_all("impersonate-group").iter().filter_map(|v| v.to_str().ok()).map(str::to_string).collect();
-    let mut extra: BTreeMap<String, Vec<String>> = BTreeMap::new();
-    for (key, value) in headers {
-        if let (Some(key), Ok(value)) = (key.as_str().strip_prefix("impersonate-extra-"), value.to_str()) {
-            extra.entry(percent_decode(key).to_lowercase()).or_default().push(value.to_string());
-        }
-    }
-    if name.is_empty() {
-        if !uid.is_empty() || !groups.is_empty() || !extra.is_empty() {
-            return Err(api::status::internal(format!(
-                "requested [{groups:?} {uid:?} {extra:?}] without impersonating a user"
-            )));
-        }
-        return Ok(user);
-    }
-    let ask = async |group: &str, resource: &str, namespace: &str, subresource: &str, name: &str| {
-        let attributes = AuthzAttributes {
-            user: user.clone(),
-            verb: "impersonate".into(),
-            resource_request: true,
-            api_group: group.into(),
-            api_version: "v1".into(),
-            resource: resource.into(),
-            subresource: subresource.into(),
-            namespace: namespace.into(),
-            name: name.into(),
-            ..AuthzAttributes::default()
-        };
-        match decide(authorizer, &attributes).await {
-            (Decision::Allow, _) => Ok(()),
-            (Decision::Failed { .. }, why) => {
-                tracing::warn!(why, "an impersonation could not be judged, and is forbidden");
-                Err(forbidden(&attributes, ""))
-            }
-            (_, reason) => Err(forbidden(&attributes, &reason)),
-        }
-    };
-    let mut result = UserInfo { name: name.clone(), uid: uid.clone(), groups: groups.clone(), extra: extra.clone() };
-    match name.strip_prefix("system:serviceaccount:").and_then(|rest| rest.split_once(':')) {
-        Some((namespace, account)) => {
-            ask("", "serviceaccounts", namespace, "", account).await?;
-            if groups.is_empty() {
-                result.groups = vec!["system:serviceaccounts".into(), format!("system:serviceaccounts:{namespace}")];
-            }
-        }
-        None => ask("", "users", "", "", &name).await?,
-    }
-    for group in &groups {
-        ask("", "groups", "", "", group).await?;
-    }
-    for (key, values) in &extra {
-        for value in values {
-            ask("authentication.k8s.io", "userextras", "", key, value).await?;
-        }
-    }
-    if !uid.is_empty() {
-        ask("authentication.k8s.io", "uids", "", "", &uid).await?;
-    }
-    let has = |g: &str| result.groups.iter().any(|x| x == g);
-    if name != "system:anonymous" && !has("system:authenticated") && !has("system:unauthenticated") {
-        result.groups.push("system:authenticated".into());
-    } else if name == "system:anonymous" && !has("system:unauthenticated") && !has("system:authenticated") {
-        result.groups.push("system:unauthenticated".into());
-    }
-    if let Some(record) = audit {
-        record.impersonated(&result);
-    }
-    Ok(result)
-}
-
 /// The value of a `Warning` header.
 pub fn warning_header(text: &str) -> Option<http::HeaderValue> {
     let clean: String = text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
@@ -253,7 +175,6 @@ pub fn warning_header(text: &str) -> Option<http::HeaderValue> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::authz::AlwaysAllow;
 
     #[test]
     fn forbidden_says_what_upstream_says() {
@@ -272,16 +193,5 @@ mod tests {
         );
         let a = AuthzAttributes { user: anonymous(), verb: "get".into(), path: "/x".into(), ..AuthzAttributes::default() };
         assert_eq!(forbidden(&a, "").message, "forbidden: User \"system:anonymous\" cannot get path \"/x\"");
-    }
-
-    #[tokio::test]
-    async fn impersonation() {
-        let mut headers = HeaderMap::new();
-        headers.insert("impersonate-user", "system:serviceaccount:ns:sa".parse().unwrap());
-        let user = impersonate(&AlwaysAllow, &headers, UserInfo::new("admin", &["system:masters"]), None).await.unwrap();
-        assert_eq!(user.groups, ["system:serviceaccounts", "system:serviceaccounts:ns", "system:authenticated"]);
-        headers.remove("impersonate-user");
-        headers.insert("impersonate-group", "g".parse().unwrap());
-        assert!(impersonate(&AlwaysAllow, &headers, UserInfo::default(), None).await.is_err());
     }
 }

@@ -30,6 +30,7 @@ pub mod encrypt;
 pub mod filters;
 mod flow;
 pub mod histogram;
+mod impersonate;
 mod listen;
 pub mod location;
 mod metrics;

@@ -11,6 +11,8 @@ const BUCKETS: &[f64] = &[
     0.005, 0.025, 0.05, 0.1, 0.2, 0.4, 0.6, 0.8, 1.0, 1.25, 1.5, 2.0, 3.0, 4.0, 5.0, 6.0, 8.0, 10.0, 15.0, 20.0,
 ];
 
+const IMPERSONATION_BUCKETS: &[f64] = &[0.001, 0.002, 0.004, 0.008, 0.016, 0.032, 0.064, 0.128, 0.256, 0.512, 1.024, 2.048, 4.096, 8.192, 16.384];
+
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord)]
 struct Labels {
     verb: String,
@@ -28,6 +30,9 @@ pub struct Metrics {
     durations: Mutex<BTreeMap<Labels, Histogram>>,
     inflight: Mutex<[i64; 2]>,
     long_running: Mutex<BTreeMap<Labels, i64>>,
+    /// By mode and decision.
+    impersonations: Mutex<BTreeMap<(&'static str, bool), Histogram>>,
+    impersonation_checks: Mutex<BTreeMap<(&'static str, bool), Histogram>>,
 }
 
 impl Metrics {
@@ -69,6 +74,18 @@ impl Metrics {
         *self.long_running.lock().entry(Self::labels(info)).or_default() += by;
     }
 
+    /// Counts an attempt to act as somebody else, by the mode that allowed it.
+    pub fn impersonation(&self, mode: &'static str, allowed: bool, took: Duration) {
+        let mut all = self.impersonations.lock();
+        all.entry((mode, allowed)).or_insert_with(|| Histogram::new(IMPERSONATION_BUCKETS)).observe(took.as_secs_f64());
+    }
+
+    /// Counts what was asked of authorizers for that.
+    pub fn impersonation_check(&self, mode: &'static str, allowed: bool, took: Duration) {
+        let mut all = self.impersonation_checks.lock();
+        all.entry((mode, allowed)).or_insert_with(|| Histogram::new(IMPERSONATION_BUCKETS)).observe(took.as_secs_f64());
+    }
+
     /// Prometheus' text format.
     pub fn render(&self, objects: &[(String, usize)]) -> String {
         let mut out = String::new();
@@ -93,6 +110,25 @@ impl Metrics {
         head(&mut out, "apiserver_longrunning_requests", "gauge", "Gauge of all active long-running apiserver requests broken out by verb, group, version, resource, scope and component. Not all requests are tracked this way.");
         for (labels, count) in self.long_running.lock().iter() {
             let _ = writeln!(out, "apiserver_longrunning_requests{{{}}} {count}", l(labels));
+        }
+        let all = [
+            ("attempts", &self.impersonations, "impersonation attempts"),
+            ("authorization_attempts", &self.impersonation_checks, "authorization checks made by the impersonation handler"),
+        ];
+        for (name, all, what) in all {
+            let all = all.lock();
+            if all.is_empty() {
+                continue;
+            }
+            let labels = |(mode, allowed): &(&str, bool)| format!("decision=\"{}\",mode=\"{mode}\"", if *allowed { "allowed" } else { "denied" });
+            head(&mut out, &format!("apiserver_impersonation_{name}_total"), "counter", &format!("Total number of {what} split by mode and decision."));
+            for (key, histogram) in all.iter() {
+                let _ = writeln!(out, "apiserver_impersonation_{name}_total{{{}}} {}", labels(key), histogram.total());
+            }
+            head(&mut out, &format!("apiserver_impersonation_{name}_duration_seconds"), "histogram", &format!("Latency of {what} in seconds split by mode and decision."));
+            for (key, histogram) in all.iter() {
+                histogram.render(&format!("apiserver_impersonation_{name}_duration_seconds"), &labels(key), &mut out);
+            }
         }
         process(&mut out);
         head(&mut out, "apiserver_storage_objects", "gauge", "Number of stored objects at the time of last check split by kind.");

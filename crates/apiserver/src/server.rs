@@ -33,6 +33,7 @@ use crate::encrypt::EncryptionConfig;
 use crate::filters::{self, Refused};
 use crate::flow::inflight::{InFlight, Place};
 use crate::flow::{Classified, Flow, PRODUCER, Seat, TryAfter, work};
+use crate::impersonate::Impersonator;
 use crate::metrics::Metrics;
 use crate::negotiate;
 use crate::profile;
@@ -67,6 +68,7 @@ pub struct Server {
     limiter: Limiter,
     browsers: Browsers,
     pub(crate) metrics: Metrics,
+    impersonator: Impersonator,
     /// Records requests, if any are to be.
     auditor: Option<Arc<Auditor>>,
     pub(crate) audited: Arc<Counters>,
@@ -145,6 +147,7 @@ impl Server {
             limiter,
             browsers,
             metrics: Metrics::default(),
+            impersonator: Impersonator::default(),
             auditor,
             audited,
             documents: crate::published::Published::default(),
@@ -336,8 +339,14 @@ impl Server {
             (Err(status), None) => return negotiate::respond_status(&headers, &status),
             (Err(status), Some(record)) => return record.unauthenticated(negotiate::respond_status(&headers, &status)).await,
         };
-        let user = match filters::impersonate(&*backend.authorizer, &headers, user, audit.as_deref()).await {
-            Ok(user) => user,
+        let user = match self.impersonator.act(&*backend.authorizer, &self.metrics, &headers, &info, &user).await {
+            Ok(None) => user,
+            Ok(Some(impersonated)) => {
+                if let Some(record) = &audit {
+                    record.impersonated(&impersonated);
+                }
+                impersonated.user
+            }
             Err(status) => return negotiate::respond_status(&headers, &status),
         };
         let asker = profile::is_taken().then(|| user.name.clone());

@@ -6,6 +6,8 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use jiff::{SignedDuration, Timestamp};
+use x509_parser::der_parser::oid;
+use x509_parser::oid_registry::Oid;
 use x509_parser::prelude::{FromDer, GeneralName, X509Certificate, X509Name};
 
 use crate::ca::BACKDATE;
@@ -18,6 +20,8 @@ pub struct Peer {
     pub cn: String,
     /// Organisations: the groups.
     pub orgs: Vec<String>,
+    /// The user's uid, by upstream's attribute for it; empty without, or what is wrong with it.
+    pub uid: std::result::Result<String, String>,
     /// Start of validity, in seconds since 1970.
     pub not_before: i64,
     /// End of validity, in seconds since 1970.
@@ -170,6 +174,7 @@ fn peer(cert: &X509Certificate<'_>, der: &[u8]) -> Peer {
     Peer {
         cn,
         orgs,
+        uid: uid(cert.subject()),
         not_before: cert.validity().not_before.timestamp(),
         not_after: cert.validity().not_after.timestamp(),
         fingerprint: hash.as_ref().iter().map(|b| format!("{b:02x}")).collect(),
@@ -185,10 +190,55 @@ pub(crate) fn subject(name: &X509Name<'_>) -> (String, Vec<String>) {
     (cn, name.iter_organization().map(text).collect())
 }
 
+/// The attribute of a name that is a user's uid (1.3.6.1.4.1.57683.2, the Kubernetes project's own).
+const UID: Oid<'_> = oid!(1.3.6.1.4.1.57683.2);
+
+fn uid(name: &X509Name<'_>) -> std::result::Result<String, String> {
+    let all: std::result::Result<Vec<&str>, _> = name.iter_by_oid(&UID).map(|a| a.as_str().map_err(|_| "unable to parse UID into a string")).collect();
+    match all?[..] {
+        [] => Ok(String::new()),
+        [""] => Err("UID cannot be an empty string".into()),
+        [uid] => Ok(uid.into()),
+        ref more => Err(format!("expected 1 UID, but found multiple: [{}]", more.join(" "))),
+    }
+}
+
 /// An IP address of a subject alternative name.
 pub(crate) fn ip(bytes: &[u8]) -> Option<IpAddr> {
     if let Ok(v4) = <[u8; 4]>::try_from(bytes) {
         return Some(Ipv4Addr::from(v4).into());
     }
     <[u8; 16]>::try_from(bytes).ok().map(|v6| Ipv6Addr::from(v6).into())
+}
+
+#[cfg(test)]
+mod tests {
+    use rcgen::{CertificateParams, DistinguishedName, DnType, DnValue, KeyPair};
+
+    use super::*;
+
+    #[test]
+    fn a_uid_is_one_text() {
+        let uid = |values: &[&str]| {
+            let mut name = DistinguishedName::new();
+            // of one type, a name made by this library has one value: others are made of another, and renamed
+            for (i, value) in values.iter().enumerate() {
+                name.push(DnType::CustomDnType(vec![1, 3, 6, 1, 4, 1, 57683, 2 + i as u64]), DnValue::Utf8String((*value).into()));
+            }
+            let mut params = CertificateParams::default();
+            params.distinguished_name = name;
+            let mut der = params.self_signed(&KeyPair::generate().unwrap()).unwrap().der().to_vec();
+            let oid = |last: u8| [0x06, 0x09, 0x2b, 0x06, 0x01, 0x04, 0x01, 0x83, 0xc2, 0x53, last];
+            for at in 0..der.len() - 11 {
+                if (2..9).any(|last| der[at..at + 11] == oid(last)) {
+                    der[at + 10] = 2;
+                }
+            }
+            Peer::from_der(&der).unwrap().uid
+        };
+        assert_eq!(uid(&[]), Ok(String::new()));
+        assert_eq!(uid(&["7f"]), Ok("7f".into()));
+        assert_eq!(uid(&[""]), Err("UID cannot be an empty string".into()));
+        assert_eq!(uid(&["a", "b"]), Err("expected 1 UID, but found multiple: [a b]".into()));
+    }
 }

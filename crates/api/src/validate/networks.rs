@@ -118,11 +118,5 @@ pub fn ingress_class(spec: &At<'_>, old: Option<&At<'_>>) {
 /// `acme.io/foo`.
 fn domain_prefixed_path(at: &At<'_>) {
     let Some(text) = at.filled() else { return at.required("") };
-    let Some((host, path)) = text.split_once('/').filter(|(host, path)| !host.is_empty() && !path.is_empty()) else {
-        return at.invalid("must be a domain-prefixed path (such as \"acme.io/foo\")");
-    };
-    names::dns1123_subdomain(host).into_iter().for_each(|m| at.invalid_as(host, m));
-    if !path.bytes().all(|b| b.is_ascii_alphanumeric() || b"/-._~%!$&'()*+,;=:".contains(&b)) {
-        at.invalid_as(path, names::regex_error("Invalid path", "[A-Za-z0-9/\\-._~%!$&'()*+,;=:]+", &[]));
-    }
+    names::domain_prefixed_path(text).into_iter().for_each(|(part, why)| at.invalid_as(part, why));
 }

@@ -38,6 +38,8 @@ pub struct Event {
     /// Nobody, where nobody was found out.
     pub user: Option<UserInfo>,
     pub impersonated: Option<UserInfo>,
+    /// The verb of constrained impersonation by which that was allowed.
+    pub constraint: Option<String>,
     pub source_ips: Vec<IpAddr>,
     pub user_agent: String,
     pub object: Option<ObjectRef>,
@@ -93,6 +95,9 @@ impl Event {
         put("user", &self.user.as_ref().map_or(json!({}), user));
         if let Some(impersonated) = &self.impersonated {
             put("impersonatedUser", &user(impersonated));
+        }
+        if let Some(constraint) = &self.constraint {
+            put("authenticationMetadata", &json!({"impersonationConstraint": constraint}));
         }
         if !self.source_ips.is_empty() {
             put("sourceIPs", &self.source_ips.iter().map(|ip| Value::from(ip.to_string())).collect());
@@ -239,6 +244,7 @@ pub(super) mod tests {
             verb: "create".into(),
             user: Some(UserInfo::new("bob", &["g", "h"])),
             impersonated: None,
+            constraint: None,
             source_ips: vec!["192.0.2.1".parse().expect("an address")],
             user_agent: "kubectl/v1".into(),
             object: Some(ObjectRef { resource: "pods".into(), namespace: "a".into(), api_version: "v1".into(), ..ObjectRef::default() }),

@@ -19,6 +19,7 @@ use super::policy::{Level, Stage, Verdict};
 use super::Auditor;
 use crate::body::{self, Body};
 use crate::ctx::UserInfo;
+use crate::impersonate::Impersonated;
 use crate::negotiate::Format;
 use crate::request::RequestInfo;
 use crate::types::Status;
@@ -78,6 +79,7 @@ impl Auditor {
             verb: info.verb.clone(),
             user: incoming.user.cloned(),
             impersonated: None,
+            constraint: None,
             source_ips: source_ips(incoming.headers, incoming.peer),
             user_agent: user_agent(incoming.headers),
             object,
@@ -140,8 +142,10 @@ impl Record {
     }
 
     /// The user acts as another one.
-    pub fn impersonated(&self, user: &UserInfo) {
-        self.event.lock().impersonated = Some(user.clone());
+    pub fn impersonated(&self, other: &Impersonated) {
+        let mut event = self.event.lock();
+        event.impersonated = Some(other.user.clone());
+        event.constraint = other.constraint.clone();
     }
 
     /// Adds an annotation, for requests of which this level or more is recorded. The first value of a key stays.

@@ -65,7 +65,7 @@ impl Authenticator for ClientCertificates {
         let credential = format!("X509SHA256={}", who.fingerprint);
         Ok(Some(authenticated(UserInfo {
             name: who.cn,
-            uid: String::new(),
+            uid: who.uid?,
             groups: who.orgs,
             extra: BTreeMap::from([("authentication.kubernetes.io/credential-id".to_owned(), vec![credential])]),
         })))

@@ -403,17 +403,10 @@ fn mapping(mapping: &Mapping, at: &Path, required: bool, errors: &mut Vec<FieldE
 }
 
 fn extra_key(key: &str, at: &Path, errors: &mut Vec<FieldError>) {
-    match key.split_once('/') {
-        _ if key.is_empty() => errors.push(FieldError::required(at, "")),
-        Some((host, path)) if !host.is_empty() && !path.is_empty() => {
-            for why in names::dns1123_subdomain(host) {
-                errors.push(FieldError::invalid(at, host, why));
-            }
-            if !path.bytes().all(|b| b.is_ascii_alphanumeric() || b"/-._~%!$&'()*+,;=:".contains(&b)) {
-                errors.push(FieldError::invalid(at, path, names::regex_error("Invalid path", "[A-Za-z0-9/\\-._~%!$&'()*+,;=:]+", &[])));
-            }
-        }
-        _ => errors.push(FieldError::invalid(at, key, "must be a domain-prefixed path (such as \"acme.io/foo\")")),
+    if key.is_empty() {
+        errors.push(FieldError::required(at, ""));
+    } else {
+        errors.extend(names::domain_prefixed_path(key).into_iter().map(|(part, why)| FieldError::invalid(at, part, why)));
     }
     if key != key.to_lowercase() {
         errors.push(FieldError::invalid(at, key, "must be lowercase"));
