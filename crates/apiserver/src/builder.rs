@@ -1,4 +1,5 @@
 //! Collects what the registry installs, before the server is built from it.
+use std::collections::BTreeMap;
 use std::collections::HashMap;
 use std::future::Future;
 use std::pin::Pin;
@@ -182,6 +183,8 @@ pub struct Config {
     pub timeouts: crate::Timeouts,
     /// Whether there is something at `/debug/pprof/`.
     pub profiling: bool,
+    /// What `/flagz` tells; it is not there without any.
+    pub flags: BTreeMap<String, String>,
     /// `v1.36.0`.
     pub git_version: String,
     /// `host:port` that `/api` names; the request's Host when there is none.
@@ -229,6 +232,7 @@ impl Default for Config {
             strict_transport_security: Vec::new(),
             timeouts: crate::Timeouts::default(),
             profiling: true,
+            flags: BTreeMap::new(),
             git_version: api::VERSION.into(),
             advertise_address: None,
         }

@@ -12,11 +12,22 @@ use crate::profile;
 use crate::resource::page_not_found;
 use crate::server::{Rq, Server};
 use crate::types::Status;
+use crate::zpages::{Page, Shown};
 
 /// How long a health check waits for the store (upstream's `--etcd-healthcheck-timeout`).
 const PROBE: Duration = Duration::from_secs(2);
 /// What priority and fairness is doing.
 const FLOW_DUMPS: &str = "/debug/api_priority_and_fairness/";
+
+/// As which part of Kubernetes it tells of itself.
+const COMPONENT: &str = "apiserver";
+
+fn shown(page: Shown) -> Response<Body> {
+    let mut response = body::response(200, &page.content_type, page.bytes);
+    let warning = page.warning.and_then(|w| http::HeaderValue::from_str(&w).ok());
+    response.headers_mut().extend(warning.map(|w| (http::header::WARNING, w)));
+    response
+}
 
 impl Server {
     pub(crate) async fn document(self: &Arc<Server>, rq: Rq) -> Result<Response<Body>, Status> {
@@ -34,6 +45,11 @@ impl Server {
             "/version" => self.json(&rq, &self.version()),
             "/metrics" => Ok(body::response(200, "text/plain; version=0.0.4; charset=utf-8", self.render_metrics())),
             "" => self.json(&rq, &json!({"paths": self.paths()})),
+            "/statusz" => {
+                let (version, paths) = (&self.config.git_version, self.paths());
+                Ok(shown(Page::Status { version, started: self.started, now: rq.now, paths: &paths }.show(COMPONENT, rq.headers())?))
+            }
+            "/flagz" if !self.config.flags.is_empty() => Ok(shown(Page::Flags(&self.config.flags).show(COMPONENT, rq.headers())?)),
             p if p == "/healthz" || p.starts_with("/healthz/") => Ok(self.health(&rq, "healthz", p).await),
             p if p == "/livez" || p.starts_with("/livez/") => Ok(self.health(&rq, "livez", p).await),
             p if p == "/readyz" || p.starts_with("/readyz/") => Ok(self.health(&rq, "readyz", p).await),
@@ -96,7 +112,8 @@ impl Server {
             paths.push(format!("/{endpoint}"));
             paths.extend(self.checks(endpoint).into_iter().map(|(name, _)| format!("/{endpoint}/{name}")));
         }
-        paths.extend(["/metrics", "/openapi/v2", "/openapi/v3", "/version"].map(String::from));
+        paths.extend(["/metrics", "/openapi/v2", "/openapi/v3", "/statusz", "/version"].map(String::from));
+        paths.extend((!self.config.flags.is_empty()).then(|| "/flagz".to_string()));
         paths.extend(self.core.parts().documents.keys().cloned());
         paths.sort();
         paths

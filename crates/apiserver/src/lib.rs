@@ -57,6 +57,7 @@ mod unserved;
 mod verbs;
 pub mod webhook;
 mod writer;
+pub mod zpages;
 
 pub use activity::Timeouts;
 pub use admission::{Admission, Attributes, Operation};

@@ -37,14 +37,14 @@ impl Format {
     }
 }
 
-struct Clause<'a> {
-    kind: &'a str,
-    subtype: &'a str,
-    params: Vec<(&'a str, &'a str)>,
+pub(crate) struct Clause<'a> {
+    pub kind: &'a str,
+    pub subtype: &'a str,
+    pub params: Vec<(&'a str, &'a str)>,
     q: f32,
 }
 
-fn clauses(header: &str) -> Vec<Clause<'_>> {
+pub(crate) fn clauses(header: &str) -> Vec<Clause<'_>> {
     let mut all: Vec<Clause<'_>> = header
         .split(',')
         .filter_map(|c| {
@@ -98,12 +98,15 @@ fn negotiated(headers: &HeaderMap, query_pretty: Option<&str>, endpoint: Endpoin
     let mut accepted = pick(&accept, endpoint, protobuf).ok_or_else(|| api::status::not_acceptable(types))?;
     accepted.pretty |= match query_pretty {
         Some(v) => !matches!(v, "" | "0" | "false" | "False" | "FALSE" | "f" | "F"),
-        None => {
-            let agent = headers.get(header::USER_AGENT).and_then(|v| v.to_str().ok()).unwrap_or_default();
-            ["curl", "Wget", "Mozilla/5.0"].iter().any(|p| agent.starts_with(p))
-        }
+        None => is_for_people(headers),
     };
     Ok(accepted)
+}
+
+/// Whether somebody looks at the answer with a program that shows it as it comes.
+pub(crate) fn is_for_people(headers: &HeaderMap) -> bool {
+    let agent = headers.get(header::USER_AGENT).and_then(|v| v.to_str().ok()).unwrap_or_default();
+    ["curl", "Wget", "Mozilla/5.0"].iter().any(|p| agent.starts_with(p))
 }
 
 fn pick(accept: &str, endpoint: Endpoint, protobuf: bool) -> Option<Accepted> {

@@ -69,6 +69,7 @@ pub struct Server {
     browsers: Browsers,
     pub(crate) metrics: Metrics,
     impersonator: Impersonator,
+    pub(crate) started: jiff::Timestamp,
     /// Records requests, if any are to be.
     auditor: Option<Arc<Auditor>>,
     pub(crate) audited: Arc<Counters>,
@@ -148,6 +149,7 @@ impl Server {
             browsers,
             metrics: Metrics::default(),
             impersonator: Impersonator::default(),
+            started: jiff::Timestamp::now(),
             auditor,
             audited,
             documents: crate::published::Published::default(),

@@ -90,6 +90,7 @@ impl Setup {
             strict_transport_security: values.list("strict-transport-security-directives"),
             request_timeout: values.duration("request-timeout"),
             profiling: values.bool("profiling"),
+            flags: values.shown(),
             git_version: KUBERNETES.into(),
             advertise_address: None,
         };

@@ -167,6 +167,11 @@ impl Values {
         self.set.contains_key(name)
     }
 
+    /// All flags with their values, as `/flagz` tells them.
+    pub fn shown(&self) -> BTreeMap<String, String> {
+        self.flags.iter().map(|flag| (flag.name.to_owned(), self.text(flag.name))).collect()
+    }
+
     /// All flags.
     pub fn flags(&self) -> &[Flag] {
         &self.flags

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
+use apiserver::zpages::Page;
 use bytes::Bytes;
 use http::{Method, Request, Response, StatusCode, header};
 use http_body_util::Full;
@@ -29,6 +30,9 @@ use crate::server::KUBERNETES;
 
 /// How long a client may take to shake hands or to send the head of a request.
 const HEAD: Duration = Duration::from_secs(10);
+
+/// Where something is.
+const PATHS: [&str; 8] = ["/configz", "/flagz", "/healthz", "/livez", "/metrics", "/readyz", "/statusz", "/version"];
 
 /// What the port tells of.
 pub struct Site {
@@ -169,11 +173,11 @@ impl Site {
         if !self.access.is_open(path) && !self.access.may(&user, verb, path).await {
             return failure(StatusCode::FORBIDDEN, "Forbidden", &format!("forbidden: User {:?} cannot {verb} path {path:?}", user.name));
         }
-        self.page(path, request.uri().query().unwrap_or(""))
+        self.page(path, request.uri().query().unwrap_or(""), request.headers())
     }
 
     /// What a path holds, for those who may see it.
-    pub fn page(&self, path: &str, query: &str) -> Answer {
+    pub fn page(&self, path: &str, query: &str, headers: &http::HeaderMap) -> Answer {
         let mut parts = path.trim_start_matches('/').splitn(2, '/');
         let (first, rest) = (parts.next().unwrap_or(""), parts.next());
         match (first, rest) {
@@ -181,8 +185,11 @@ impl Site {
             ("metrics", None) => answer(StatusCode::OK, "text/plain; version=0.0.4; charset=utf-8", self.metrics()),
             ("configz", None) => answer(StatusCode::OK, "application/json", self.config.to_string()),
             ("version", None) => answer(StatusCode::OK, "application/json", json!({"major": "1", "minor": "36", "gitVersion": KUBERNETES}).to_string()),
-            ("flagz", None) => text(StatusCode::OK, self.flagz()),
-            ("statusz", None) => text(StatusCode::OK, self.statusz()),
+            ("flagz", None) => own(&Page::Flags(&self.values.shown()), self.component, headers),
+            ("statusz", None) => {
+                let paths = PATHS.map(String::from);
+                own(&Page::Status { version: KUBERNETES, started: self.started, now: Timestamp::now(), paths: &paths }, self.component, headers)
+            }
             _ => text(StatusCode::NOT_FOUND, "404 page not found\n"),
         }
     }
@@ -259,22 +266,19 @@ impl Site {
         }
         out
     }
+}
 
-    fn flagz(&self) -> String {
-        let mut out = format!("{} flagz\nWarning: This endpoint is not meant to be machine parseable, has no formatting compatibility guarantees and is for debugging purposes only.\n\n", self.component);
-        let mut flags: Vec<_> = self.values.flags().iter().map(|f| f.name).collect();
-        flags.sort_unstable();
-        for name in flags {
-            let _ = writeln!(out, "{name}={}", self.values.text(name));
-        }
-        out
-    }
-
-    fn statusz(&self) -> String {
-        let up = (Timestamp::now().as_second() - self.started.as_second()).max(0);
-        let up = format!("{} hr {:02} min {:02} sec", up / 3600, up / 60 % 60, up % 60);
-        format!("{} statusz\n\nStarted: {}\nUp: {up}\nBinary version: {}\nPaths: /configz /flagz /healthz /livez /metrics /readyz /statusz\n", self.component, self.started, KUBERNETES.trim_start_matches('v'))
-    }
+/// One of the pages that all components have.
+fn own(page: &Page<'_>, component: &str, headers: &http::HeaderMap) -> Answer {
+    let shown = match page.show(component, headers) {
+        Ok(shown) => shown,
+        Err(status) => return failure(StatusCode::NOT_ACCEPTABLE, "NotAcceptable", &status.message),
+    };
+    let mut response = text(StatusCode::OK, shown.bytes);
+    let header = |value: &str| header::HeaderValue::from_str(value).ok();
+    response.headers_mut().extend(header(&shown.content_type).map(|v| (header::CONTENT_TYPE, v)));
+    response.headers_mut().extend(shown.warning.as_deref().and_then(header).map(|v| (header::WARNING, v)));
+    response
 }
 
 /// CPU seconds, resident bytes and open descriptors of this process.
@@ -311,7 +315,7 @@ mod tests {
     }
 
     async fn get(path: &str, query: &str) -> (u16, String) {
-        let response = site().page(path, query);
+        let response = site().page(path, query, &http::HeaderMap::new());
         let status = response.status().as_u16();
         let body = response.into_body().collect().await.expect("a body").to_bytes();
         (status, String::from_utf8(body.to_vec()).expect("text"))

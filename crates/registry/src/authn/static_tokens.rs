@@ -41,7 +41,7 @@ impl StaticTokens {
             if token.is_empty() {
                 return Err(TokenFileError::Empty(n));
             }
-            let groups = rest.first().map(|g| g.split(',').map(str::to_owned).filter(|g| !g.is_empty()).collect()).unwrap_or_default();
+            let groups = rest.first().map(|g| g.split(',').map(str::to_owned).collect()).unwrap_or_default();
             let user = UserInfo { name: name.clone(), uid: uid.clone(), groups, ..UserInfo::default() };
             if tokens.insert(token.clone(), user).is_some() {
                 return Err(TokenFileError::Duplicate(n));
