@@ -1,11 +1,12 @@
 //! What a strategy, admission plug-in or creater knows about the request it serves.
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::time::Instant;
 
 use api::warnings::Warnings;
 use parking_lot::Mutex;
 
-use crate::audit::{Level, Record};
+use crate::audit::{Layer, Level, Record};
 use crate::authn::Authenticator;
 use crate::authz::{self, Authorizer, AuthzAttributes, Decision};
 use crate::custom::Custom;
@@ -167,6 +168,15 @@ impl Ctx {
     /// of a key stays.
     pub fn audit(&self, key: &str, value: impl FnOnce() -> String) {
         self.audit_at(Level::Metadata, key, value);
+    }
+
+    /// What a part of the request takes is told, if it is recorded and slow.
+    pub async fn timed<T>(&self, layer: Layer, part: impl Future<Output = T>) -> T {
+        let Some(record) = &self.audit else { return part.await };
+        let began = Instant::now();
+        let result = part.await;
+        record.took(layer, began.elapsed());
+        result
     }
 
     /// Whether anybody sees audit annotations.

@@ -21,7 +21,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::activity::Unhurried;
-use crate::audit::{Auditor, Counters, Incoming, Record};
+use crate::audit::{Auditor, Counters, Incoming, Layer, Record};
 use crate::authn::Note;
 use crate::body::{self, Body, BodyError};
 use crate::browsers::Browsers;
@@ -315,7 +315,9 @@ impl Server {
             let nobody = || self.config.anonymous && (self.config.anonymous_paths.is_empty() || self.config.anonymous_paths.contains(&info.path));
             user.or_else(|| nobody().then(filters::anonymous)).ok_or_else(api::status::unauthorized)
         };
+        let began = Instant::now();
         let user = profile::named("authentication", pin!(user)).await;
+        let authenticating = began.elapsed();
         let mut audit = None;
         if let Some(auditor) = &self.auditor {
             let peer = extensions.get::<crate::Peer>().and_then(|p| p.addr).map(|a| a.ip());
@@ -323,6 +325,7 @@ impl Server {
             audit = auditor.begin(&incoming);
         }
         if let Some(record) = &audit {
+            record.took(Layer::Authentication, authenticating);
             for note in crate::authn::notes() {
                 if let Note::Audit(key, value) = note {
                     record.annotate(crate::audit::Level::Metadata, key, || value);
@@ -341,10 +344,12 @@ impl Server {
             (Err(status), None) => return negotiate::respond_status(&headers, &status),
             (Err(status), Some(record)) => return record.unauthenticated(negotiate::respond_status(&headers, &status)).await,
         };
+        let began = Instant::now();
         let user = match self.impersonator.act(&*backend.authorizer, &self.metrics, &headers, &info, &user).await {
             Ok(None) => user,
             Ok(Some(impersonated)) => {
                 if let Some(record) = &audit {
+                    record.took(Layer::Impersonation, began.elapsed());
                     record.impersonated(&impersonated);
                 }
                 impersonated.user
@@ -358,6 +363,9 @@ impl Server {
         let (classified, room) = self.room(&info, &user, &query, limit).await;
         let mut response = match room {
             Ok(occupied) => {
+                if let (Some(record), Some(classified)) = (&audit, &classified) {
+                    record.took(Layer::QueueWait, classified.waited);
+                }
                 let (parts, body) = request.into_parts();
                 let rq = Rq { request: Request::from_parts(parts, ()), body: Mutex::new(Some(body)), info, query, user, now, audit, occupied };
                 profile::asked_by(asker, pin!(self.serve(rq, headers, limit))).await
@@ -373,7 +381,12 @@ impl Server {
     /// A request that there is room for.
     async fn serve(self: &Arc<Server>, rq: Rq, headers: http::HeaderMap, limit: Option<Duration>) -> Response<Body> {
         let authorized = filters::authorize(&*self.backend.authorizer, &rq.info, &rq.user, rq.audit.as_deref());
-        match profile::named("authorization", pin!(authorized)).await {
+        let began = Instant::now();
+        let authorized = profile::named("authorization", pin!(authorized)).await;
+        if let Some(record) = &rq.audit {
+            record.took(Layer::Authorization, began.elapsed());
+        }
+        match authorized {
             Ok(()) => {}
             Err(Refused::Forbidden(status)) => return negotiate::respond_status(&headers, &status),
             Err(Refused::Failed(why)) => return failed(&rq.request, &why),

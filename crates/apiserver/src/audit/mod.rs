@@ -15,6 +15,7 @@ mod config;
 mod counters;
 mod event;
 mod hook;
+mod latency;
 mod log;
 mod policy;
 mod record;
@@ -28,6 +29,7 @@ use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
 pub use config::{BatchConfig, Config, LogConfig, TruncateConfig, WebhookConfig};
+pub use latency::Layer;
 pub use policy::{Level, Policy, PolicyError};
 
 pub(crate) use counters::Counters;

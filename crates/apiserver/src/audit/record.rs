@@ -6,6 +6,7 @@ use std::io::Read;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::{HeaderMap, Response, header};
@@ -15,6 +16,7 @@ use parking_lot::Mutex;
 use serde_json::{Value, json};
 
 use super::event::{Event, ObjectRef, source_ips, user_agent};
+use super::latency::{Latencies, Layer};
 use super::policy::{Level, Stage, Verdict};
 use super::Auditor;
 use crate::body::{self, Body};
@@ -49,6 +51,7 @@ pub(crate) struct Record {
     started: AtomicBool,
     done: AtomicBool,
     event: Mutex<Event>,
+    latencies: Latencies,
 }
 
 impl Auditor {
@@ -100,6 +103,7 @@ impl Auditor {
             started: AtomicBool::new(false),
             done: AtomicBool::new(false),
             event: Mutex::new(event),
+            latencies: Latencies::default(),
         }))
     }
 }
@@ -113,6 +117,10 @@ impl Record {
         let mut event = self.event.lock();
         event.stage = stage;
         event.at = if stage == Stage::RequestReceived { event.received } else { jiff::Timestamp::now() };
+        if stage == Stage::ResponseComplete && event.verb != "watch" {
+            let total = event.at.duration_since(event.received).unsigned_abs();
+            self.latencies.annotate(total, &mut event.annotations);
+        }
         Some(Arc::new(event.clone()))
     }
 
@@ -139,6 +147,11 @@ impl Record {
         self.done.store(true, Ordering::Relaxed);
         self.process(Stage::ResponseStarted).await;
         response
+    }
+
+    /// A layer took so long.
+    pub fn took(&self, layer: Layer, time: Duration) {
+        self.latencies.took(layer, time);
     }
 
     /// The user acts as another one.

@@ -104,6 +104,8 @@ struct Schema {
 pub(crate) struct Classified {
     schema: HeaderValue,
     level: HeaderValue,
+    /// How long its turn took to come, if others had to be waited for.
+    pub waited: Duration,
 }
 
 impl Classified {
@@ -186,13 +188,15 @@ impl Flow {
         patience: Duration,
         estimate: impl FnOnce(u32) -> (Work, Option<usize>),
     ) -> (Classified, Result<Seat, TryAfter>) {
-        let (classified, level, start) = self.start(info, user, estimate);
+        let (mut classified, level, start) = self.start(info, user, estimate);
         let (mut seat, turn) = match start {
             Ok(started) => started,
             Err(refused) => return (classified, Err(refused)),
         };
         let Some(turn) = turn else { return (classified, Ok(seat)) };
+        let began = std::time::Instant::now();
         let waited = tokio::time::timeout(patience, turn).await;
+        classified.waited = began.elapsed();
         if matches!(waited, Ok(Ok(()))) || !seat.give_up() {
             return (classified, Ok(seat));
         }
@@ -212,7 +216,7 @@ impl Flow {
             unreachable!("a configuration has the mandatory schemas")
         };
         let state = &schema.level;
-        let classified = Classified { schema: schema.uid.clone(), level: state.uid.clone() };
+        let classified = Classified { schema: schema.uid.clone(), level: state.uid.clone(), waited: Duration::ZERO };
         let (work, watches) = estimate(state.plan.max_seats);
         let mut details = Details { info: info.clone(), user: user.name.clone(), distinguisher: Distinguisher::None };
         let mut hash = 0;

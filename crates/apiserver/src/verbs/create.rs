@@ -3,6 +3,7 @@ use serde_json::Value;
 
 use super::{Op, WriteOptions, options_value};
 use crate::admission::Operation;
+use crate::audit::Layer;
 use crate::core::{Object, Written};
 use crate::model;
 use crate::object;
@@ -138,7 +139,7 @@ impl Op {
             }
             return Ok(Object::Tree(value));
         }
-        match self.core.put(r, value, 0).await.map_err(Some)? {
+        match self.ctx.timed(Layer::Storage, self.core.put(r, value, 0)).await.map_err(Some)? {
             Written::Done(created) => Ok(created),
             Written::Conflict(_) => Err(None),
         }

@@ -6,6 +6,7 @@ use serde_json::Value;
 
 use super::{DeleteOptions, Op, same};
 use crate::admission::Operation;
+use crate::audit::Layer;
 use crate::cache::Entry;
 use crate::core::{Object, Stored, Written};
 use crate::ctx::format_time;
@@ -68,7 +69,7 @@ impl Op {
                 Step::Leave => return Ok(Deleted { object: Object::Tree(old.object), gone: false }),
                 Step::Mark if options.dry_run || same(&new, &old.object) => return Ok(Deleted { object: Object::Tree(new), gone: false }),
                 Step::Remove if options.dry_run => return Ok(Deleted { object: Object::Tree(new), gone: true }),
-                Step::Mark => self.core.put(r, new, old.revision).await?,
+                Step::Mark => self.ctx.timed(Layer::Storage, self.core.put(r, new, old.revision)).await?,
                 Step::Remove => self.core.remove(r, new, old.revision).await?,
             };
             match written {

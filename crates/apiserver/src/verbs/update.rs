@@ -3,6 +3,7 @@ use serde_json::Value;
 
 use super::{Op, WriteOptions, keep_times, options_value, same};
 use crate::admission::Operation;
+use crate::audit::Layer;
 use crate::core::{Object, Stored, Written};
 use crate::model;
 use crate::object;
@@ -158,7 +159,7 @@ impl Op {
             return Ok(Attempt::Again(now));
         }
         drop(old.object);
-        match self.core.put(r, new, old.revision).await? {
+        match self.ctx.timed(Layer::Storage, self.core.put(r, new, old.revision)).await? {
             Written::Done(object) => Ok(Attempt::Done(Updated { object, created: false })),
             Written::Conflict(now) if unconditional => Ok(Attempt::Again(now)),
             Written::Conflict(None) => Err(self.not_found()),

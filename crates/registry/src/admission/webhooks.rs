@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use api::status;
-use apiserver::audit::Level;
+use apiserver::audit::{Layer, Level};
 use apiserver::types::Status;
 use apiserver::webhook::{Client, Services};
 use apiserver::{Admission, Attributes, Ctx, Operation};
@@ -125,7 +125,9 @@ impl Hook {
         let api_version = format!("admission.k8s.io/{version}");
         let review = json!({"kind": "AdmissionReview", "apiVersion": api_version, "request": request});
         let services = Services::new(Arc::new(ServiceProxy), ctx.backend.clone());
-        let answer = client.post(&services, &self.name, &review, self.timeout).await.map_err(|why| format!("failed to call webhook: {why}"))?;
+        let layer = if place.is_some() { Layer::MutatingWebhook } else { Layer::ValidatingWebhook };
+        let asked = ctx.timed(layer, client.post(&services, &self.name, &review, self.timeout)).await;
+        let answer = asked.map_err(|why| format!("failed to call webhook: {why}"))?;
         let invalid = |why: String| format!("received invalid webhook response: {why}");
         let response = answer.get("response").filter(|r| r.is_object()).ok_or_else(|| invalid("webhook response was absent".into()))?;
         if version == "v1" {
