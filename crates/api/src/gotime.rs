@@ -178,6 +178,26 @@ pub fn parse_duration(text: &str) -> Option<i64> {
     i64::try_from(if negative { -total } else { total }).ok()
 }
 
+/// What Go says of a text that [`parse_duration`] does not take.
+pub fn duration_error(text: &str) -> String {
+    let quoted = crate::field::go_quote(text);
+    let mut rest = text.strip_prefix(['-', '+']).unwrap_or(text);
+    while rest.starts_with(|c: char| c.is_ascii_digit() || c == '.') {
+        let unit_on = rest.trim_start_matches(|c: char| c.is_ascii_digit());
+        let unit_on = unit_on.strip_prefix('.').map_or(unit_on, |fraction| fraction.trim_start_matches(|c: char| c.is_ascii_digit()));
+        if unit_on.len() + 1 == rest.len() && rest.starts_with('.') {
+            break;
+        }
+        let end = unit_on.find(|c: char| c.is_ascii_digit() || c == '.').unwrap_or(unit_on.len());
+        match &unit_on[..end] {
+            "" => return format!("time: missing unit in duration {quoted}"),
+            "ns" | "us" | "µs" | "μs" | "ms" | "s" | "m" | "h" => rest = &unit_on[end..],
+            unit => return format!("time: unknown unit {} in duration {quoted}", crate::field::go_quote(unit)),
+        }
+    }
+    format!("time: invalid duration {quoted}")
+}
+
 /// Go's `Duration.String`: `1h30m0s`, `1.5s`, `2µs`, `0s`.
 pub fn format_duration(nanos: i64) -> String {
     let n = nanos.unsigned_abs();
@@ -246,5 +266,20 @@ mod tests {
         }
         assert_eq!(parse_duration("90m").map(format_duration).unwrap(), "1h30m0s");
         assert_eq!(parse_duration("5"), None);
+    }
+
+    #[test]
+    fn wrong_durations_are_told_as_by_go() {
+        for (text, expected) in [
+            ("invalid", "time: invalid duration \"invalid\""),
+            ("30", "time: missing unit in duration \"30\""),
+            ("1.5s3", "time: missing unit in duration \"1.5s3\""),
+            ("5x", "time: unknown unit \"x\" in duration \"5x\""),
+            ("-.s", "time: invalid duration \"-.s\""),
+            ("", "time: invalid duration \"\""),
+        ] {
+            assert_eq!(parse_duration(text), None);
+            assert_eq!(duration_error(text), expected);
+        }
     }
 }

@@ -97,6 +97,11 @@ fn number(n: usize) -> Quantity {
 /// Kinds that are also counted under their plain name.
 const BY_NAME: [&str; 4] = ["configmaps", "replicationcontrollers", "resourcequotas", "secrets"];
 const STORAGE_CLASS: &str = ".storageclass.storage.k8s.io/";
+/// The group of device claims.
+const CLAIMS: &str = "resource.k8s.io";
+const DEVICE_CLASS: &str = ".deviceclass.resource.k8s.io/devices";
+/// Most devices that one claim can have, which is what a request for all of them is counted as.
+const MOST_DEVICES: i64 = 32;
 
 /// The name under which all objects of a resource are counted: `count/jobs.batch`.
 pub fn count_name(group: &str, plural: &str) -> String {
@@ -147,9 +152,30 @@ pub fn usage(group: &str, plural: &str, object: &Value, now: i64) -> Usage {
         ("", plural) if BY_NAME.contains(&plural) => {
             usage.insert(plural.to_owned(), one());
         }
+        (CLAIMS, "resourceclaims") => device_usage(object, &mut usage),
         _ => {}
     }
     usage
+}
+
+/// Devices by class; of alternatives, the most that may be taken of each class.
+fn device_usage(claim: &Value, usage: &mut Usage) {
+    let wanted = |request: &Value| {
+        let devices = match text(request, "/allocationMode") {
+            "ExactCount" => request.get("count").and_then(Value::as_i64).unwrap_or(0),
+            "All" => MOST_DEVICES,
+            _ => 0,
+        };
+        (format!("{}{DEVICE_CLASS}", text(request, "/deviceClassName")), devices)
+    };
+    for request in items(claim, "/spec/devices/requests") {
+        let mut most: BTreeMap<String, i64> = BTreeMap::new();
+        for (name, devices) in items(request, "/firstAvailable").chain(request.get("exactly")).map(wanted) {
+            let most = most.entry(name).or_default();
+            *most = devices.max(*most);
+        }
+        most.into_iter().for_each(|(name, devices)| add_to(usage, name, &Quantity::new(devices, Format::DecimalSI)));
+    }
 }
 
 fn storage_class(claim: &Value) -> &str {
@@ -213,6 +239,7 @@ pub fn concerns(group: &str, plural: &str, name: &str) -> bool {
             plain(name) || name.split_once(STORAGE_CLASS).is_some_and(|(_, n)| plain(n))
         }
         ("", plural) => BY_NAME.contains(&plural) && name == plural,
+        (CLAIMS, "resourceclaims") => name.ends_with(DEVICE_CLASS),
         _ => false,
     }
 }
@@ -229,6 +256,9 @@ pub fn resources<'a>(names: impl IntoIterator<Item = &'a String>) -> BTreeSet<(S
             if concerns("", plural, name) {
                 all.insert((String::new(), (*plural).to_owned()));
             }
+        }
+        if concerns(CLAIMS, "resourceclaims", name) {
+            all.insert((CLAIMS.to_owned(), "resourceclaims".to_owned()));
         }
     }
     all
@@ -407,5 +437,24 @@ mod tests {
         let hard = ["limits.memory", "pods", "requests.cpu", "requests.storage"].map(String::from);
         assert_eq!(unspecified(&pod, &hard), "limits.memory for: a,b,c; requests.cpu for: a,b");
         assert_eq!(unspecified(&pod, &["pods".to_string()]), "");
+    }
+
+    #[test]
+    fn devices_count_by_class() {
+        let claim = json!({"spec": {"devices": {"requests": [
+            {"exactly": {"deviceClassName": "gold", "allocationMode": "ExactCount", "count": 2}},
+            {"exactly": {"deviceClassName": "tin", "allocationMode": "All"}},
+            {"firstAvailable": [
+                {"deviceClassName": "gold", "allocationMode": "ExactCount", "count": 1},
+                {"deviceClassName": "gold", "allocationMode": "ExactCount", "count": 3},
+                {"deviceClassName": "silver", "allocationMode": "ExactCount", "count": 1},
+            ]},
+        ]}}});
+        let used: Vec<(String, String)> = usage(CLAIMS, "resourceclaims", &claim, 0).into_iter().map(|(k, q)| (k, q.to_string())).collect();
+        let expected = [("count/resourceclaims.resource.k8s.io", "1"), ("gold.deviceclass.resource.k8s.io/devices", "5"), ("silver.deviceclass.resource.k8s.io/devices", "1"), ("tin.deviceclass.resource.k8s.io/devices", "32")];
+        assert_eq!(used, expected.map(|(k, q)| (k.to_string(), q.to_string())));
+        let names = ["gold.deviceclass.resource.k8s.io/devices".to_string()];
+        assert_eq!(resources(&names), BTreeSet::from([(CLAIMS.to_string(), "resourceclaims".to_string())]));
+        assert!(concerns(CLAIMS, "resourceclaims", &names[0]) && !concerns("", "pods", &names[0]));
     }
 }

@@ -57,6 +57,7 @@ pub struct Parts {
     pub(crate) authenticators: Vec<Arc<dyn Authenticator>>,
     pub(crate) authorizers: Vec<Arc<dyn Authorizer>>,
     pub(crate) post_start: Vec<(String, PostStart)>,
+    pub(crate) also_known: HashMap<&'static str, &'static [&'static str]>,
     pub(crate) checks: Vec<(String, Check)>,
     pub(crate) periodic: Vec<Periodic>,
     pub(crate) metrics: Vec<Render>,
@@ -113,6 +114,11 @@ impl Parts {
     /// Bootstrap objects and the like; run concurrently in their order of installation as soon as the cache is synced.
     pub fn post_start(&mut self, name: &str, hook: PostStart) {
         self.post_start.push((name.to_string(), hook));
+    }
+
+    /// Upstream's names of what the hook of this name does.
+    pub fn also_known(&mut self, hook: &'static str, as_: &'static [&'static str]) {
+        self.also_known.insert(hook, as_);
     }
 
     pub fn check(&mut self, name: &str, check: Check) {

@@ -19,6 +19,22 @@ const PROBE: Duration = Duration::from_secs(2);
 /// What priority and fairness is doing.
 const FLOW_DUMPS: &str = "/debug/api_priority_and_fairness/";
 
+/// Upstream's names for what is done here once the watch cache has what is in the store.
+const ON_SYNC: [&str; 12] = [
+    "storage-readiness",
+    "generic-apiserver-start-informers",
+    "start-apiserver-admission-initializer",
+    "start-apiextensions-informers",
+    "start-apiextensions-controllers",
+    "crd-informer-synced",
+    "start-kube-aggregator-informers",
+    "kube-apiserver-autoregistration",
+    "apiservice-registration-controller",
+    "apiservice-status-local-available-controller",
+    "apiservice-status-remote-available-controller",
+    "apiservice-openapi-controller",
+];
+
 /// As which part of Kubernetes it tells of itself.
 const COMPONENT: &str = "apiserver";
 
@@ -44,6 +60,7 @@ impl Server {
         match path {
             "/version" => self.json(&rq, &self.version()),
             "/metrics" => Ok(body::response(200, "text/plain; version=0.0.4; charset=utf-8", self.render_metrics())),
+            "/metrics/slis" => Ok(body::response(200, "text/plain; version=0.0.4; charset=utf-8", self.metrics.render_health())),
             "" => self.json(&rq, &json!({"paths": self.paths()})),
             "/statusz" => {
                 let (version, paths) = (&self.config.git_version, self.paths());
@@ -112,7 +129,7 @@ impl Server {
             paths.push(format!("/{endpoint}"));
             paths.extend(self.checks(endpoint).into_iter().map(|(name, _)| format!("/{endpoint}/{name}")));
         }
-        paths.extend(["/metrics", "/openapi/v2", "/openapi/v3", "/statusz", "/version"].map(String::from));
+        paths.extend(["/metrics", "/metrics/slis", "/openapi/v2", "/openapi/v3", "/statusz", "/version"].map(String::from));
         paths.extend((!self.config.flags.is_empty()).then(|| "/flagz".to_string()));
         paths.extend(self.core.parts().documents.keys().cloned());
         paths.sort();
@@ -152,10 +169,14 @@ impl Server {
             Some(_) => &["priority-and-fairness-config-consumer", "priority-and-fairness-filter", crate::flow::PRODUCER],
             None => &["max-in-flight-filter"],
         };
+        let synced = if loaded { Ok(()) } else { Err("the store has not been read yet".to_string()) };
+        checks.extend(ON_SYNC.iter().map(|name| (format!("poststarthook/{name}"), synced.clone())));
+        checks.push(("autoregister-completion".into(), synced));
         let installed = self.core.parts().post_start.iter().map(|(name, _)| name.as_str());
         for name in own.iter().copied().chain(installed) {
             let done = if pending.iter().any(|p| p == name) { Err("not finished".to_string()) } else { Ok(()) };
-            checks.push((format!("poststarthook/{name}"), done));
+            let also = self.core.parts().also_known.get(name).copied().unwrap_or_default();
+            checks.extend(std::iter::once(name).chain(also.iter().copied()).map(|name| (format!("poststarthook/{name}"), done.clone())));
         }
         for (name, check) in &self.core.parts().checks {
             checks.push((name.clone(), check()));
@@ -195,7 +216,11 @@ impl Server {
         }
         let one = path.trim_start_matches('/').strip_prefix(endpoint).unwrap_or_default().trim_start_matches('/');
         if !one.is_empty() {
-            return match checks.into_iter().find(|(n, _)| n == one) {
+            let check = checks.into_iter().find(|(n, _)| n == one);
+            if let Some((name, result)) = &check {
+                self.metrics.health(endpoint, name, result.is_ok());
+            }
+            return match check {
                 None => page_not_found(),
                 Some((_, Ok(()))) => text(200, "ok".into()),
                 Some((_, Err(why))) => text(500, format!("internal server error: {why}\n")),
@@ -208,6 +233,7 @@ impl Server {
                 lines.push_str(&format!("[+]{name} excluded: ok\n"));
                 continue;
             }
+            self.metrics.health(endpoint, name, result.is_ok());
             match result {
                 Ok(()) => lines.push_str(&format!("[+]{name} ok\n")),
                 Err(why) => {

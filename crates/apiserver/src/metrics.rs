@@ -30,6 +30,8 @@ pub struct Metrics {
     durations: Mutex<BTreeMap<Labels, Histogram>>,
     inflight: Mutex<[i64; 2]>,
     long_running: Mutex<BTreeMap<Labels, i64>>,
+    /// By endpoint and check: how it was last, how often it was good, and how often not.
+    health: Mutex<BTreeMap<(String, String), (bool, [u64; 2])>>,
     /// By mode and decision.
     impersonations: Mutex<BTreeMap<(&'static str, bool), Histogram>>,
     impersonation_checks: Mutex<BTreeMap<(&'static str, bool), Histogram>>,
@@ -72,6 +74,28 @@ impl Metrics {
     /// Counts watches and streams that are open.
     pub fn long_running(&self, info: &crate::request::RequestInfo, by: i64) {
         *self.long_running.lock().entry(Self::labels(info)).or_default() += by;
+    }
+
+    /// Counts a health check.
+    pub fn health(&self, endpoint: &str, check: &str, good: bool) {
+        let mut all = self.health.lock();
+        let (last, counts) = all.entry((endpoint.into(), check.into())).or_default();
+        *last = good;
+        counts[usize::from(!good)] += 1;
+    }
+
+    /// What health checks have said, in Prometheus' text format.
+    pub fn render_health(&self) -> String {
+        let (mut gauges, mut counters) = (String::new(), String::new());
+        head(&mut gauges, "kubernetes_healthcheck", "gauge", "[STABLE] This metric records the result of a single healthcheck.");
+        head(&mut counters, "kubernetes_healthchecks_total", "counter", "[STABLE] This metric records the results of all healthcheck.");
+        for ((endpoint, check), (last, counts)) in self.health.lock().iter() {
+            let _ = writeln!(gauges, "kubernetes_healthcheck{{name=\"{check}\",type=\"{endpoint}\"}} {}", u8::from(*last));
+            for (status, count) in ["success", "error"].iter().zip(counts).filter(|(_, count)| **count > 0) {
+                let _ = writeln!(counters, "kubernetes_healthchecks_total{{name=\"{check}\",status=\"{status}\",type=\"{endpoint}\"}} {count}");
+            }
+        }
+        gauges + &counters
     }
 
     /// Counts an attempt to act as somebody else, by the mode that allowed it.

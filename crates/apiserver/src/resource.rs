@@ -93,6 +93,7 @@ impl Server {
             strategy: self.core.strategy_of(&ctx, &ctx.subresource),
             admission: self.core.parts().admission.clone(),
             user_agent: agent.to_string(),
+            brings_version: false,
             ctx,
         }
     }

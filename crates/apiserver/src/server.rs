@@ -332,6 +332,14 @@ impl Server {
                 }
             }
         }
+        let query = parse_query(request.uri().query().unwrap_or_default());
+        let limit = match time_limit(&info, &query) {
+            Ok(limit) => limit,
+            Err(status) => {
+                let response = negotiate::respond_status(&headers, &status);
+                return if let Some(record) = &audit { record.unauthenticated(response).await } else { response };
+            }
+        };
         let user = match (user, &audit) {
             (Ok(user), None) => user,
             (Ok(user), Some(record)) => {
@@ -357,9 +365,7 @@ impl Server {
             Err(status) => return negotiate::respond_status(&headers, &status),
         };
         let asker = profile::is_taken().then(|| user.name.clone());
-        let query = parse_query(request.uri().query().unwrap_or_default());
         let watches = info.verb == "watch";
-        let limit = query.iter().find(|(k, _)| k == "timeout").and_then(|(_, v)| parse_duration(v));
         let (classified, room) = self.room(&info, &user, &query, limit).await;
         let mut response = match room {
             Ok(occupied) => {
@@ -624,6 +630,15 @@ fn too_many_requests(TryAfter(seconds): TryAfter) -> Response<Body> {
     response
 }
 
+/// How long the client says that it waits, if it does.
+fn time_limit(info: &RequestInfo, query: &[(String, String)]) -> Result<Option<Duration>, Status> {
+    let Some((_, text)) = query.iter().find(|(key, value)| key == "timeout" && !value.is_empty()).filter(|_| !info.long_running()) else { return Ok(None) };
+    let Some(nanos) = api::gotime::parse_duration(text) else {
+        return Err(api::status::bad_request(format!("invalid timeout specified in the request URL - {}", api::gotime::duration_error(text))));
+    };
+    Ok(u64::try_from(nanos).ok().filter(|nanos| *nanos > 0).map(Duration::from_nanos))
+}
+
 /// The answer to a request that cannot be recorded as strictly as it should be.
 fn failed<B>(request: &Request<B>, why: &str) -> Response<Body> {
     let uri = request.uri().path_and_query().map_or("/", |p| p.as_str());
@@ -644,31 +659,4 @@ fn chain(error: &dyn std::error::Error) -> String {
         source = e.source();
     }
     text
-}
-
-/// Go's duration syntax (`1m30s`, `500ms`), or whole seconds; zero and nonsense are `None`.
-pub(crate) fn parse_duration(text: &str) -> Option<Duration> {
-    if let Ok(seconds) = text.parse::<u64>() {
-        return (seconds > 0).then(|| Duration::from_secs(seconds));
-    }
-    let mut total = 0f64;
-    let mut rest = text;
-    while !rest.is_empty() {
-        let digits = rest.find(|c: char| !c.is_ascii_digit() && c != '.')?;
-        let number: f64 = rest[..digits].parse().ok()?;
-        rest = &rest[digits..];
-        let unit = rest.find(|c: char| c.is_ascii_digit() || c == '.').unwrap_or(rest.len());
-        total += number
-            * match &rest[..unit] {
-                "h" => 3600.0,
-                "m" => 60.0,
-                "s" => 1.0,
-                "ms" => 1e-3,
-                "us" | "µs" => 1e-6,
-                "ns" => 1e-9,
-                _ => return None,
-            };
-        rest = &rest[unit..];
-    }
-    (total > 0.0).then(|| Duration::from_secs_f64(total.min(1e9)))
 }

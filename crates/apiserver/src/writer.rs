@@ -28,6 +28,7 @@ impl CoreWriter {
             strategy: self.0.strategy_of(&ctx, ""),
             ctx,
             admission: Arc::default(),
+            brings_version: false,
             user_agent: "kube-apiserver".into(),
         }
     }

@@ -210,6 +210,18 @@ async fn documents() {
     }
     assert!(c.get("/readyz?verbose").await.text().ends_with("readyz check passed\n"));
     assert_eq!(c.get("/healthz/etcd").await.text(), "ok");
+    for path in ["/healthz?verbose", "/livez?verbose", "/readyz?verbose"] {
+        let text = c.get(path).await.text();
+        assert!(text.contains("[+]poststarthook/crd-informer-synced ok\n[+]") && text.contains("[+]autoregister-completion ok\n"), "{text}");
+    }
+    let health = c.get("/metrics/slis").await.text();
+    assert!(health.contains("kubernetes_healthcheck{name=\"etcd\",type=\"healthz\"} 1\n"), "{health}");
+    assert!(health.contains("kubernetes_healthchecks_total{name=\"ping\",status=\"success\",type=\"readyz\"}"), "{health}");
+    assert!(c.get("/statusz").await.text().contains("\nEmulation version: 1.36\n"));
+    assert_eq!(c.get("/flagz").await.code, 404, "no flags were given");
+    let status = c.get("/version?timeout=30").await;
+    assert_eq!((status.code, status.json()["message"].clone()), (400, json!("invalid timeout specified in the request URL - time: missing unit in duration \"30\"")));
+    assert_eq!(c.get("/version?timeout=0s").await.code, 200);
     assert_eq!(c.get("/api").await.ok()["versions"], json!(["v1"]));
     let groups = c.get("/apis").await.ok();
     assert!(groups["groups"].as_array().unwrap().iter().any(|g| g["name"] == "apps"));

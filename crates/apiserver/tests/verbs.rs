@@ -83,6 +83,11 @@ async fn bad_input_gets_a_status() {
     assert_eq!(send("text/plain", "{}").await.code, 415);
     assert_eq!(send("application/vnd.kubernetes.protobuf", "k8s\0\x07garbage").await.code, 400);
     assert_eq!(send("application/yaml", ": : :\n\t-").await.code, 400);
+    // what is wrong with an object is told before that it cannot be created with a version
+    for (name, code) in [("A b", 422), ("good", 400)] {
+        let versioned = c.post(MAPS, json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": name, "resourceVersion": "5"}})).await;
+        assert_eq!(versioned.code, code, "{}", versioned.text());
+    }
     let wrong = c.post(MAPS, json!({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "a"}})).await;
     assert_eq!(wrong.code, 400);
     let wrong = c.post(MAPS, json!({"apiVersion": "v2", "kind": "ConfigMap", "metadata": {"name": "a"}})).await.fails(400);

@@ -12,6 +12,8 @@ use std::path::{Component, Path, PathBuf};
 pub struct File {
     pub bytes: Vec<u8>,
     pub mode: u32,
+    /// Whose it is, if not the kubelet's.
+    pub user: Option<u32>,
 }
 
 /// Relative path → file.
@@ -52,8 +54,8 @@ pub fn write(dir: &Path, payload: &Payload, group: Option<u32>) -> io::Result<bo
         out.write_all(&file.bytes)?;
         // The mask of the process does not count.
         out.set_permissions(fs::Permissions::from_mode(file.mode & 0o7777))?;
-        if let Some(group) = group {
-            std::os::unix::fs::fchown(&out, None, Some(group))?;
+        if group.is_some() || file.user.is_some() {
+            std::os::unix::fs::fchown(&out, file.user, group)?;
         }
     }
     let new_link = dir.join("..data_tmp");
@@ -124,7 +126,7 @@ mod tests {
     use super::*;
 
     fn payload(files: &[(&str, &str)]) -> Payload {
-        files.iter().map(|(p, c)| (p.to_string(), File { bytes: c.as_bytes().to_vec(), mode: 0o644 })).collect()
+        files.iter().map(|(p, c)| (p.to_string(), File { bytes: c.as_bytes().to_vec(), mode: 0o644, user: None })).collect()
     }
 
     #[test]

@@ -270,8 +270,9 @@ impl Volumes {
             // Renewed after 80 % of its life: a look at a tenth of it is often enough.
             let look = Duration::from_secs(u64::try_from(seconds / 10).unwrap_or(60).clamp(30, 3600));
             *refresh = Some(refresh.map_or(look, |r| r.min(look)));
-            let mode = if group.is_some() { 0o600 } else { mode };
-            Ok(Payload::from([(source.path.clone(), File { bytes: token.into_bytes(), mode: mode as u32 })]))
+            let user = common_user(pod);
+            let mode = if group.is_some() || user.is_some() { 0o600 } else { mode };
+            Ok(Payload::from([(source.path.clone(), File { bytes: token.into_bytes(), mode: mode as u32, user })]))
         } else {
             Err("unsupported projection".to_string())
         }
@@ -381,13 +382,13 @@ fn host_path(source: &HostPathVolumeSource) -> Result<(), String> {
 /// Chooses and names the keys of a map: all of them, or the items.
 fn select(what: &str, all: BTreeMap<String, Vec<u8>>, items: Option<&[KeyToPath]>, mode: i32, optional: bool) -> Result<Payload, String> {
     let Some(items) = items.filter(|i| !i.is_empty()) else {
-        return Ok(all.into_iter().map(|(key, bytes)| (key, File { bytes, mode: mode as u32 })).collect());
+        return Ok(all.into_iter().map(|(key, bytes)| (key, File { bytes, mode: mode as u32, user: None })).collect());
     };
     let mut payload = Payload::new();
     for item in items {
         match all.get(&item.key) {
             Some(bytes) => {
-                payload.insert(item.path.clone(), File { bytes: bytes.clone(), mode: item.mode.unwrap_or(mode) as u32 });
+                payload.insert(item.path.clone(), File { bytes: bytes.clone(), mode: item.mode.unwrap_or(mode) as u32, user: None });
             }
             None if optional => {}
             None => return Err(format!("references non-existent {what} key: {}", item.key)),
@@ -425,9 +426,18 @@ fn downward(pod: &Pod, items: Option<&[DownwardAPIVolumeFile]>, mode: i32, node:
         } else {
             continue;
         };
-        payload.insert(item.path.clone(), File { bytes: value.into_bytes(), mode: item.mode.unwrap_or(mode) as u32 });
+        payload.insert(item.path.clone(), File { bytes: value.into_bytes(), mode: item.mode.unwrap_or(mode) as u32, user: None });
     }
     Ok(payload)
+}
+
+/// As whom all containers run, if that is said, and is the same.
+fn common_user(pod: &Pod) -> Option<u32> {
+    let spec = pod::spec(pod);
+    let of_pod = spec.security_context.as_ref().and_then(|s| s.run_as_user);
+    let mut users = spec.init_containers.iter().flatten().chain(&spec.containers).map(|c| c.security_context.as_ref().and_then(|s| s.run_as_user).or(of_pod));
+    let first = users.next()??;
+    if users.all(|user| user == Some(first)) { u32::try_from(first).ok() } else { None }
 }
 
 #[cfg(test)]
@@ -540,6 +550,20 @@ pub mod tests {
         assert_eq!(mount().await.unwrap_err(), "MountVolume.NewMounter initialization failed for volume \"v\" : path \"/no/such/path\" does not exist");
         put(serde_json::json!({"csi": {"driver": "d", "volumeHandle": "h"}}), "a");
         assert_eq!(mount().await.unwrap_err(), "MountVolume.SetUp failed for volume \"v\" : no volume plugin matched");
+    }
+
+    #[test]
+    fn tokens_belong_to_the_user_of_all_containers() {
+        let of = |pod_user: Option<i64>, users: &[Option<i64>]| {
+            let containers: Vec<_> = users.iter().map(|user| serde_json::json!({"name": "c", "securityContext": {"runAsUser": user}})).collect();
+            common_user(&pod(serde_json::json!({"containers": containers, "securityContext": {"runAsUser": pod_user}})))
+        };
+        assert_eq!(of(None, &[None]), None);
+        assert_eq!(of(Some(7), &[None, None]), Some(7));
+        assert_eq!(of(None, &[Some(7), None]), None);
+        assert_eq!(of(Some(7), &[Some(8), Some(8)]), Some(8));
+        assert_eq!(of(Some(7), &[Some(8), None]), None);
+        assert_eq!(of(Some(-1), &[None]), None);
     }
 
     #[test]

@@ -263,12 +263,26 @@ where
     Arc::new(move |backend| Box::pin(work(backend)))
 }
 
+/// The hook that makes what a cluster begins with.
+const BOOTSTRAP: &str = "bootstrap-objects";
+
 /// What is done at the start, again and again, and at the end.
 fn install_work(parts: &mut Parts, policy: Arc<Policy>, facts: Facts, repair: Arc<Repair>, server: Server, identity: Identity) {
     let (facts, identity) = (Arc::new(facts), Arc::new(identity));
     let begin = (facts.clone(), repair.clone(), server.clone(), identity.clone());
+    parts.also_known(
+        BOOTSTRAP,
+        &[
+            "bootstrap-controller",
+            "rbac/bootstrap-roles",
+            "scheduling/bootstrap-system-priority-classes",
+            "start-cluster-authentication-info-controller",
+            "start-service-ip-repair-controllers",
+            "start-system-namespaces-controller",
+        ],
+    );
     parts.post_start(
-        "bootstrap-objects",
+        BOOTSTRAP,
         work(move |backend| {
             let (policy, (facts, repair, server, identity)) = (policy.clone(), begin.clone());
             async move {

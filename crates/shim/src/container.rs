@@ -37,6 +37,8 @@ struct Client {
     outputs: [Option<OwnedFd>; 2],
     /// Written by the container and not yet taken by the client.
     rest: [Vec<u8>; 2],
+    /// Its input has ended, and the container's has not: what it has been told so far is all.
+    leaves: bool,
 }
 
 /// A descriptor of a container that the event loop watches.
@@ -127,7 +129,7 @@ impl Container {
         for fd in [&stdin, &stdout, &stderr].into_iter().flatten() {
             set_nonblocking(fd, true)?;
         }
-        self.clients.push(Client { stdin, outputs: [stdout, stderr], rest: [Vec::new(), Vec::new()] });
+        self.clients.push(Client { stdin, outputs: [stdout, stderr], rest: [Vec::new(), Vec::new()], leaves: false });
         Ok(())
     }
 
@@ -210,6 +212,9 @@ impl Container {
                 if self.run.stdin_once && !self.run.tty {
                     self.input_ends = true;
                     self.write_input();
+                } else {
+                    // whoever came to say something has said it
+                    self.clients[n].leaves = true;
                 }
             }
         }
@@ -258,7 +263,7 @@ impl Container {
         let ended = self.exit.is_some();
         self.clients.retain_mut(|client| {
             for stream in STREAMS {
-                if ended && client.rest[stream as usize].is_empty() {
+                if (ended || client.leaves) && client.rest[stream as usize].is_empty() {
                     client.outputs[stream as usize] = None;
                 }
             }

@@ -109,7 +109,7 @@ impl Core {
         if !fresh.is_empty() {
             let mut ctx = Ctx::new(r, "", "", server_user(), jiff::Timestamp::now(), self.backend());
             ctx.custom = self.custom(r);
-            let op = Op { core: self.clone(), strategy: self.strategy_of(&ctx, ""), admission: Arc::default(), user_agent: "kube-apiserver".into(), ctx };
+            let op = Op { core: self.clone(), strategy: self.strategy_of(&ctx, ""), admission: Arc::default(), user_agent: "kube-apiserver".into(), brings_version: false, ctx };
             op.delete_collection(fresh, &DeleteOptions::default()).await?;
         }
         Ok(cached.snapshot().map.len())

@@ -18,9 +18,8 @@ impl Op {
     pub async fn create(&mut self, mut value: Value, options: &WriteOptions) -> Result<Object, Status> {
         self.settle_namespace(&mut value)?;
         self.refuse_new()?;
-        if !object::meta(&value, "resourceVersion").is_empty() {
-            return Err(api::status::bad_request("resourceVersion should not be set on objects to be created"));
-        }
+        // told of when everything else is good, as by upstream's store
+        self.brings_version = !object::meta(&value, "resourceVersion").is_empty();
         self.single_owners(&mut value, "");
         let manager = self.manager(&options.field_manager);
         self.fill_system_fields(&mut value);
@@ -132,6 +131,9 @@ impl Op {
             self.ctx.warn(warning);
         }
         self.admit_final(Operation::Create, None, wire, Some(&value)).await.map_err(Some)?;
+        if self.brings_version {
+            return Err(Some(api::status::bad_request("resourceVersion should not be set on objects to be created")));
+        }
         let r = self.ctx.resource;
         if dry_run {
             if self.core.entry(r, &self.ctx.namespace, &self.ctx.name).is_some() {

@@ -32,6 +32,8 @@ pub struct Op {
     pub admission: Arc<Vec<Arc<dyn Admission>>>,
     /// The field manager when the client names none.
     pub user_agent: String,
+    /// Whether what is to be created came with a resourceVersion.
+    pub brings_version: bool,
 }
 
 impl Op {

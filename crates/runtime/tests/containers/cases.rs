@@ -385,6 +385,23 @@ async fn attach_streams() {
         assert_eq!(client.status.wait().await, ExecStatus::Success);
         assert!(world.log(&id, "stdout").await.starts_with("hello"));
     }
+    // An input that stays open for the next one: whoever has said what there was to say leaves, and the container goes on.
+    let mut config = world.container(&["cat"]);
+    config.stdin = true;
+    let id = world.run(&sandbox, config).await;
+    for _ in 0..2 {
+        let request = AttachRequest { container_id: id.clone(), stdin: true, stdout: true, stderr: true, ..AttachRequest::default() };
+        let url = world.runtime.attach(request).await.unwrap().url;
+        let mut client = connect(&url, Options { stdin: true, stdout: true, stderr: true, tty: false }).await;
+        let (mut stdin, mut stdout) = (client.stdin.take().unwrap(), client.stdout.take().unwrap());
+        stdin.write_all(b"hello\n").await.unwrap();
+        stdout.read_exact(&mut [0; 6]).await.unwrap();
+        stdin.shutdown().await.unwrap();
+        let mut rest = Vec::new();
+        stdout.read_to_end(&mut rest).await.unwrap();
+        assert_eq!((rest, client.status.wait().await), (Vec::new(), ExecStatus::Success));
+    }
+    assert_eq!(world.log(&id, "stdout").await, "hello\nhello\n");
 }
 
 async fn logs_rotate() {
