@@ -36,6 +36,9 @@ pub trait Admission: Send + Sync {
         Ok(())
     }
 
+    /// Appends what the plug-in has to say to `/metrics`.
+    fn metrics(&self, _out: &mut String) {}
+
     /// May refuse. The object is `None` for deletes.
     async fn validate(&self, _attributes: &Attributes<'_>, _object: Option<&Value>) -> Result<(), Status> {
         Ok(())

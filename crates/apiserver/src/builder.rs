@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use store::Store;
 
+use crate::admitted::Admitted;
 use crate::admission::Admission;
 use crate::audit::Auditor;
 use crate::authn::Authenticator;
@@ -54,6 +55,7 @@ pub struct Parts {
     pub(crate) virtuals: HashMap<Key, Arc<dyn Virtual>>,
     pub(crate) locators: HashMap<Key, Arc<dyn Locator>>,
     pub(crate) admission: Arc<Vec<Arc<dyn Admission>>>,
+    pub(crate) admitted: Admitted,
     pub(crate) authenticators: Vec<Arc<dyn Authenticator>>,
     pub(crate) authorizers: Vec<Arc<dyn Authorizer>>,
     pub(crate) post_start: Vec<(String, PostStart)>,

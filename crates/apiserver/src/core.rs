@@ -10,6 +10,7 @@ use serde_json::Value;
 use store::{Compare, Op, RangeRequest, Store, Txn};
 use tokio_util::sync::CancellationToken;
 
+use crate::admitted::Admitted;
 use crate::authn::{Authenticator, AuthnRequest};
 use crate::authz::{Authorizer, AuthzAttributes, Decision, Rules};
 use crate::builder::{Config, Parts};
@@ -130,7 +131,8 @@ impl Core {
         self.this.upgrade()
     }
 
-    pub(crate) fn install(&self, parts: Parts, authorizer: Arc<dyn Authorizer>, authenticator: Arc<dyn Authenticator>) {
+    pub(crate) fn install(&self, mut parts: Parts, authorizer: Arc<dyn Authorizer>, authenticator: Arc<dyn Authenticator>) {
+        parts.admitted = Admitted::new(&parts.admission);
         let _ = self.parts.set(parts);
         let _ = self.authorizer.set(authorizer);
         let _ = self.authenticator.set(authenticator);

@@ -7,6 +7,7 @@ use http::{Method, Response};
 use serde_json::{Value, json};
 
 use crate::body::{self, Body};
+use crate::metrics::head;
 use crate::negotiate::{self, Endpoint};
 use crate::profile;
 use crate::resource::page_not_found;
@@ -59,7 +60,7 @@ impl Server {
         }
         match path {
             "/version" => self.json(&rq, &self.version()),
-            "/metrics" => Ok(body::response(200, "text/plain; version=0.0.4; charset=utf-8", self.render_metrics())),
+            "/metrics" => Ok(body::response(200, "text/plain; version=0.0.4; charset=utf-8", self.render_metrics().await)),
             "/metrics/slis" => Ok(body::response(200, "text/plain; version=0.0.4; charset=utf-8", self.metrics.render_health())),
             "" => self.json(&rq, &json!({"paths": self.paths()})),
             "/statusz" => {
@@ -136,7 +137,7 @@ impl Server {
         paths
     }
 
-    fn render_metrics(&self) -> String {
+    async fn render_metrics(&self) -> String {
         let mut objects: Vec<(String, usize)> = crate::model::all()
             .iter()
             .filter(|r| crate::model::is_stored(r) && crate::model::is_storage_version(r))
@@ -145,11 +146,27 @@ impl Server {
         objects.sort();
         objects.dedup_by(|a, b| a.0 == b.0);
         let mut out = self.metrics.render(&objects);
+        let version = self.version();
+        let text = |key: &str| version[key].as_str().unwrap_or_default();
+        head(&mut out, "kubernetes_build_info", "gauge", "[BETA] A metric with a constant '1' value labeled by major, minor, git version, git commit, git tree state, build date, Go version, and compiler from which Kubernetes was built, and platform on which it is running.");
+        let labels = ["build_date", "compiler", "git_commit", "git_tree_state", "git_version", "go_version", "major", "minor", "platform"].map(|name| {
+            let (first, rest) = name.split_once('_').unwrap_or((name, ""));
+            let key = if rest.is_empty() { first.to_string() } else if rest == "tree_state" { "gitTreeState".into() } else { format!("{first}{}{}", rest[..1].to_uppercase(), &rest[1..]) };
+            format!("{name}=\"{}\"", text(&key))
+        });
+        out.push_str(&format!("kubernetes_build_info{{{}}} 1\n", labels.join(",")));
+        if let Ok(Ok(status)) = tokio::time::timeout(PROBE, self.core.store.status()).await {
+            head(&mut out, "apiserver_storage_size_bytes", "gauge", "[STABLE] Size of the storage database file physically allocated in bytes.");
+            out.push_str(&format!("apiserver_storage_size_bytes{{storage_cluster_id=\"etcd-0\"}} {}\n", status.size_bytes));
+        }
         if let Some(flow) = self.flow() {
             flow.render(&mut out);
         }
         self.audited.render(&mut out);
-        self.core.parts().metrics.iter().for_each(|render| render(&mut out));
+        let parts = self.core.parts();
+        parts.admitted.render(&mut out);
+        parts.admission.iter().for_each(|plugin| plugin.metrics(&mut out));
+        parts.metrics.iter().for_each(|render| render(&mut out));
         out
     }
 

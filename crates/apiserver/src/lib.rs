@@ -11,6 +11,7 @@
 
 mod activity;
 pub mod admission;
+mod admitted;
 mod aggregate;
 pub mod audit;
 pub mod authn;

@@ -1,33 +1,54 @@
 //! /metrics: the counters that dashboards for upstream's API server look for first.
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
 use std::time::Duration;
 
+use http::Method;
 use parking_lot::Mutex;
 
 use crate::histogram::Histogram;
+use crate::request::RequestInfo;
 
 const BUCKETS: &[f64] = &[
-    0.005, 0.025, 0.05, 0.1, 0.2, 0.4, 0.6, 0.8, 1.0, 1.25, 1.5, 2.0, 3.0, 4.0, 5.0, 6.0, 8.0, 10.0, 15.0, 20.0,
+    0.005, 0.025, 0.05, 0.1, 0.2, 0.4, 0.6, 0.8, 1.0, 1.25, 1.5, 2.0, 3.0, 4.0, 5.0, 6.0, 8.0, 10.0, 15.0, 20.0, 30.0, 45.0, 60.0,
 ];
-
+/// Bytes.
+const SIZES: &[f64] = &[1e3, 1e4, 1e5, 1e6, 1e7, 1e8, 1e9];
 const IMPERSONATION_BUCKETS: &[f64] = &[0.001, 0.002, 0.004, 0.008, 0.016, 0.032, 0.064, 0.128, 0.256, 0.512, 1.024, 2.048, 4.096, 8.192, 16.384];
 
-#[derive(Clone, PartialEq, Eq, PartialOrd, Ord)]
+/// What upstream tells requests apart by. Paths of clients' invention would make endless series: of resources, those
+/// that are built in are told, and others as none.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 struct Labels {
-    verb: String,
-    group: String,
-    version: String,
-    resource: String,
-    subresource: String,
+    verb: &'static str,
+    group: &'static str,
+    version: &'static str,
+    resource: &'static str,
+    subresource: &'static str,
     scope: &'static str,
+}
+
+/// What the answer to a request was, and what it asked for beside its path.
+pub struct Answered {
+    pub code: u16,
+    pub took: Duration,
+    /// Bytes of the answer.
+    pub size: u64,
+    /// `All` or nothing.
+    pub dry_run: &'static str,
+    /// A component of the control plane that asked.
+    pub system_client: &'static str,
 }
 
 /// All of the server's counters.
 #[derive(Default)]
 pub struct Metrics {
-    requests: Mutex<BTreeMap<(Labels, u16), u64>>,
-    durations: Mutex<BTreeMap<Labels, Histogram>>,
+    /// By what they were, dry run, code and system client.
+    requests: Mutex<BTreeMap<(Labels, &'static str, u16, &'static str), u64>>,
+    durations: Mutex<BTreeMap<(Labels, &'static str), Histogram>>,
+    sizes: Mutex<BTreeMap<Labels, Histogram>>,
+    /// Group, version, resource and subresource of what was asked for though it is deprecated.
+    deprecated: Mutex<BTreeSet<[&'static str; 4]>>,
     inflight: Mutex<[i64; 2]>,
     long_running: Mutex<BTreeMap<Labels, i64>>,
     /// By endpoint and check: how it was last, how often it was good, and how often not.
@@ -38,31 +59,33 @@ pub struct Metrics {
 }
 
 impl Metrics {
-    fn labels(info: &crate::request::RequestInfo) -> Labels {
-        let scope = match () {
-            _ if !info.resource_request => "",
-            _ if !info.path_name().is_empty() => "resource",
-            _ if !info.namespace.is_empty() => "namespace",
-            _ => "cluster",
-        };
-        // paths of clients' invention would make endless series
-        let known = crate::model::find(&info.group, &info.version, &info.resource);
+    fn labels(info: &RequestInfo, verb: &'static str) -> Labels {
+        let known = crate::model::find(&info.group, &info.version, &info.resource).filter(|_| info.resource_request);
         Labels {
-            verb: if info.resource_request { info.verb.to_uppercase() } else { info.verb.to_uppercase().chars().take(7).collect() },
-            group: known.map_or("", |r| r.group).into(),
-            version: known.map_or("", |r| r.version).into(),
-            resource: known.map_or("", |r| r.plural).into(),
-            subresource: known.and_then(|r| r.subresource(&info.subresource)).map_or("", |s| s.name).into(),
-            scope,
+            verb,
+            group: known.map_or("", |r| r.group),
+            version: known.map_or("", |r| r.version),
+            resource: known.map_or("", |r| r.plural),
+            subresource: known.and_then(|r| r.subresource(&info.subresource)).map_or("", |s| s.name),
+            scope: scope(info),
         }
     }
 
     /// Counts a finished request.
-    pub fn request(&self, info: &crate::request::RequestInfo, code: u16, took: Duration) {
-        let labels = Self::labels(info);
-        *self.requests.lock().entry((labels.clone(), code)).or_default() += 1;
-        if !info.long_running() {
-            self.durations.lock().entry(labels).or_insert_with(|| Histogram::new(BUCKETS)).observe(took.as_secs_f64());
+    pub fn request(&self, info: &RequestInfo, method: &Method, applies: bool, answered: &Answered) {
+        let labels = Self::labels(info, verb(info, method, applies));
+        let Answered { code, took, size, dry_run, system_client } = *answered;
+        *self.requests.lock().entry((labels, dry_run, code, system_client)).or_default() += 1;
+        if info.long_running() {
+            return;
+        }
+        self.durations.lock().entry((labels, dry_run)).or_insert_with(|| Histogram::new(BUCKETS)).observe(took.as_secs_f64());
+        if matches!(info.verb.as_str(), "get" | "list") && info.resource_request {
+            self.sizes.lock().entry(labels).or_insert_with(|| Histogram::new(SIZES)).observe(size as f64);
+        }
+        let deprecated = crate::model::find(&info.group, &info.version, &info.resource).filter(|r| crate::model::deprecation(r).is_some());
+        if let Some(r) = deprecated.filter(|_| info.resource_request) {
+            self.deprecated.lock().insert([r.group, r.version, r.plural, labels.subresource]);
         }
     }
 
@@ -72,8 +95,9 @@ impl Metrics {
     }
 
     /// Counts watches and streams that are open.
-    pub fn long_running(&self, info: &crate::request::RequestInfo, by: i64) {
-        *self.long_running.lock().entry(Self::labels(info)).or_default() += by;
+    pub fn long_running(&self, info: &RequestInfo, by: i64) {
+        let labels = Self::labels(info, verb(info, &Method::GET, false));
+        *self.long_running.lock().entry(labels).or_default() += by;
     }
 
     /// Counts a health check.
@@ -119,19 +143,27 @@ impl Metrics {
                 l.group, l.resource, l.scope, l.subresource, l.verb, l.version
             )
         };
-        head(&mut out, "apiserver_request_total", "counter", "Counter of apiserver requests broken out for each verb, dry run value, group, version, resource, scope, component, and HTTP response code.");
-        for ((labels, code), count) in self.requests.lock().iter() {
-            let _ = writeln!(out, "apiserver_request_total{{code=\"{code}\",dry_run=\"\",{}}} {count}", l(labels));
+        head(&mut out, "apiserver_request_total", "counter", "[STABLE] Counter of apiserver requests broken out for each verb, dry run value, group, version, resource, scope, component, and HTTP response code.");
+        for ((labels, dry_run, code, client), count) in self.requests.lock().iter() {
+            let _ = writeln!(out, "apiserver_request_total{{code=\"{code}\",dry_run=\"{dry_run}\",system_client=\"{client}\",{}}} {count}", l(labels));
         }
-        head(&mut out, "apiserver_request_duration_seconds", "histogram", "Response latency distribution in seconds for each verb, dry run value, group, version, resource, subresource, scope and component.");
-        for (labels, h) in self.durations.lock().iter() {
-            h.render("apiserver_request_duration_seconds", &format!("dry_run=\"\",{}", l(labels)), &mut out);
+        head(&mut out, "apiserver_request_duration_seconds", "histogram", "[STABLE] Response latency distribution in seconds for each verb, dry run value, group, version, resource, subresource, scope and component.");
+        for ((labels, dry_run), h) in self.durations.lock().iter() {
+            h.render("apiserver_request_duration_seconds", &format!("dry_run=\"{dry_run}\",{}", l(labels)), &mut out);
         }
-        head(&mut out, "apiserver_current_inflight_requests", "gauge", "Maximal number of currently used inflight request limit of this apiserver per request kind in last second.");
+        head(&mut out, "apiserver_response_sizes", "histogram", "[STABLE] Response size distribution in bytes for each group, version, verb, resource, subresource, scope and component.");
+        for (labels, h) in self.sizes.lock().iter() {
+            h.render("apiserver_response_sizes", &l(labels), &mut out);
+        }
+        head(&mut out, "apiserver_requested_deprecated_apis", "gauge", "[STABLE] Gauge of deprecated APIs that have been requested, broken out by API group, version, resource, subresource, and removed_release.");
+        for [group, version, resource, subresource] in self.deprecated.lock().iter() {
+            let _ = writeln!(out, "apiserver_requested_deprecated_apis{{group=\"{group}\",removed_release=\"\",resource=\"{resource}\",subresource=\"{subresource}\",version=\"{version}\"}} 1");
+        }
+        head(&mut out, "apiserver_current_inflight_requests", "gauge", "[STABLE] Maximal number of currently used inflight request limit of this apiserver per request kind in last second.");
         let inflight = *self.inflight.lock();
         let _ = writeln!(out, "apiserver_current_inflight_requests{{request_kind=\"mutating\"}} {}", inflight[1]);
         let _ = writeln!(out, "apiserver_current_inflight_requests{{request_kind=\"readOnly\"}} {}", inflight[0]);
-        head(&mut out, "apiserver_longrunning_requests", "gauge", "Gauge of all active long-running apiserver requests broken out by verb, group, version, resource, scope and component. Not all requests are tracked this way.");
+        head(&mut out, "apiserver_longrunning_requests", "gauge", "[STABLE] Gauge of all active long-running apiserver requests broken out by verb, group, version, resource, scope and component. Not all requests are tracked this way.");
         for (labels, count) in self.long_running.lock().iter() {
             let _ = writeln!(out, "apiserver_longrunning_requests{{{}}} {count}", l(labels));
         }
@@ -145,17 +177,17 @@ impl Metrics {
                 continue;
             }
             let labels = |(mode, allowed): &(&str, bool)| format!("decision=\"{}\",mode=\"{mode}\"", if *allowed { "allowed" } else { "denied" });
-            head(&mut out, &format!("apiserver_impersonation_{name}_total"), "counter", &format!("Total number of {what} split by mode and decision."));
+            head(&mut out, &format!("apiserver_impersonation_{name}_total"), "counter", &format!("[ALPHA] Total number of {what} split by mode and decision."));
             for (key, histogram) in all.iter() {
                 let _ = writeln!(out, "apiserver_impersonation_{name}_total{{{}}} {}", labels(key), histogram.total());
             }
-            head(&mut out, &format!("apiserver_impersonation_{name}_duration_seconds"), "histogram", &format!("Latency of {what} in seconds split by mode and decision."));
+            head(&mut out, &format!("apiserver_impersonation_{name}_duration_seconds"), "histogram", &format!("[ALPHA] Latency of {what} in seconds split by mode and decision."));
             for (key, histogram) in all.iter() {
                 histogram.render(&format!("apiserver_impersonation_{name}_duration_seconds"), &labels(key), &mut out);
             }
         }
         process(&mut out);
-        head(&mut out, "apiserver_storage_objects", "gauge", "Number of stored objects at the time of last check split by kind.");
+        head(&mut out, "apiserver_storage_objects", "gauge", "[STABLE] Number of stored objects at the time of last check split by kind.");
         for (resource, count) in objects {
             let _ = writeln!(out, "apiserver_storage_objects{{resource=\"{resource}\"}} {count}");
         }
@@ -163,8 +195,34 @@ impl Metrics {
     }
 }
 
-fn head(out: &mut String, name: &str, kind: &str, help: &str) {
+pub(crate) fn head(out: &mut String, name: &str, kind: &str, help: &str) {
     let _ = writeln!(out, "# HELP {name} {help}\n# TYPE {name} {kind}");
+}
+
+/// Methods as upstream tells of them.
+fn verb(info: &RequestInfo, method: &Method, applies: bool) -> &'static str {
+    let connects = matches!(info.subresource.as_str(), "log" | "exec" | "portforward" | "attach" | "proxy");
+    match *method {
+        _ if info.resource_request && connects => "CONNECT",
+        _ if info.verb == "watch" => "WATCH",
+        Method::GET | Method::HEAD if matches!(scope(info), "resource" | "") => "GET",
+        Method::GET | Method::HEAD => "LIST",
+        Method::POST => "POST",
+        Method::PUT => "PUT",
+        Method::PATCH if applies => "APPLY",
+        Method::PATCH => "PATCH",
+        Method::DELETE => "DELETE",
+        _ => "other",
+    }
+}
+
+fn scope(info: &RequestInfo) -> &'static str {
+    match () {
+        _ if !info.resource_request => "",
+        _ if !info.name.is_empty() || info.verb == "create" => "resource",
+        _ if !info.namespace.is_empty() => "namespace",
+        _ => "cluster",
+    }
 }
 
 /// What every Prometheus client says of its process.

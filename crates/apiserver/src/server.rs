@@ -34,7 +34,7 @@ use crate::filters::{self, Refused};
 use crate::flow::inflight::{InFlight, Place};
 use crate::flow::{Classified, Flow, PRODUCER, Seat, TryAfter, work};
 use crate::impersonate::Impersonator;
-use crate::metrics::Metrics;
+use crate::metrics::{Answered, Metrics};
 use crate::negotiate;
 use crate::profile;
 use crate::proxy::Dialer;
@@ -218,6 +218,7 @@ impl Server {
         if !long {
             self.metrics.inflight(mutating, 1);
         }
+        let dry_run = request.uri().query().filter(|query| query.contains("dryRun")).map_or("", dry_run);
         let record = OnceLock::new();
         // Boxed: what a request may come to need is large, and callers in this process keep it on their stacks.
         let notes = crate::authn::Notes::default();
@@ -270,7 +271,9 @@ impl Server {
         }
         self.browsers.tell(origin, h);
         let code = response.status().as_u16();
-        self.metrics.request(&info, code, started.elapsed());
+        let applies = headers.get(header::CONTENT_TYPE).is_some_and(|t| t == "application/apply-patch+yaml");
+        let size = response.body().size_hint().lower();
+        self.metrics.request(&info, &method, applies, &Answered { code, took: started.elapsed(), size, dry_run, system_client: system_client(&headers) });
         tracing::debug!(verb = %info.verb, path = %info.path, code, took = ?started.elapsed(), "request");
         response
     }
@@ -637,6 +640,23 @@ fn time_limit(info: &RequestInfo, query: &[(String, String)]) -> Result<Option<D
         return Err(api::status::bad_request(format!("invalid timeout specified in the request URL - {}", api::gotime::duration_error(text))));
     };
     Ok(u64::try_from(nanos).ok().filter(|nanos| *nanos > 0).map(Duration::from_nanos))
+}
+
+/// What metrics say of a dry run.
+fn dry_run(query: &str) -> &'static str {
+    let query = parse_query(query);
+    let values: Vec<&str> = query.iter().filter(|(key, _)| key == "dryRun").map(|(_, value)| value.as_str()).collect();
+    match values[..] {
+        [] => "",
+        _ if values.iter().all(|value| *value == "All") => "All",
+        _ => "invalid",
+    }
+}
+
+/// The component of the control plane that asks, as its user agent says.
+fn system_client(headers: &http::HeaderMap) -> &'static str {
+    let agent = headers.get(header::USER_AGENT).and_then(|v| v.to_str().ok()).and_then(|agent| agent.split_once('/')).map_or("", |(name, _)| name);
+    ["kube-apiserver", "kube-controller-manager", "kube-scheduler", "cluster-policy-controller"].into_iter().find(|name| *name == agent).unwrap_or_default()
 }
 
 /// The answer to a request that cannot be recorded as strictly as it should be.

@@ -244,6 +244,46 @@ async fn documents() {
     assert!(c.get("/").await.ok()["paths"].as_array().unwrap().len() > 20);
 }
 
+#[tokio::test]
+async fn metrics_tell_requests_apart_as_upstream_does() {
+    let c = cluster().await;
+    add(&c, "a").await;
+    c.get(MAPS).await.ok();
+    c.get(&format!("{MAPS}/a")).await.ok();
+    c.get(&format!("{MAPS}/none")).await;
+    let map = json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "b"}});
+    c.post(&format!("{MAPS}?dryRun=All"), map.clone()).await.ok();
+    for (kind, agent) in [("application/apply-patch+yaml", "kube-scheduler/v1"), ("application/merge-patch+json", "x")] {
+        let headers = [("content-type", kind), ("user-agent", agent)];
+        let answer = c.send(Method::PATCH, &format!("{MAPS}/b?fieldManager=m"), &headers, map.to_string().into_bytes()).await;
+        assert!(answer.code < 300, "{}", answer.text());
+    }
+    c.get("/api/v1/endpoints").await.ok();
+    let text = c.get("/metrics").await.text();
+    let common = "component=\"apiserver\",group=\"\",resource=\"configmaps\"";
+    for (code, dry_run, client, scope, verb) in [
+        (201, "", "", "resource", "POST"),
+        (201, "All", "", "resource", "POST"),
+        (200, "", "", "namespace", "LIST"),
+        (200, "", "", "resource", "GET"),
+        (404, "", "", "resource", "GET"),
+        (201, "", "kube-scheduler", "resource", "APPLY"),
+        (200, "", "", "resource", "PATCH"),
+    ] {
+        let line = format!("apiserver_request_total{{code=\"{code}\",dry_run=\"{dry_run}\",system_client=\"{client}\",{common},scope=\"{scope}\",subresource=\"\",verb=\"{verb}\",version=\"v1\"}} 1\n");
+        assert!(text.contains(&line), "{line}{text}");
+    }
+    for line in [
+        &format!("apiserver_response_sizes_count{{{common},scope=\"namespace\",subresource=\"\",verb=\"LIST\",version=\"v1\"}} 1\n"),
+        "apiserver_requested_deprecated_apis{group=\"\",removed_release=\"\",resource=\"endpoints\",subresource=\"\",version=\"v1\"} 1\n",
+        "apiserver_admission_step_admission_duration_seconds_count{operation=\"CREATE\",rejected=\"false\",type=\"validate\"} ",
+        "apiserver_storage_size_bytes{storage_cluster_id=\"etcd-0\"} ",
+        "kubernetes_build_info{build_date=\"1970-01-01T00:00:00Z\",compiler=\"rustc\",git_commit=\"\",git_tree_state=\"clean\",git_version=\"v1.36.",
+    ] {
+        assert!(text.contains(line), "{line}: {text}");
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn profiles_say_whose_requests_take_the_time_and_whose_objects_the_memory() {
     let c = cluster().await;

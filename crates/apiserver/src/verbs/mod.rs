@@ -13,6 +13,7 @@ use std::sync::Arc;
 use serde_json::{Value, json};
 
 use crate::admission::{Admission, Attributes, Operation};
+use crate::admitted::Step;
 use crate::authz::{AuthzAttributes, Decision};
 use crate::core::Core;
 use crate::ctx::Ctx;
@@ -72,15 +73,21 @@ impl Op {
 
     pub(crate) async fn admit(&self, operation: Operation, old: Option<&Value>, options: &Value, object: &mut Value) -> Result<(), Status> {
         let attributes = Attributes { ctx: &self.ctx, operation, old, options };
-        for plugin in self.admission.iter().filter(|p| p.handles(operation)) {
-            profile::named("admission", plugin.admit(&attributes, object)).await?;
+        let mut step = self.core.parts().admitted.begin(Step::Admit, operation);
+        for (place, plugin) in self.admission.iter().enumerate().filter(|(_, p)| p.handles(operation)) {
+            let answer = profile::named("admission", plugin.admit(&attributes, object)).await;
+            step.answered(place, answer.is_err());
+            answer?;
         }
         // what a webhook or policy brought in is looked at by all, once more
         if self.ctx.begin_second_round() {
-            for plugin in self.admission.iter().filter(|p| p.handles(operation)) {
-                profile::named("admission", plugin.admit(&attributes, object)).await?;
+            for (place, plugin) in self.admission.iter().enumerate().filter(|(_, p)| p.handles(operation)) {
+                let answer = profile::named("admission", plugin.admit(&attributes, object)).await;
+                step.answered(place, answer.is_err());
+                answer?;
             }
         }
+        step.passed();
         self.ctx.end_rounds();
         if !object.is_null() {
             self.single_owners(object, " after mutating admission happens");
@@ -101,9 +108,13 @@ impl Op {
 
     pub(crate) async fn admit_final(&self, operation: Operation, old: Option<&Value>, options: &Value, object: Option<&Value>) -> Result<(), Status> {
         let attributes = Attributes { ctx: &self.ctx, operation, old, options };
-        for plugin in self.admission.iter().filter(|p| p.handles(operation)) {
-            profile::named("admission", plugin.validate(&attributes, object)).await?;
+        let mut step = self.core.parts().admitted.begin(Step::Validate, operation);
+        for (place, plugin) in self.admission.iter().enumerate().filter(|(_, p)| p.handles(operation)) {
+            let answer = profile::named("admission", plugin.validate(&attributes, object)).await;
+            step.answered(place, answer.is_err());
+            answer?;
         }
+        step.passed();
         Ok(())
     }
 

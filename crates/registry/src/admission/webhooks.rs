@@ -4,18 +4,20 @@
 //! and their patches applied; when one changed the object, all plug-ins look at it once more, and hooks that want to be
 //! asked again are. Validating hooks are asked all at once.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use api::status;
 use apiserver::audit::{Layer, Level};
+use apiserver::histogram::Histogram;
 use apiserver::types::Status;
 use apiserver::webhook::{Client, Services};
 use apiserver::{Admission, Attributes, Ctx, Operation};
 use async_trait::async_trait;
 use base64::Engine;
 use cel::admission::{Variables, env};
+use parking_lot::Mutex;
 use serde_json::{Value, json};
 
 use super::conditions::{self, Data, Expression};
@@ -47,11 +49,37 @@ struct Hook {
 struct Hooks {
     resource: &'static Res,
     compiled: Configured<Hook>,
+    /// What asking them took, by name, operation, and whether they refused.
+    asked: Mutex<BTreeMap<(String, &'static str, bool), Histogram>>,
 }
+
+/// Seconds.
+const BUCKETS: &[f64] = &[0.005, 0.025, 0.1, 0.5, 1.0, 2.5, 10.0, 25.0];
 
 impl Hooks {
     fn new(resource: &'static Res) -> Self {
-        Self { resource, compiled: Configured::default() }
+        Self { resource, compiled: Configured::default(), asked: Mutex::default() }
+    }
+
+    /// Asks one of them, and counts it.
+    async fn ask(&self, hook: &Hook, view: &View<'_>, place: Option<&Place>) -> Result<Result<Option<Value>, Status>, String> {
+        let began = Instant::now();
+        let answer = hook.ask(view, place).await;
+        let rejected = match &answer {
+            Ok(answer) => answer.is_err(),
+            Err(_) => !hook.ignores,
+        };
+        let key = (hook.name.clone(), view.attributes.operation.as_str(), rejected);
+        self.asked.lock().entry(key).or_insert_with(|| Histogram::new(BUCKETS)).observe(began.elapsed().as_secs_f64());
+        answer
+    }
+
+    /// Of this kind (`admit` or `validate`), in Prometheus' text format.
+    fn render(&self, kind: &str, out: &mut String) {
+        const FAMILY: &str = "apiserver_admission_webhook_admission_duration_seconds";
+        for ((name, operation, rejected), histogram) in self.asked.lock().iter() {
+            histogram.render(FAMILY, &format!("name=\"{name}\",operation=\"{operation}\",rejected=\"{rejected}\",type=\"{kind}\""), out);
+        }
     }
 
     /// The hooks of all configurations, in the order of their names.
@@ -223,6 +251,10 @@ fn refusal(name: &str, result: Option<&Value>) -> Status {
     refused
 }
 
+const METRIC: &str = "# HELP apiserver_admission_webhook_admission_duration_seconds [STABLE] Admission webhook latency histogram in seconds, identified by name and broken out for each operation and API resource and type (validate or admit).
+# TYPE apiserver_admission_webhook_admission_duration_seconds histogram
+";
+
 /// Lets hooks change what is written.
 pub(super) struct Mutating(Hooks);
 
@@ -247,6 +279,11 @@ impl Admission for Mutating {
         "MutatingAdmissionWebhook"
     }
 
+    fn metrics(&self, out: &mut String) {
+        out.push_str(METRIC);
+        self.0.render("admit", out);
+    }
+
     fn handles(&self, _: Operation) -> bool {
         true
     }
@@ -268,7 +305,7 @@ impl Admission for Mutating {
                 continue;
             }
             let place = Place(u8::from(ctx.is_second_round()), i);
-            let answer = hook.ask(&view, Some(&place)).await;
+            let answer = self.0.ask(hook, &view, Some(&place)).await;
             drop(view);
             let note = |mutated: bool| {
                 if ctx.is_audited() {
@@ -309,6 +346,10 @@ impl Admission for Validating {
         "ValidatingAdmissionWebhook"
     }
 
+    fn metrics(&self, out: &mut String) {
+        self.0.render("validate", out);
+    }
+
     fn handles(&self, _: Operation) -> bool {
         true
     }
@@ -326,7 +367,7 @@ impl Admission for Validating {
             }
         }
         let asked = calls.iter().enumerate().map(|(i, (hook, view))| async move {
-            match hook.ask(view, None).await {
+            match self.0.ask(hook, view, None).await {
                 Err(why) => hook.failed(&why, ctx, "validating", &Place(0, i)),
                 Ok(answer) => answer.map(drop),
             }
