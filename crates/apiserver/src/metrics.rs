@@ -8,6 +8,7 @@ use parking_lot::Mutex;
 
 use crate::histogram::Histogram;
 use crate::request::RequestInfo;
+use crate::types::Resource;
 
 const BUCKETS: &[f64] = &[
     0.005, 0.025, 0.05, 0.1, 0.2, 0.4, 0.6, 0.8, 1.0, 1.25, 1.5, 2.0, 3.0, 4.0, 5.0, 6.0, 8.0, 10.0, 15.0, 20.0, 30.0, 45.0, 60.0,
@@ -16,8 +17,7 @@ const BUCKETS: &[f64] = &[
 const SIZES: &[f64] = &[1e3, 1e4, 1e5, 1e6, 1e7, 1e8, 1e9];
 const IMPERSONATION_BUCKETS: &[f64] = &[0.001, 0.002, 0.004, 0.008, 0.016, 0.032, 0.064, 0.128, 0.256, 0.512, 1.024, 2.048, 4.096, 8.192, 16.384];
 
-/// What upstream tells requests apart by. Paths of clients' invention would make endless series: of resources, those
-/// that are built in are told, and others as none.
+/// What upstream tells requests apart by.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 struct Labels {
     verb: &'static str,
@@ -26,6 +26,7 @@ struct Labels {
     resource: &'static str,
     subresource: &'static str,
     scope: &'static str,
+    component: &'static str,
 }
 
 /// What the answer to a request was, and what it asked for beside its path.
@@ -59,32 +60,36 @@ pub struct Metrics {
 }
 
 impl Metrics {
-    fn labels(info: &RequestInfo, verb: &'static str) -> Labels {
-        let known = crate::model::find(&info.group, &info.version, &info.resource).filter(|_| info.resource_request);
-        Labels {
+    /// Nothing for what is not counted: paths of clients' invention would make endless series.
+    fn labels(info: &RequestInfo, known: Option<&'static Resource>, verb: &'static str) -> Option<Labels> {
+        let Some(known) = known else {
+            let health = ["/healthz", "/livez", "/readyz"].into_iter().find(|path| !info.resource_request && info.path == *path)?;
+            return Some(Labels { verb, group: "", version: "", resource: "", subresource: health, scope: "", component: "" });
+        };
+        Some(Labels {
             verb,
-            group: known.map_or("", |r| r.group),
-            version: known.map_or("", |r| r.version),
-            resource: known.map_or("", |r| r.plural),
-            subresource: known.and_then(|r| r.subresource(&info.subresource)).map_or("", |s| s.name),
+            group: known.group,
+            version: known.version,
+            resource: known.plural,
+            subresource: known.subresource(&info.subresource).map_or("", |s| s.name),
             scope: scope(info),
-        }
+            component: "apiserver",
+        })
     }
 
     /// Counts a finished request.
-    pub fn request(&self, info: &RequestInfo, method: &Method, applies: bool, answered: &Answered) {
-        let labels = Self::labels(info, verb(info, method, applies));
+    pub fn request(&self, info: &RequestInfo, known: Option<&'static Resource>, method: &Method, applies: bool, answered: &Answered) {
+        let Some(labels) = Self::labels(info, known, verb(info, method, applies)) else { return };
         let Answered { code, took, size, dry_run, system_client } = *answered;
         *self.requests.lock().entry((labels, dry_run, code, system_client)).or_default() += 1;
         if info.long_running() {
             return;
         }
         self.durations.lock().entry((labels, dry_run)).or_insert_with(|| Histogram::new(BUCKETS)).observe(took.as_secs_f64());
-        if matches!(info.verb.as_str(), "get" | "list") && info.resource_request {
+        if matches!(info.verb.as_str(), "get" | "list") {
             self.sizes.lock().entry(labels).or_insert_with(|| Histogram::new(SIZES)).observe(size as f64);
         }
-        let deprecated = crate::model::find(&info.group, &info.version, &info.resource).filter(|r| crate::model::deprecation(r).is_some());
-        if let Some(r) = deprecated.filter(|_| info.resource_request) {
+        if let Some(r) = known.filter(|r| crate::model::deprecation(r).is_some()) {
             self.deprecated.lock().insert([r.group, r.version, r.plural, labels.subresource]);
         }
     }
@@ -95,8 +100,8 @@ impl Metrics {
     }
 
     /// Counts watches and streams that are open.
-    pub fn long_running(&self, info: &RequestInfo, by: i64) {
-        let labels = Self::labels(info, verb(info, &Method::GET, false));
+    pub fn long_running(&self, info: &RequestInfo, known: Option<&'static Resource>, by: i64) {
+        let Some(labels) = Self::labels(info, known, verb(info, &Method::GET, false)) else { return };
         *self.long_running.lock().entry(labels).or_default() += by;
     }
 
@@ -139,8 +144,8 @@ impl Metrics {
         let mut out = String::new();
         let l = |l: &Labels| {
             format!(
-                "component=\"apiserver\",group=\"{}\",resource=\"{}\",scope=\"{}\",subresource=\"{}\",verb=\"{}\",version=\"{}\"",
-                l.group, l.resource, l.scope, l.subresource, l.verb, l.version
+                "component=\"{}\",group=\"{}\",resource=\"{}\",scope=\"{}\",subresource=\"{}\",verb=\"{}\",version=\"{}\"",
+                l.component, l.group, l.resource, l.scope, l.subresource, l.verb, l.version
             )
         };
         head(&mut out, "apiserver_request_total", "counter", "[STABLE] Counter of apiserver requests broken out for each verb, dry run value, group, version, resource, scope, component, and HTTP response code.");

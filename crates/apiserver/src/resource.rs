@@ -522,20 +522,22 @@ struct Failure {
 struct OpenWatch {
     server: Arc<Server>,
     info: Arc<RequestInfo>,
+    known: Option<&'static crate::types::Resource>,
     /// Counts for those who write what it sees.
     _counted: Option<crate::flow::work::OpenWatch>,
 }
 
 impl OpenWatch {
     fn new(server: Arc<Server>, info: Arc<RequestInfo>) -> OpenWatch {
-        server.metrics.long_running(&info, 1);
+        let known = server.known(&info);
+        server.metrics.long_running(&info, known, 1);
         let counted = server.flow().and_then(|flow| flow.watches.open(&info));
-        OpenWatch { server, info, _counted: counted }
+        OpenWatch { server, info, known, _counted: counted }
     }
 }
 
 impl Drop for OpenWatch {
     fn drop(&mut self) {
-        self.server.metrics.long_running(&self.info, -1);
+        self.server.metrics.long_running(&self.info, self.known, -1);
     }
 }

@@ -39,7 +39,7 @@ use crate::negotiate;
 use crate::profile;
 use crate::proxy::Dialer;
 use crate::request::{RequestInfo, parse_query};
-use crate::types::Status;
+use crate::types::{Resource, Status};
 
 /// How long the last work may take when the server stops.
 const LAST_WORK: Duration = Duration::from_secs(3);
@@ -180,6 +180,14 @@ impl Server {
         self.loaded.send_replace(true);
     }
 
+    /// The resource that a request is about, if there is such a one.
+    pub(crate) fn known(&self, info: &RequestInfo) -> Option<&'static Resource> {
+        if !info.resource_request {
+            return None;
+        }
+        crate::model::find(&info.group, &info.version, &info.resource).or_else(|| self.core.customs().find(&info.group, &info.version, &info.resource).map(|c| c.version.resource))
+    }
+
     /// Answers a request. Never fails and never panics.
     pub async fn handle<B>(self: &Arc<Server>, request: Request<B>) -> Response<Body>
     where
@@ -273,7 +281,8 @@ impl Server {
         let code = response.status().as_u16();
         let applies = headers.get(header::CONTENT_TYPE).is_some_and(|t| t == "application/apply-patch+yaml");
         let size = response.body().size_hint().lower();
-        self.metrics.request(&info, &method, applies, &Answered { code, took: started.elapsed(), size, dry_run, system_client: system_client(&headers) });
+        let known = self.known(&info);
+        self.metrics.request(&info, known, &method, applies, &Answered { code, took: started.elapsed(), size, dry_run, system_client: system_client(&headers) });
         tracing::debug!(verb = %info.verb, path = %info.path, code, took = ?started.elapsed(), "request");
         response
     }
