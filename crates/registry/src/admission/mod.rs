@@ -76,7 +76,7 @@ const PLUGINS: &[(&str, bool, Option<Make>)] = &[
     ("PodGroupWorkloadExists", true, None),
     ("NodeDeclaredFeatureValidator", true, None),
     ("JobValidation", true, None),
-    ("PodResizeValidator", true, None),
+    ("PodResizeValidator", true, Some(|_| Arc::new(pods::PodResizeValidator))),
     ("MutatingAdmissionPolicy", true, Some(|_| Arc::new(policy::MutatingAdmissionPolicy::default()))),
     ("MutatingAdmissionWebhook", true, Some(|_| Arc::new(webhooks::Mutating::new()))),
     ("ValidatingAdmissionPolicy", true, Some(|_| Arc::new(policy::ValidatingAdmissionPolicy::default()))),

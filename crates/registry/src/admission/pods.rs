@@ -1,13 +1,16 @@
-//! Two plug-ins about pods: images that are pulled each time, and the place of its node that a pod learns of.
+//! Plug-ins about pods: images that are pulled each time, the place of its node that a pod learns of, and how far it grows there.
 
 use api::field::{FieldError, Path};
+use api::quantity::Quantity;
+use api::quota;
+use api::status::Cause;
 use apiserver::types::Status;
 use apiserver::{Admission, Attributes, Operation};
 use async_trait::async_trait;
 use serde_json::{Value, json};
 
 use super::{forbidden, is, is_sub};
-use crate::util::{NODES, object, text};
+use crate::util::{NODES, object, quote, text};
 
 const CONTAINERS: [&str; 3] = ["initContainers", "containers", "ephemeralContainers"];
 
@@ -111,6 +114,53 @@ impl Admission for PodTopologyLabels {
     }
 }
 
+/// Pods grow no larger than their node is, and on Linux alone.
+pub(super) struct PodResizeValidator;
+
+#[async_trait]
+impl Admission for PodResizeValidator {
+    fn name(&self) -> &'static str {
+        "PodResizeValidator"
+    }
+
+    fn handles(&self, operation: Operation) -> bool {
+        operation == Operation::Update
+    }
+
+    async fn validate(&self, attributes: &Attributes<'_>, pod: Option<&Value>) -> Result<(), Status> {
+        let (Some(new), Some(old)) = (pod, attributes.old) else { return Ok(()) };
+        let node = text(new, "/spec/nodeName");
+        if !is_sub(attributes, "", "pods", "resize") || node.is_empty() || new.get("spec") == old.get("spec") {
+            return Ok(());
+        }
+        let refused = |why: String, cause: &str| {
+            let mut status = forbidden(attributes, pod, why);
+            let details = status.details.get_or_insert_default();
+            details.causes.extend((!cause.is_empty()).then(|| Cause { reason: cause.into(), ..Cause::default() }));
+            Err(status)
+        };
+        let Some(node) = attributes.ctx.backend.reader.get(&NODES, "", node) else {
+            return refused(format!("node {} not found", quote(node)), "");
+        };
+        let system = node.pointer("/metadata/labels/kubernetes.io~1os").and_then(Value::as_str).unwrap_or("linux");
+        if system != "linux" {
+            let why = format!("pod resize is only supported on linux nodes, node {} is {}", quote(text(&node, "/metadata/name")), quote(system));
+            return refused(why, "UnsupportedPlatform");
+        }
+        let (wanted, there) = (quota::pod_total(new, "requests"), quota::amounts_at(&node, "/status/allocatable"));
+        let lacking = ["cpu", "memory"].into_iter().filter_map(|name| {
+            let [wanted, there] = [&wanted, &there].map(|all| all.get(name).cloned().unwrap_or_else(Quantity::zero));
+            let number = |q: &Quantity| if name == "cpu" { q.milli_value() } else { q.value() };
+            (wanted > there).then(|| format!("{name}, requested: {}, allocatable: {}", number(&wanted), number(&there)))
+        });
+        let lacking: Vec<String> = lacking.collect();
+        if lacking.is_empty() {
+            return Ok(());
+        }
+        refused(format!("node didn't have enough allocatable resources: {}", lacking.join("; ")), "NodeCapacity")
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -138,6 +188,34 @@ mod tests {
         assert!(admitted("", json!({"metadata": {"name": "p"}, "spec": {}})).is_null(), "it has no node yet");
         assert!(admitted("binding", json!({"metadata": {}, "target": {"kind": "Node", "name": "unknown"}})).is_null());
         assert!(admitted("status", json!({"metadata": {}, "spec": {"nodeName": "n"}})).is_null());
+    }
+
+    #[test]
+    fn pods_grow_as_far_as_their_node() {
+        let objects = Objects::new();
+        objects.put(&NODES, json!({"metadata": {"name": "n"}, "status": {"allocatable": {"cpu": "2", "memory": "1Gi"}}}));
+        objects.put(&NODES, json!({"metadata": {"name": "w", "labels": {"kubernetes.io/os": "windows"}}}));
+        let mut ctx = objects.ctx(&PODS, "a", "p", UserInfo::default());
+        ctx.subresource = "resize".into();
+        let pod = |node: &str, cpu: &str, memory: &str| {
+            json!({"metadata": {"name": "p"}, "spec": {"nodeName": node, "containers": [{"name": "a", "resources": {"requests": {"cpu": cpu, "memory": memory}}}]}})
+        };
+        let resize = |node: &str, cpu: &str, memory: &str| {
+            let old = pod(node, "1", "1Gi");
+            let attributes = Attributes { ctx: &ctx, operation: Operation::Update, old: Some(&old), options: &Value::Null };
+            block_on(PodResizeValidator.validate(&attributes, Some(&pod(node, cpu, memory)))).map_err(|status| {
+                let cause = status.details.and_then(|d| d.causes.first().map(|c| c.reason.clone())).unwrap_or_default();
+                (status.message.trim_start_matches("pods \"p\" is forbidden: ").to_string(), cause)
+            })
+        };
+        assert_eq!(resize("n", "2", "512Mi"), Ok(()));
+        assert_eq!(resize("none", "1", "1Gi"), Ok(()), "nothing changes");
+        assert_eq!(resize("", "5", "5Gi"), Ok(()), "it has no node yet");
+        let refused = |why: &str, cause: &str| Err((why.to_string(), cause.to_string()));
+        assert_eq!(resize("none", "2", "1Gi"), refused("node \"none\" not found", ""));
+        assert_eq!(resize("w", "2", "1Gi"), refused("pod resize is only supported on linux nodes, node \"w\" is \"windows\"", "UnsupportedPlatform"));
+        let both = "node didn't have enough allocatable resources: cpu, requested: 2500, allocatable: 2000; memory, requested: 2147483648, allocatable: 1073741824";
+        assert_eq!(resize("n", "2500m", "2Gi"), refused(both, "NodeCapacity"));
     }
 
     #[test]
