@@ -82,8 +82,17 @@ pub enum OpenError {
 pub struct Directory {
     path: PathBuf,
     /// Locked for as long as it is open.
-    _lock: File,
+    lock: File,
     new: bool,
+}
+
+/// A process that is being started may have the file open for a moment longer: the lock must not wait for that.
+impl Drop for Directory {
+    fn drop(&mut self) {
+        if let Err(error) = self.lock.unlock() {
+            tracing::warn!(path = %self.path.display(), %error, "the lock of the store is given up with its file only");
+        }
+    }
 }
 
 impl Directory {
@@ -148,7 +157,7 @@ impl Directory {
         }
         let this = |new| Self {
             path: path.to_owned(),
-            _lock: lock.try_clone().expect("a lock file can be cloned"),
+            lock: lock.try_clone().expect("a lock file can be cloned"),
             new,
         };
         let directory = if marked {
@@ -254,5 +263,22 @@ impl Directory {
             entries.flatten().map(size).sum()
         }
         sum(&self.path)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_copy_of_the_descriptor_does_not_hold_the_lock() {
+        let dir = tempfile::tempdir().unwrap();
+        let held = Directory::open(dir.path()).unwrap();
+        assert!(matches!(Directory::open(dir.path()), Err(OpenError::Locked { .. })));
+        // As a child has it between fork and exec.
+        let copy = held.lock.try_clone().unwrap();
+        drop(held);
+        Directory::open(dir.path()).unwrap();
+        drop(copy);
     }
 }
