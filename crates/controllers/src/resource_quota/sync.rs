@@ -1,7 +1,7 @@
 //! Counts for a quota whenever something it limits became less, when its limits changed, and every
 //! few minutes.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,6 +10,7 @@ use k8s_openapi::NamespaceResourceScope;
 use k8s_openapi::api::core::v1::{PersistentVolumeClaim, ResourceQuota, Service};
 use kube::api::{Api, PostParams};
 use kube::{Client, Resource, ResourceExt};
+use parking_lot::Mutex;
 use reconcile::{Change, Informer, Queue, Requeue, run_workers};
 use serde_json::Value;
 
@@ -37,7 +38,11 @@ struct Controller {
     services: Informer<Service>,
     claims: Informer<PersistentVolumeClaim>,
     counts: Counts,
+    freed: Freed,
 }
+
+/// Quotas of which something was freed since they were counted last.
+type Freed = Arc<Mutex<BTreeSet<Key>>>;
 
 /// Whether a limit of the quota is about the resource.
 fn limits(quota: &ResourceQuota, group: &str, plural: &str) -> bool {
@@ -88,14 +93,17 @@ fn frees<K: Charged>(plural: &str, change: &Change<K>, now: i64) -> bool {
 pub fn start(context: &Context) {
     let queue = Queue::<Key>::new();
     let quotas = context.informers.of::<ResourceQuota>();
-    let (q, all) = (queue.clone(), quotas.clone());
+    let freed = Freed::default();
+    let (q, all, note) = (queue.clone(), quotas.clone(), freed.clone());
     let less = Arc::new(move |kind: &(String, String), namespace: Option<&str>| {
         let concerned = match namespace {
             Some(namespace) => all.in_namespace(namespace),
             None => all.list(),
         };
         for quota in concerned.iter().filter(|quota| limits(quota, &kind.0, &kind.1)) {
-            q.add_after((quota.namespace().unwrap_or_default(), quota.name_any()), BATCH);
+            let key = (quota.namespace().unwrap_or_default(), quota.name_any());
+            note.lock().insert(key.clone());
+            q.add_after(key, BATCH);
         }
     });
     let controller = Controller {
@@ -106,6 +114,7 @@ pub fn start(context: &Context) {
         services: context.informers.of(),
         claims: context.informers.of(),
         counts: Counts::new(context.client.clone(), context.tasks.clone(), less.clone()),
+        freed,
     };
     let q = queue.clone();
     quotas.on_change(move |change| {
@@ -126,7 +135,12 @@ pub fn start(context: &Context) {
             controller.pods.synced().await;
             controller.services.synced().await;
             controller.claims.synced().await;
-            match controller.sync(&key.0, &key.1).await {
+            let freed = controller.freed.lock().remove(&key);
+            let result = controller.sync(&key.0, &key.1, freed).await;
+            if freed && result.is_err() {
+                controller.freed.lock().insert(key);
+            }
+            match result {
                 Err(kube::Error::Api(s)) if s.code == 409 => Ok(Requeue::After(BATCH)),
                 other => other,
             }
@@ -149,7 +163,7 @@ fn follow<K: Charged>(objects: &Informer<K>, quotas: &Informer<ResourceQuota>, p
 }
 
 impl Controller {
-    async fn sync(&self, namespace: &str, name: &str) -> kube::Result<Requeue> {
+    async fn sync(&self, namespace: &str, name: &str, freed: bool) -> kube::Result<Requeue> {
         let Some(quota) = self.quotas.get(namespace, name) else { return Ok(Requeue::No) };
         let mut found = BTreeMap::new();
         for kind in api::quota::resources(plan::limits(&quota).keys()) {
@@ -164,9 +178,10 @@ impl Controller {
         let now = Timestamp::now().as_second();
         let mut new = quota.as_ref().clone();
         let mut status = plan::plan(&new, &found, now);
-        if status.as_ref().is_some_and(|s| plan::frees(&new, s)) {
-            // The informers may have seen a charge, but not yet what was charged for. The quota is read before the
-            // objects: what is charged meanwhile makes the write a conflict.
+        if freed || status.as_ref().is_some_and(|s| plan::frees(&new, s)) {
+            // The informers may have seen a charge, but not yet what was charged for; or that something has gone, but not
+            // yet that it was charged. The quota is read before the objects: what is charged meanwhile makes the write a
+            // conflict.
             let quotas = listed::all(&Api::<ResourceQuota>::namespaced(self.reader.clone(), namespace)).await?;
             let Some(fresh) = quotas.into_iter().find(|q| q.name_any() == name) else { return Ok(Requeue::No) };
             for (kind, there) in &mut found {
