@@ -1,6 +1,5 @@
 //! Collects what the registry installs, before the server is built from it.
-use std::collections::BTreeMap;
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -8,8 +7,8 @@ use std::time::Duration;
 
 use store::Store;
 
-use crate::admitted::Admitted;
 use crate::admission::Admission;
+use crate::admitted::Admitted;
 use crate::audit::Auditor;
 use crate::authn::Authenticator;
 use crate::authz::Authorizer;

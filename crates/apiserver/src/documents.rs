@@ -36,6 +36,19 @@ const ON_SYNC: [&str; 12] = [
     "apiservice-openapi-controller",
 ];
 
+/// Labels of the build's metric, and what they are called in `/version`.
+const BUILD: [(&str, &str); 9] = [
+    ("build_date", "buildDate"),
+    ("compiler", "compiler"),
+    ("git_commit", "gitCommit"),
+    ("git_tree_state", "gitTreeState"),
+    ("git_version", "gitVersion"),
+    ("go_version", "goVersion"),
+    ("major", "major"),
+    ("minor", "minor"),
+    ("platform", "platform"),
+];
+
 /// As which part of Kubernetes it tells of itself.
 const COMPONENT: &str = "apiserver";
 
@@ -147,13 +160,8 @@ impl Server {
         objects.dedup_by(|a, b| a.0 == b.0);
         let mut out = self.metrics.render(&objects);
         let version = self.version();
-        let text = |key: &str| version[key].as_str().unwrap_or_default();
         head(&mut out, "kubernetes_build_info", "gauge", "[BETA] A metric with a constant '1' value labeled by major, minor, git version, git commit, git tree state, build date, Go version, and compiler from which Kubernetes was built, and platform on which it is running.");
-        let labels = ["build_date", "compiler", "git_commit", "git_tree_state", "git_version", "go_version", "major", "minor", "platform"].map(|name| {
-            let (first, rest) = name.split_once('_').unwrap_or((name, ""));
-            let key = if rest.is_empty() { first.to_string() } else if rest == "tree_state" { "gitTreeState".into() } else { format!("{first}{}{}", rest[..1].to_uppercase(), &rest[1..]) };
-            format!("{name}=\"{}\"", text(&key))
-        });
+        let labels = BUILD.map(|(label, key)| format!("{label}=\"{}\"", version[key].as_str().unwrap_or_default()));
         out.push_str(&format!("kubernetes_build_info{{{}}} 1\n", labels.join(",")));
         if let Ok(Ok(status)) = tokio::time::timeout(PROBE, self.core.store.status()).await {
             head(&mut out, "apiserver_storage_size_bytes", "gauge", "[STABLE] Size of the storage database file physically allocated in bytes.");

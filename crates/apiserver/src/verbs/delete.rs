@@ -70,7 +70,7 @@ impl Op {
                 Step::Mark if options.dry_run || same(&new, &old.object) => return Ok(Deleted { object: Object::Tree(new), gone: false }),
                 Step::Remove if options.dry_run => return Ok(Deleted { object: Object::Tree(new), gone: true }),
                 Step::Mark => self.ctx.timed(Layer::Storage, self.core.put(r, new, old.revision)).await?,
-                Step::Remove => self.core.remove(r, new, old.revision).await?,
+                Step::Remove => self.ctx.timed(Layer::Storage, self.core.remove(r, new, old.revision)).await?,
             };
             match written {
                 Written::Done(object) => {
